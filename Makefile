@@ -1,0 +1,38 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv, pinned by constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs/demo
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint check-types clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/lapflow train lapflow-digits --out $(RUN)
+	$(BIN)/lapflow sample $(RUN) --num 100 --out $(RUN)/samples
+	$(BIN)/lapflow evaluate $(RUN)
+
+test: $(VENV)/.installed-dev lint check-types
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check-types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lapflow needs Python 3.11 or newer; set PYTHON=... to choose one")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[dev]'
+	touch $@ $(VENV)/.installed-demo
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .hypothesis .mypy_cache .ruff_cache build *.egg-info

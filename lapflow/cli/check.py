@@ -1,0 +1,43 @@
+"""`lapflow check`: does a composition sample the right law? Answered in seconds, before any training."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+CONVERGED_STEPS = 200
+
+
+def check(
+    config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as flow.path=gvp.", metavar="[KEY=VALUE]...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Law check and Gaussian oracle of CONFIG: what is exact, and what the solver and the mask cost."""
+    from dataclasses import asdict
+
+    from lapflow.config.building import build_flow, build_solver
+    from lapflow.config.loading import load_config
+    from lapflow.sampling.oracle import check_bands, check_mask
+    from lapflow.solvers import RK4
+
+    settings = load_config(config, overrides or [])
+    flow = build_flow(settings, check=False)
+    laws = flow.laws()
+    converged = check_bands(flow, RK4(steps=CONVERGED_STEPS))
+    own = check_bands(flow, build_solver(settings))
+    mask = settings.model.get("mask", "none") if flow.levels > 1 else "none"
+    price = check_mask(flow, RK4(steps=50), mask)
+    if as_json:
+        import json
+
+        document = {"laws": [asdict(r) for r in laws.rows], "oracle": asdict(converged), "solver": {**settings.sampling.solver, **asdict(own)}}
+        document["mask"] = {**asdict(price), "cross_error": {f"{i}-{j}": e for (i, j), e in price.cross_error.items()}}
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        from lapflow.cli.tables import law_table, mask_table, oracle_table, show
+
+        name = settings.sampling.solver["name"]
+        show(law_table(laws), oracle_table(converged, own, f"rk4, {CONVERGED_STEPS} steps a segment", name), mask_table(price))
+    laws.require()

@@ -1,0 +1,52 @@
+"""`lapflow sample`: draw images from a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    num: Annotated[int, typer.Option(min=1, help="Number of images.")] = 100,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="A class, by name or number; may be repeated. Default: all in turn.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Solver, such as euler, heun, dopri5. Default: the config's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")] = None,
+    seed: Annotated[int, typer.Option(help="Sample i is a function of (seed, i) and its class.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images drawn at once. Default: the config's.")] = None,
+    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: ema where the run has it.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    attention: Annotated[str | None, typer.Option(help="Attention backend. Default: the config's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/samples.")] = None,
+) -> None:
+    """Write grid.png, one PNG per image, scales.png (each scale maturing over time) and samples.npz."""
+    from lapflow.cli.progress import counter
+    from lapflow.core.errors import ConfigError
+    from lapflow.sampling.pipeline import Pipeline, override_solver
+    from lapflow.sampling.writing import write_samples
+
+    if weights not in (None, "ema", "raw"):
+        raise ConfigError("unknown weights", got=weights, expected="ema or raw")
+    pipeline = Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device, attention=attention)  # type: ignore[arg-type]
+    labels = None
+    if classes:
+        wanted = [pipeline.label(name) for name in classes]
+        labels = [wanted[i % len(wanted)] for i in range(num)]
+    with counter("sampling", num) as progress:
+        samples = pipeline.sample(
+            num,
+            labels=labels,
+            solver=override_solver(pipeline.config, solver, steps),
+            guidance=guidance,
+            seed=seed,
+            batch_size=batch_size,
+            trajectory=True,
+            progress=progress,
+        )
+    folder = out or run / "samples"
+    write_samples(folder, samples, pipeline)
+    typer.echo(f"{num} images, {samples.evaluations} evaluations each -> {folder}/grid.png, scales.png, samples.npz, images/")

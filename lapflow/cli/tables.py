@@ -1,0 +1,88 @@
+"""The tables that `lapflow check` and `lapflow flops` print."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from lapflow.core.laws import LawReport
+from lapflow.evaluation.flops import Cost
+from lapflow.sampling.oracle import MaskPrice, OracleReport
+
+
+def show(*tables: Table) -> None:
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+def law_table(report: LawReport) -> Table:
+    """The law check: one row per band at each start, bridge and end."""
+    priors = [row.prior for row in report.rows if row.prior]
+    caption = "noise std per direction of each band's range; deviations are relative"
+    if priors:
+        caption += f"\nprior: scales enter from noise alone while alpha / sigma = {max(priors):.3g}"
+    table = _table("Law check: the sampler's law beside the training law", caption)
+    for name in ("segment", "t", "place", "scale", "noise std", "trained", "deviation", ""):
+        table.add_column(name, justify="left" if name == "place" else "right")
+    for r in report.rows:
+        deviation = max(r.noise_error, r.mean_error)
+        table.add_row(str(r.segment), f"{r.t:g}", r.place, str(r.scale), f"{r.noise_std:.6g}", f"{r.expected_noise_std:.6g}", f"{deviation:.1e}", "ok" if r.right else "WRONG")
+    return table
+
+
+def oracle_table(converged: OracleReport, own: OracleReport, converged_name: str, own_name: str) -> Table:
+    """The Gaussian oracle: errors of each band's std and mean, converged and with the config's own solver."""
+    table = _table("Gaussian oracle: the optimum in the network's place", "std and mean are relative errors of the sampled band; prior is what entering from noise alone costs")
+    table.add_column("scale", justify="right")
+    for name, report in ((converged_name, converged), (own_name, own)):
+        table.add_column(f"{name}\n{report.evaluations} evaluations\nstd", justify="right")
+        table.add_column("mean", justify="right")
+    table.add_column("prior\nstd", justify="right")
+    table.add_column("mean", justify="right")
+    for a, b in zip(converged.bands, own.bands):
+        values = (a.std_error, a.mean_error, b.std_error, b.mean_error, a.expected_std_error, a.expected_mean_error)
+        table.add_row(str(a.scale), *(_percent(v) for v in values))
+    return table
+
+
+def mask_table(price: MaskPrice) -> Table:
+    """The price of the mask on correlated images."""
+    table = _table(f"Price of mask {price.mask!r}: correlated Gaussian images (power 1/k^2, 8x8)", f"whole covariance off by {_percent(price.covariance_error)}")
+    table.add_column("scale", justify="right")
+    table.add_column("std", justify="right")
+    table.add_column("covariance with coarser scales", justify="right")
+    for k, error in price.std_error.items():
+        cross = ", ".join(f"{i}: {_percent(e)}" for (i, j), e in price.cross_error.items() if j == k)
+        table.add_row(str(k), _percent(error), cross or "-")
+    return table
+
+
+def cost_table(cost: Cost) -> Table:
+    """Multiply-adds per segment and their time-weighted mean."""
+    table = _table(
+        "Multiply-adds of one evaluation of one image",
+        "counted: token-wise layers, attention over the pairs seen, modulation; not: embeddings of t and y, codec, guidance",
+    )
+    names = list(cost.segments[0].parts)
+    for name in ("segment", "scales", *names, "total", "of one scale"):
+        table.add_column(name, justify="right")
+    for s in cost.segments:
+        parts = [_giga(s.parts[n]) for n in names]
+        table.add_row(f"{s.start:g} - {s.stop:g}", " ".join(map(str, s.scales)), *parts, _giga(s.total), f"{s.total / cost.single_scale:.4f}")
+    table.add_section()
+    table.add_row("mean over t", "", *[""] * len(names), _giga(cost.mean), f"{cost.ratio_to_single_scale:.4f}")
+    table.add_row("one scale", "", *[""] * len(names), _giga(cost.single_scale), "1")
+    return table
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(title=title, caption=caption, title_justify="left", caption_justify="left", header_style="bold", title_style="bold")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.3f} %" if abs(value) >= 5e-6 else f"{value:+.0e}"
+
+
+def _giga(value: float) -> str:
+    return f"{value / 1e9:.3f} G" if value >= 1e8 else f"{value / 1e6:.3f} M"

@@ -1,0 +1,1 @@
+"""The contracts, one per file, and the mathematics of a composition (`flow`) with its closed-form check (`laws`)."""

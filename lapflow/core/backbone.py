@@ -1,0 +1,47 @@
+"""Contract: the network that predicts."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lapflow.core.component import Component
+from lapflow.core.state import State
+
+Heads = dict[str, State]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prediction is conditioned on: class `labels` [b] (int64; the null class is `num_classes`)."""
+
+    labels: Tensor | None = None
+
+    @staticmethod
+    def of(condition: Condition | Tensor | None) -> Condition:
+        """A bare tensor stands for class labels, None for no condition."""
+        return condition if isinstance(condition, Condition) else Condition(labels=condition)
+
+
+class Backbone(nn.Module, Component):
+    """A network over the active scales of a state.
+
+    Context: `bands` ({k: Band}, coarse to fine), `num_classes` (0: unconditional), `attention` (a backend or its name).
+    """
+
+    kind = "backbone"
+    context = ("bands", "num_classes", "attention")
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
+        """state {k: [b, c_k, h_k, w_k]} with any non-empty suffix of the scales coarse to fine, t [b] in [0, 1] ->
+        {"main": {k: [b, c_k, h_k, w_k]}} for the same scales. Without labels a conditional network takes the null class."""
+
+    @abstractmethod
+    def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
+        """Multiply-adds of one evaluation of one sample with these active scales, by part: `linear` (token-wise layers),
+        `attention` (both products over the pairs seen), `modulation` (per sample). Embeddings of t and y are left out."""

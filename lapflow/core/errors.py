@@ -1,0 +1,63 @@
+"""Errors for the user: one screen that says what is wrong, what came, what was expected, how to mend it.
+
+Everything lapflow raises for a user's mistake derives from `LapflowError`, which is a `ValueError`. The command line
+prints it without a traceback and exits with code 2. Our own broken invariants are plain `assert` statements.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LapflowError(ValueError):
+    """A mistake in what the user gave: `what` is wrong, what was `got`, what was `expected`, the `remedy`."""
+
+    def __init__(
+        self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None, where: str | None = None
+    ) -> None:
+        self.what, self.got, self.expected, self.remedy, self.where = what, got, expected, remedy, where
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        rows = [("at", self.where), ("got", self.got), ("expected", self.expected), ("to mend", self.remedy)]
+        return "\n".join([self.what, *(f"  {name + ':':<10}{value}" for name, value in rows if value is not None)])
+
+
+class ConfigError(LapflowError):
+    """A config, a component's arguments or a command's options cannot be used."""
+
+
+class PluginError(ConfigError):
+    """A component that is named but cannot be loaded, or does not keep its contract."""
+
+
+class SizeError(LapflowError):
+    """An image size, a number of scales or a patch size that do not fit together."""
+
+
+class DataError(LapflowError):
+    """A data set cannot be read."""
+
+
+class CheckpointError(LapflowError):
+    """A run folder or a checkpoint is missing, corrupt, foreign or in use."""
+
+
+class LawError(LapflowError):
+    """A composition whose sampler would not start, cross or end with the law that training assumes."""
+
+
+class BackendError(LapflowError):
+    """A backend or an optional package that cannot be used here, with the reason."""
+
+
+class SolverError(LapflowError):
+    """An integration that cannot go on: a non-finite field, or a bound on the work."""
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """The names nearest to `name` among `choices`, for an error's `expected` line."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"{' or '.join(repr(n) for n in near)} (nearest of: {', '.join(known)})" if near else f"one of: {', '.join(known)}"

@@ -1,0 +1,25 @@
+"""Contract: how conditional and unconditional predictions combine."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lapflow.core.component import Component
+from lapflow.core.state import State
+
+
+class Guidance(Component):
+    """Guidance of a conditional velocity by an unconditional one."""
+
+    kind = "guidance"
+
+    @abstractmethod
+    def active(self, t: float) -> bool:
+        """Whether the unconditional prediction is needed at time `t`; where not, it is not computed."""
+
+    @abstractmethod
+    def combine(self, conditional: Mapping[int, Tensor], unconditional: Mapping[int, Tensor], levels: int) -> State:
+        """The guided velocity of every active scale; `levels` is the composition's number of scales."""

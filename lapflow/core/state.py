@@ -1,0 +1,31 @@
+"""The state of a multi-scale flow: a mapping from scale index to tensor, iterated coarse to fine.
+
+`{k: Tensor[b, c_k, h_k, w_k]}` holds the active scales only; k = 0 is the finest scale, K-1 the coarsest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+State = dict[int, Tensor]
+
+
+def map_state(function: Callable[..., Tensor], first: Mapping[int, Tensor], *rest: Mapping[int, Tensor]) -> State:
+    """`{k: function(first[k], ...)}` over the scales of `first`, in its order."""
+    return {k: function(x, *(other[k] for other in rest)) for k, x in first.items()}
+
+
+def take_rows(state: Mapping[int, Tensor], index: Tensor | slice) -> State:
+    """The samples `index` of a batch, at every scale."""
+    return map_state(lambda x: x[index], state)
+
+
+def batch_size(state: Mapping[int, Tensor]) -> int:
+    return next(iter(state.values())).shape[0]
+
+
+def expand_time(t: Tensor, like: Tensor) -> Tensor:
+    """`t[b]` (or a scalar) shaped to multiply `like[b, ...]`."""
+    return t.reshape(-1, *([1] * (like.ndim - 1))) if t.ndim else t

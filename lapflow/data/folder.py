@@ -1,0 +1,190 @@
+"""A folder of pictures: each subfolder a class, or all pictures in one folder without classes."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from lapflow.core.dataset import Dataset, Split
+from lapflow.core.errors import DataError
+from lapflow.data.picture import Channels, read_picture
+from lapflow.data.split import unit_hash
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_KINDS = "png, jpg, jpeg or webp"
+
+
+def _text(path: Any) -> Any:
+    return os.fspath(path) if isinstance(path, os.PathLike) else path
+
+
+def _pair(size: Any) -> Any:
+    return list(size) if isinstance(size, tuple) else size
+
+
+Side = Annotated[int, Field(ge=1)]
+Root = Annotated[str, BeforeValidator(_text), Field(min_length=1, description="the folder; its subfolders are the classes")]
+Size = Annotated[
+    Side | Annotated[list[Side], Field(min_length=2, max_length=2)],
+    BeforeValidator(_pair),
+    Field(description="side of square images, or [height, width]"),
+]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds: class names, and per split the pictures' paths below the root with their labels."""
+
+    names: tuple[str, ...]
+    splits: dict[Split, list[tuple[str, int]]]
+
+
+class ImageFolder(Dataset):
+    """Pictures in a folder, of any size, cropped to the centre and resized.
+
+    - Subfolders of `root` are classes, sorted by name; pictures count at any depth below them. Without subfolders the
+      pictures directly in `root` form a set without classes. Pictures beside class folders are an error, and so is a
+      class folder without pictures.
+    - png, jpg, jpeg and webp in any case; other files, and names that begin with a dot, are passed over.
+    - `read` decodes as `lapflow.data.picture` says: EXIF orientation applied, transparency on white, 16 bits to 8,
+      grey or colour to `channels`, ADM's crop and resize.
+    - A picture is in the test split when a hash of its path below `root` is less than `held_out`, so the split does not
+      change when others are added.
+
+    Nothing is read at construction. The folder is listed once, when first needed. With `num_classes` given, a model can
+    be built where the pictures are not: `shape`, `num_classes` and `class_names` ('0', '1', ...) then answer without
+    the folder, and reading raises `DataError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Root,
+        size: Size = 64,
+        channels: Annotated[Channels, Field(description="1 grey, 3 colour")] = 3,
+        num_classes: Annotated[int | None, Field(ge=0, description="subfolders, if known; checked at reading")] = None,
+        held_out: Annotated[float, Field(ge=0, lt=1, description="share of the images in the test split")] = 0.0,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.height, self.width = (size, size) if isinstance(size, int) else size
+        self.channels = channels
+        self.held_out = held_out
+        self._given = num_classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, self.height, self.width
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.listing.names) if self._given is None else self._given
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        if self._given is not None and not self.root.exists():
+            return tuple(str(label) for label in range(self._given))
+        return self.listing.names
+
+    def size(self, split: Split) -> int:
+        return len(self.listing.splits[split])
+
+    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+        entries = self.listing.splits[split]
+        if not 0 <= index < len(entries):
+            raise DataError(f"the {split} split has no image {index}", where=str(self.root), expected=f"0 <= index < {len(entries)}")
+        name, label = entries[index]
+        return read_picture(self.root / name, (self.height, self.width), self.channels), label
+
+    @functools.cached_property
+    def listing(self) -> Listing:
+        """The folder's content, listed at the first call. Raises `DataError` where it is not as described above."""
+        try:
+            names, entries = list_folder(self.root)
+        except OSError as error:
+            remedy = "check the folder's permissions and its disk"
+            raise DataError(
+                "the image folder cannot be listed", where=error.filename or str(self.root), got=error, remedy=remedy
+            ) from error
+        if self._given is not None and self._given != len(names):
+            raise DataError(
+                f"the folder does not have {self._given} classes",
+                where=str(self.root),
+                got=f"{len(names)} subfolders" + (f": {_some(names)}" if names else ""),
+                expected=f"num_classes={self._given}",
+                remedy=f"set num_classes={len(names)}, or leave it out",
+            )
+        splits: dict[Split, list[tuple[str, int]]] = {"train": [], "test": []}
+        for name, label in entries:
+            splits["test" if unit_hash("folder", name) < self.held_out else "train"].append((name, label))
+        return Listing(names, splits)
+
+
+def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
+    """(class names, [(path below root with forward slashes, label)]), both sorted. Raises `DataError` (see `ImageFolder`)."""
+    _check_root(root)
+    children = sorted((child for child in root.iterdir() if not child.name.startswith(".")), key=lambda child: child.name)
+    classes = [child for child in children if child.is_dir()]
+    loose = [child.name for child in children if child.is_file() and _is_picture(child.name)]
+    if classes and loose:
+        raise DataError(
+            "pictures lie beside class folders, so their class is unknown",
+            where=str(root),
+            got=f"{len(loose)} loose pictures ({_some(loose)}) and {len(classes)} subfolders ({_some([c.name for c in classes])})",
+            expected="either class folders only, or pictures only",
+            remedy="move the loose pictures into a class folder, or name another root",
+        )
+    if not classes and not loose:
+        raise DataError(
+            "the image folder holds no pictures",
+            where=str(root),
+            got="an empty folder" if not children else f"{len(children)} other files ({_some([c.name for c in children])})",
+            expected=f"{_KINDS} files, or one subfolder of them per class",
+            remedy="check data.root",
+        )
+    if not classes:
+        return (), [(name, 0) for name in loose]
+    entries = []
+    for label, folder in enumerate(classes):
+        pictures = list(_pictures_below(folder, folder.name))
+        if not pictures:
+            raise DataError(
+                "a class folder holds no pictures",
+                where=str(folder),
+                expected=f"at least one {_KINDS} file: each subfolder of {root} is a class",
+                remedy="fill it, or remove it",
+            )
+        entries += [(name, label) for name in pictures]
+    return tuple(folder.name for folder in classes), entries
+
+
+def _check_root(root: Path) -> None:
+    if not root.exists():
+        raise DataError("the image folder does not exist", where=str(root), remedy="set data.root to a folder of images")
+    if not root.is_dir():
+        raise DataError("the image folder is not a folder", where=str(root), got="a file", remedy="set data.root to the images' folder")
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+
+
+def _pictures_below(folder: Path, prefix: str) -> Iterator[str]:
+    """Paths of the pictures at any depth, in sorted order. `os.scandir` gives the kind of each entry without another call."""
+    with os.scandir(folder) as found:
+        children = sorted((child for child in found if not child.name.startswith(".")), key=lambda child: child.name)
+    for child in children:
+        if child.is_dir():
+            yield from _pictures_below(folder / child.name, f"{prefix}/{child.name}")
+        elif _is_picture(child.name):
+            yield f"{prefix}/{child.name}"
+
+
+def _some(names: list[str] | tuple[str, ...], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,0 +1,186 @@
+"""Endless batches of a data set, the same whatever the number of workers and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lapflow.core.dataset import Dataset, Split
+from lapflow.core.errors import ConfigError, DataError, LapflowError
+from lapflow.data.order import flipped, indices
+
+CACHE_BYTES = 256 * 2**20
+"""A split that takes less memory than this is kept decoded once read (without workers only: each would keep its own)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` [b, c, h, w] float32 in [-1, 1], `labels` [b] int64, and each sample's position in the run's data order."""
+
+    images: Tensor
+    labels: Tensor
+    positions: list[int]
+
+
+class Batches:
+    """Iterates for ever over a split in the order of `lapflow.data.order`, from the sample at position `consumed` on.
+
+    `batch_size` counts the samples of all `world_size` processes; the process `rank` gets its contiguous slice of each
+    batch. After n batches the run stands at `consumed + n batch_size`. `flip` mirrors each sample with probability one
+    half. `workers` > 0 reads in that many processes ahead of need; the batches are the same bit for bit.
+
+    Raises `ConfigError` when the batch does not divide among the processes, `DataError` for an empty split, and while
+    iterating what the data set raises for an image that cannot be read.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        *,
+        seed: int,
+        batch_size: int,
+        consumed: int = 0,
+        flip: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise ConfigError(
+                "the batch does not divide among the processes", got=f"batch_size {batch_size}", expected=f"a multiple of {world_size}"
+            )
+        assert 0 <= rank < world_size, f"rank {rank} of {world_size} processes"
+        assert min(consumed, workers) >= 0, f"consumed {consumed} and workers {workers} cannot be negative"
+        self.dataset, self.split, self.seed, self.flip = dataset, split, seed, flip
+        self.batch_size, self.consumed, self.workers = batch_size, consumed, workers
+        self.share = batch_size // world_size
+        self.first = rank * self.share
+        self.size = dataset.size(split)
+        if self.size == 0:
+            raise DataError(f"the {split} split is empty", expected="at least one image", remedy="check data.held_out, or add images")
+
+    def __iter__(self) -> Iterator[Batch]:
+        source: Iterator[tuple[Tensor, Tensor]] = self._read_ahead() if self.workers else self._read_here()
+        for positions, (images, labels) in zip(self._positions(), source):
+            yield Batch(images, labels, positions)
+
+    def _positions(self) -> Iterator[list[int]]:
+        start = self.consumed + self.first
+        while True:
+            yield list(range(start, start + self.share))
+            start += self.batch_size
+
+    def _keys(self) -> Iterator[list[tuple[int, bool]]]:
+        """(image index, mirrored) of each sample of each batch."""
+        for positions in self._positions():
+            found = indices(self.seed, self.size, positions[0], positions[-1] + 1)
+            mirrored = [self.flip and flipped(self.seed, p) for p in positions]
+            yield list(zip(found, mirrored, strict=True))
+
+    def _read_here(self) -> Iterator[tuple[Tensor, Tensor]]:
+        numel = 4 * self.size * self.dataset.shape[0] * self.dataset.shape[1] * self.dataset.shape[2]
+        reader = _Remembering(self.dataset, self.split) if numel <= CACHE_BYTES else _Reader(self.dataset, self.split)
+        for keys in self._keys():
+            yield reader.batch(keys)
+
+    def _read_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # Everything is a function of the key, so the workers' random state is never used. DataLoader draws a base seed for
+        # them all the same: from its own generator, to leave the global one alone.
+        loader = DataLoader(
+            _Samples(self.dataset, self.split),
+            batch_sampler=_Endless(self),
+            num_workers=self.workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),
+        )
+        for result in loader:
+            if isinstance(result, LapflowError):
+                raise result
+            yield result
+
+
+def load_split(dataset: Dataset, split: Split, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """The images [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n may be 0."""
+    size = dataset.size(split)
+    count = size if most is None else min(most, size)
+    if count == 0:
+        return torch.empty(0, *dataset.shape), torch.empty(0, dtype=torch.int64)
+    return _Reader(dataset, split).batch([(i * size // count, False) for i in range(count)])
+
+
+class _Reader:
+    """Reads each sample anew."""
+
+    def __init__(self, dataset: Dataset, split: Split) -> None:
+        self.dataset, self.split = dataset, split
+
+    def batch(self, keys: Sequence[tuple[int, bool]]) -> tuple[Tensor, Tensor]:
+        return _stack([(*self.dataset.read(self.split, index), mirrored) for index, mirrored in keys])
+
+
+class _Remembering:
+    """Reads each image once, when first asked for, and keeps it."""
+
+    def __init__(self, dataset: Dataset, split: Split) -> None:
+        size = dataset.size(split)
+        self.dataset, self.split = dataset, split
+        self.images = torch.empty(size, *dataset.shape)
+        self.labels = torch.empty(size, dtype=torch.int64)
+        self.known = [False] * size
+
+    def batch(self, keys: Sequence[tuple[int, bool]]) -> tuple[Tensor, Tensor]:
+        wanted = [index for index, _ in keys]
+        for index in wanted:
+            if not self.known[index]:
+                self.images[index], self.labels[index] = self.dataset.read(self.split, index)
+                self.known[index] = True
+        rows = torch.tensor(wanted)
+        return _mirror(self.images[rows], [m for _, m in keys]), self.labels[rows]
+
+
+class _Samples(torch.utils.data.Dataset[Any]):
+    """The samples by key, for workers. An error for the user travels back as a value, so that it arrives as it was raised."""
+
+    def __init__(self, dataset: Dataset, split: Split) -> None:
+        self.dataset, self.split = dataset, split
+
+    def __getitem__(self, key: tuple[int, bool]) -> tuple[Tensor, int, bool] | LapflowError:
+        try:
+            return (*self.dataset.read(self.split, key[0]), key[1])
+        except LapflowError as error:
+            return error
+
+
+class _Endless:
+    """The keys of batch after batch, in the form in which DataLoader takes them."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
+        return self.batches._keys()
+
+
+def _collate(samples: Sequence[tuple[Tensor, int, bool] | LapflowError]) -> tuple[Tensor, Tensor] | LapflowError:
+    good = []
+    for sample in samples:
+        if isinstance(sample, LapflowError):
+            return sample
+        good.append(sample)
+    return _stack(good)
+
+
+def _stack(samples: Sequence[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor]:
+    images = _mirror(torch.stack([image for image, _, _ in samples]), [mirrored for _, _, mirrored in samples])
+    return images, torch.tensor([label for _, label, _ in samples], dtype=torch.int64)
+
+
+def _mirror(images: Tensor, mirrored: Sequence[bool]) -> Tensor:
+    """The images [b, c, h, w], those marked turned left to right."""
+    return torch.where(torch.tensor(mirrored)[:, None, None, None], images.flip(-1), images) if any(mirrored) else images

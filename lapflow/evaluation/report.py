@@ -1,0 +1,105 @@
+"""The result of an evaluation as files: `metrics.json` for programs, `report.md` with its pictures for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from lapflow.evaluation.evaluate import MEANINGS
+
+
+def write_report(
+    folder: str | Path,
+    metrics: Mapping[str, Any],
+    config: Mapping[str, Any],
+    pictures: Mapping[str, str | Path] | None = None,
+    title: str = "Evaluation",
+) -> Path:
+    """Write `metrics.json` and `report.md` into `folder`, made if need be; returns the path of the report.
+
+    `pictures` maps captions to picture files, which are linked relative to `folder`. `metrics` may nest; numbers that are
+    not finite become null. Each file is written aside and renamed, so a reader never sees half of one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = _plain(metrics)
+    write_atomic(folder / "metrics.json", json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    parts = [f"# {title}", _table(plain), *_links(folder, pictures or {}), "## Config", _fenced(config)]
+    report = folder / "report.md"
+    write_atomic(report, "\n\n".join(parts) + "\n")
+    return report
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` to `path` so that at any moment, a crash included, it holds either the old text or all of the new."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    # mkstemp makes files for their owner only; the process's mask can be read only by setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    rows = ["| measure | value | meaning |", "|---|---:|---|"]
+    rows += [
+        f"| {name.replace('_', ' ').replace('.', ': ')} | {_number(value)} | {MEANINGS.get(name, '')} |" for name, value in _flat(metrics)
+    ]
+    return "\n".join(rows)
+
+
+def _links(folder: Path, pictures: Mapping[str, str | Path]) -> Iterator[str]:
+    for caption, path in pictures.items():
+        yield f"## {caption}"
+        yield f"![{caption}]({quote(Path(os.path.relpath(path, folder)).as_posix())})"
+
+
+def _fenced(config: Mapping[str, Any]) -> str:
+    return f"```yaml\n{yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None, width=120).rstrip()}\n```"
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return "-" if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, sequences and numbers (of numpy and torch too) as JSON knows them."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str) or value is None else str(value)

@@ -1,0 +1,34 @@
+"""LapFlow's per-scale path, over a base (a, b): what `linear`, `gvp` and `vp` share.
+
+Scale k, which starts at T, has on [T, 1]
+
+    alpha_k(t) = a((t - T) / (1 - T)),        sigma_k(t) = b(t),
+
+so its velocity target is a'((t - T) / (1 - T)) / (1 - T) x1_k + b'(t) x0_k, and at its own start it is b(T) x0_k.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from lapflow.core.intervals import Segment
+from lapflow.core.path import Coefficients, Path
+
+
+class AffinePath(Path):
+    """A base (a, b) on [0, 1] with a(1) = 1, b(0) = 1, stretched over each scale's own interval."""
+
+    @abstractmethod
+    def data_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """a(u) and a'(u)."""
+
+    @abstractmethod
+    def noise_part(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """b(t), b'(t) and b b'(t), the last finite up to t = 1."""
+
+    def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
+        start = segment.entry[scale]
+        a, da = self.data_part((t - start) / (1 - start))
+        return Coefficients(a, (b := self.noise_part(t))[0], da / (1 - start), b[1], b[2])

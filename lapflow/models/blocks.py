@@ -1,0 +1,118 @@
+"""A transformer block over the tokens of all active scales: one expert per group of tokens, one attention over all.
+
+This is the mixture of transformers (Liang et al. 2024) as LapFlow uses it: every token-wise layer belongs to an expert,
+only the attention is common. With one expert for all tokens the block is DiT's.
+
+Shapes: b batch, n tokens, d width; a group is a run of tokens [b, n_g, d] with one expert: a scale, or all of them.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from lapflow.core.attention import AttentionBackend, Mask, scale_attention
+from lapflow.models.layers import MLP, modulate
+
+Modulation = tuple[Tensor, ...]
+
+
+class Expert(nn.Module):
+    """The token-wise layers of a pre-norm transformer block (the blocks of in-context conditioning)."""
+
+    def __init__(self, width: int, hidden: int, affine: bool = True) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=affine, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=affine, eps=1e-6)
+        self.mlp = MLP(width, hidden)
+
+    def modulations(self, condition: Tensor | None) -> Modulation:
+        """condition [b, d] -> what `project` and `finish` need of it."""
+        return ()
+
+    def project(self, x: Tensor, modulation: Modulation) -> Tensor:
+        """Tokens [b, n, d] -> queries, keys and values [b, n, 3 d]."""
+        return self.qkv(self.norm1(x))
+
+    def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
+        """Tokens and what they attended to, both [b, n, d] -> the next tokens."""
+        x = x + self.proj(attended)
+        return x + self.mlp(self.norm2(x))
+
+
+class ModulatedExpert(Expert):
+    """The same under adaLN-zero: shift, scale and gate of both branches are linear in the condition, zero at first."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(width, hidden, affine=False)
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def modulations(self, condition: Tensor | None) -> Modulation:
+        return self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+
+    def project(self, x: Tensor, modulation: Modulation) -> Tensor:
+        shift, scale, *_ = modulation
+        return self.qkv(modulate(self.norm1(x), shift, scale))
+
+    def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
+        _, _, gate1, shift, scale, gate2 = modulation
+        x = x + gate1 * self.proj(attended)
+        return x + gate2 * self.mlp(modulate(self.norm2(x), shift, scale))
+
+
+class MaskedAttention:
+    """A backend with a scale mask and a number of heads; shared by the blocks of a network, no parameters.
+
+    An explicit backend that cannot run must say so before its kernel is called: the check is made here, once for each
+    device, dtype and need of gradients.
+    """
+
+    def __init__(self, backend: AttentionBackend, mask: Mask, heads: int) -> None:
+        self.backend, self.mask, self.heads = backend, mask, heads
+        self._passed: set[tuple[torch.device, torch.dtype, int, bool]] = set()
+
+    def __call__(self, qkv: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        """qkv [b, n, 3 d] of scales of these lengths, coarse to fine -> [b, n, d]."""
+        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        _require(self, q.device, q.dtype, q.shape[-1], q.requires_grad)
+        return rearrange(scale_attention(self.backend, q, k, v, lengths, self.mask), "b h n d -> b n (h d)")
+
+    def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> None:
+        """Raises `BackendError` unless the backend can run there."""
+        key = (device, dtype, head_dim, needs_grad)
+        if key not in self._passed:
+            self.backend.require(*key)
+            self._passed.add(key)
+
+
+@torch.compiler.assume_constant_result
+def _require(attention: MaskedAttention, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> bool:
+    """`require`, which torch.compile runs once while tracing instead of tracing it."""
+    attention.require(device, dtype, head_dim, needs_grad)
+    return True
+
+
+class Block(nn.Module):
+    """Called once a step with the tokens of every active scale, so that it may be wrapped as one unit."""
+
+    def __init__(self, experts: dict[str, Expert], attention: MaskedAttention) -> None:
+        super().__init__()
+        self.experts = nn.ModuleDict(experts)
+        self.attention = attention
+
+    def forward(
+        self, groups: tuple[Tensor, ...], condition: Tensor | None, names: tuple[str, ...], lengths: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
+        """groups of tokens [b, n_g, d] with the `names` of their experts, coarse to fine; condition [b, d] or None;
+        `lengths`, the tokens of each scale -> the next groups."""
+        experts = [cast(Expert, self.experts[name]) for name in names]
+        modulations = [expert.modulations(condition) for expert in experts]
+        projected = [expert.project(x, m) for expert, x, m in zip(experts, groups, modulations)]
+        attended = self.attention(projected[0] if len(projected) == 1 else torch.cat(projected, dim=1), lengths)
+        parts = attended.split([x.shape[1] for x in groups], dim=1)
+        return tuple(expert.finish(x, part, m) for expert, x, part, m in zip(experts, groups, parts, modulations))

@@ -1,0 +1,148 @@
+"""Transformer sizes (DiT, Peebles & Xie 2023, table 1), and the options that backbones share, as one checked record."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lapflow.core.attention import Mask
+from lapflow.core.decomposition import Band
+from lapflow.core.errors import ConfigError, SizeError, suggest
+
+SIZES: dict[str, tuple[int, int, int]] = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+"""Depth, width and heads by name."""
+
+DEFAULT_PATCH = 2
+
+Experts = Literal["per-scale", "shared"]
+Conditioning = Literal["adaln-zero", "in-context"]
+
+# The annotated options, shared by the backbones that are made of them.
+SizeOption = Annotated[str | None, Field(description="S, B, L or XL, with the patch size if wanted: S/2; or give depth, width and heads")]
+DepthOption = Annotated[int | None, Field(ge=1, description="number of blocks, instead of a size")]
+WidthOption = Annotated[int | None, Field(ge=4, description="token width d, instead of a size")]
+HeadsOption = Annotated[int | None, Field(ge=1, description="attention heads, instead of a size")]
+PatchOption = Annotated[
+    Annotated[int, Field(ge=1)] | Sequence[Annotated[int, Field(ge=1)]] | None,
+    Field(description=f"patch size, or one per scale coarse to fine; {DEFAULT_PATCH} if neither this nor the size's name says"),
+]
+RatioOption = Annotated[float, Field(gt=0, description="width of the MLP over the token width")]
+MaskOption = Annotated[Mask, Field(description="scales that scale k's tokens see: causal k' >= k, self only k, none all")]
+ConditioningOption = Annotated[
+    Conditioning, Field(description="how t and the class enter: adaln-zero modulates every block, in-context prepends them as tokens")
+]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a transformer over scales is made of. `patches` maps each scale to its patch size, coarse to fine."""
+
+    depth: int
+    width: int
+    heads: int
+    patches: Mapping[int, int]
+    mlp_ratio: float
+    mask: Mask
+    conditioning: Conditioning
+    experts: Experts
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLP."""
+        return int(self.width * self.mlp_ratio)
+
+
+def architecture(
+    bands: Mapping[int, Band],
+    *,
+    size: str | None,
+    depth: int | None,
+    width: int | None,
+    heads: int | None,
+    patch: int | Sequence[int] | None,
+    mlp_ratio: float,
+    mask: Mask,
+    conditioning: Conditioning,
+    experts: Experts,
+) -> Architecture:
+    """Check the options against each other and against the bands. Raises `ConfigError` or `SizeError`."""
+    if not bands:
+        raise ConfigError("a backbone needs the bands of its images", expected="bands=flow.bands((c, h, w))")
+    named_patch = None
+    if size is not None:
+        given = {"depth": depth, "width": width, "heads": heads, "patch": patch if "/" in size else None}
+        _refuse_both(size, [name for name, value in given.items() if value is not None])
+        depth, width, heads, named_patch = parse_size(size)
+    if depth is None or width is None or heads is None:
+        missing = ", ".join(name for name, value in (("depth", depth), ("width", width), ("heads", heads)) if value is None)
+        raise ConfigError(
+            f"the backbone's size is not given: no {missing}", expected="size, for instance S/2, or all of depth, width and heads"
+        )
+    _check_width(width, heads)
+    patches = _patches(bands, patch if patch is not None else named_patch if named_patch is not None else DEFAULT_PATCH)
+    check_patches(bands, patches)
+    return Architecture(depth, width, heads, patches, mlp_ratio, mask, conditioning, experts)
+
+
+def parse_size(size: str) -> tuple[int, int, int, int | None]:
+    """`S/2` -> depth, width, heads, patch; `S` leaves the patch open (None)."""
+    match = re.fullmatch(r"([^/]+)(?:/([1-9]\d*))?", size)
+    if match is None or match[1] not in SIZES:
+        raise ConfigError("unknown backbone size", got=repr(size), expected=suggest(size, [f"{name}/{DEFAULT_PATCH}" for name in SIZES]))
+    return *SIZES[match[1]], int(match[2]) if match[2] else None
+
+
+def _refuse_both(size: str, given: Sequence[str]) -> None:
+    if given:
+        remedy = f"write size: {size.split('/')[0]}" if given == ["patch"] else f"drop size (null), or drop {', '.join(given)}"
+        raise ConfigError(
+            f"size already says {', '.join(given)}", got=f"size {size!r} and {', '.join(given)}", expected="one of them", remedy=remedy
+        )
+
+
+def _check_width(width: int, heads: int) -> None:
+    step = math.lcm(heads, 4)
+    if width % step:
+        below, above = width // step * step, (width // step + 1) * step
+        raise ConfigError(
+            f"width {width} cannot be split into {heads} heads" if width % heads else f"width {width} is not a multiple of 4",
+            got=f"width {width}, heads {heads}",
+            expected=f"a multiple of heads, and of 4 for the position embedding: {' or '.join(str(w) for w in (below, above) if w)}",
+        )
+
+
+def _patches(bands: Mapping[int, Band], patch: int | Sequence[int]) -> dict[int, int]:
+    if isinstance(patch, int):
+        return dict.fromkeys(bands, patch)
+    if len(patch) != len(bands):
+        raise ConfigError(
+            "patch has not one entry per scale", got=f"{len(patch)} entries", expected=f"{len(bands)}, coarse to fine, or a single number"
+        )
+    return dict(zip(bands, patch))
+
+
+def check_patches(bands: Mapping[int, Band], patches: Mapping[int, int]) -> None:
+    """Raises `SizeError`, with sizes and patches that would work, unless every band can be cut into its patches."""
+    for k, band in bands.items():
+        for axis, size in (("height", band.height), ("width", band.width)):
+            if size % patches[k]:
+                raise SizeError(
+                    f"scale {k} of {axis} {size} cannot be cut into patches of {patches[k]}",
+                    got=f"scale {k} of {band.height}x{band.width}, patch {patches[k]}",
+                    expected=_sizes_that_work(bands, patches, axis),
+                    remedy=f"resize the images, use fewer scales, or a patch that divides {math.gcd(band.height, band.width)}",
+                )
+
+
+def _sizes_that_work(bands: Mapping[int, Band], patches: Mapping[int, int], axis: str) -> str:
+    """Scale 0 is so many times the size of scale k; its size must be a multiple of that times the patch, for every k."""
+    finest = min(bands)
+    size = getattr(bands[finest], axis)
+    multiple = math.lcm(*(patches[k] * max(1, size // getattr(band, axis)) for k, band in bands.items()))
+    works = [s for s in (size // multiple * multiple, (size // multiple + 1) * multiple) if s]
+    return f"scale {finest} with a {axis} that is a multiple of {multiple}, for instance {' or '.join(map(str, works))}"

@@ -1,0 +1,1 @@
+"""The conformance kits, one per contract; `lapflow.plugins.conformance` gathers them."""

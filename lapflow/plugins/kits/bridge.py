@@ -1,0 +1,82 @@
+"""The bridge contract: affine in (state, noise), over the right scales. Its law is checked by `Flow` (`core.laws`)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lapflow.core.bridge import Bridge
+from lapflow.core.intervals import Segment
+from lapflow.core.path import Coefficients, Path
+from lapflow.core.state import State, map_state
+from lapflow.plugins.kits.base import Conformance, normal
+from lapflow.plugins.kits.path import TWO_SCALES
+
+
+class StraightPath(Path):
+    """alpha = (t - T) / (1 - T), sigma = 1 - t: a path for a bridge to be tried with."""
+
+    def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
+        start = segment.entry[scale]
+        one = torch.ones_like(t)
+        return Coefficients((t - start) / (1 - start), 1 - t, one / (1 - start), -one, t - 1)
+
+
+class BridgeConformance(Conformance):
+    """Crossings of `shapes` at the start and between two segments."""
+
+    kind = "bridge"
+    shapes = {1: (2, 1, 4, 4), 0: (2, 1, 8, 8)}  # noqa: RUF012
+    segments = TWO_SCALES
+
+    def make(self) -> Bridge:
+        raise NotImplementedError("override make() to return the bridge under test")
+
+    def noise(self, key: str) -> State:
+        return {k: normal(*shape, key=(key, k)) for k, shape in self.shapes.items()}
+
+    def cross(self, index: int, state: State, noise: State) -> State:
+        before = self.segments[index - 1] if index else None
+        return self.make().cross(state, noise, before, self.segments[index], StraightPath())
+
+    def crossings(self) -> list[tuple[int, State]]:
+        """(segment entered, the state before it)."""
+        states = [(0, {})]
+        for i, segment in enumerate(self.segments[:-1]):
+            states.append((i + 1, {k: normal(*self.shapes[k], key=("state", k)) for k in segment.scales}))
+        return states
+
+    def test_the_state_after_holds_the_segment_s_scales(self) -> None:
+        """Coarse to fine, in the bands' shapes."""
+        for index, state in self.crossings():
+            out = self.cross(index, state, self.noise("a"))
+            assert list(out) == list(self.segments[index].scales)
+            assert all(tuple(x.shape) == self.shapes[k] for k, x in out.items())
+
+    def test_linear_in_state_and_noise(self) -> None:
+        """cross(a u + b v) = a cross(u) + b cross(v), and nothing comes from nothing."""
+        for index, state in self.crossings():
+            other = map_state(lambda x: x.flip(-1), state)
+            first, second = self.cross(index, state, self.noise("a")), self.cross(index, other, self.noise("b"))
+            mixed = self.cross(
+                index, map_state(lambda x, y: 2 * x - 3 * y, state, other), map_state(lambda x, y: 2 * x - 3 * y, self.noise("a"), self.noise("b"))
+            )
+            for k, x in mixed.items():
+                assert (x - (2 * first[k] - 3 * second[k])).abs().max() <= 1e-11
+
+    def test_a_pure_function_that_leaves_its_arguments_alone(self) -> None:
+        """Twice the same, and neither state nor noise is written to."""
+        for index, state in self.crossings():
+            noise = self.noise("a")
+            kept = {k: x.clone() for k, x in state.items()}, {k: x.clone() for k, x in noise.items()}
+            first, again = self.cross(index, state, noise), self.cross(index, state, noise)
+            assert all(torch.equal(first[k], again[k]) for k in first)
+            assert all(torch.equal(state[k], x) for k, x in kept[0].items()) and all(torch.equal(noise[k], x) for k, x in kept[1].items())
+
+    def test_samples_do_not_mix(self) -> None:
+        """A sample's crossing depends on its own state and noise."""
+        for index, state in self.crossings():
+            noise = self.noise("a")
+            whole = self.cross(index, state, noise)
+            alone = self.cross(index, {k: x[:1] for k, x in state.items()}, {k: x[:1] for k, x in noise.items()})
+            assert all((whole[k][:1] - alone[k]).abs().max() <= 1e-12 for k in whole)

@@ -1,0 +1,127 @@
+"""The decomposition contract: linear, exactly invertible at every start, with the declared bands, ranges and stds."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lapflow.core.decomposition import Decomposition
+from lapflow.core.errors import SizeError
+from lapflow.plugins.kits.base import Conformance, error_of, normal, relative
+
+
+class DecompositionConformance(Conformance):
+    """`channels` and `side` of the test image; `side` defaults to the smallest that splits, at least 4."""
+
+    kind = "decomposition"
+    channels: ClassVar[int] = 2
+    side: ClassVar[int | None] = None
+    # bf16 keeps 8 bits: each of the K sums of a split and its inverse may round by 2^-8 of the largest value.
+    tolerances: ClassVar[dict[torch.dtype, float]] = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.06}
+
+    def make(self) -> Decomposition:
+        raise NotImplementedError("override make() to return the decomposition under test")
+
+    def image(self, start: int = 0, key: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+        """A batch of two images at scale `start`, non-square where the size allows."""
+        d = self.make()
+        side = (self.side or max(d.multiple, 4)) // 2**start
+        return normal(2, self.channels, side, 2 * side, key=(key, start)).to(dtype)
+
+    def test_reconstruction_at_every_start(self) -> None:
+        """synthesize(analyze(x, s), s) = x for every s, in each dtype."""
+        d = self.make()
+        for start in range(d.levels):
+            for dtype, tolerance in self.tolerances.items():
+                x = self.image(start, dtype=dtype)
+                back = d.synthesize(d.analyze(x, start), start)
+                assert back.shape == x.shape and back.dtype == dtype
+                assert relative(back, x) <= tolerance, f"start {start}, {dtype}: off by {relative(back, x):.2e}"
+
+    def test_synthesis_at_a_start_is_what_the_coarser_bands_make(self) -> None:
+        """The bands k >= s of an image are those of its image at scale s."""
+        d, x = self.make(), self.image()
+        bands = d.analyze(x)
+        for start in range(d.levels):
+            coarse = d.synthesize({k: b for k, b in bands.items() if k >= start}, start)
+            for k, band in d.analyze(coarse, start).items():
+                assert (band - bands[k]).abs().max() <= 1e-11, f"band {k} at start {start}"
+
+    def test_linearity(self) -> None:
+        """analyze(a x + b y) = a analyze(x) + b analyze(y)."""
+        d, x, y = self.make(), self.image(key=1), self.image(key=2)
+        both, first, second = d.analyze(2.5 * x - 0.5 * y), d.analyze(x), d.analyze(y)
+        for k, band in both.items():
+            assert (band - (2.5 * first[k] - 0.5 * second[k])).abs().max() <= 1e-11
+
+    def test_bands_come_coarse_to_fine_in_the_declared_shapes(self) -> None:
+        """analyze and bands name the same scales, coarse to fine, in the same shapes; the shapes do not depend on the batch."""
+        d, x = self.make(), self.image()
+        declared = d.bands((x.shape[1], x.shape[2], x.shape[3]))
+        found = d.analyze(x)
+        assert list(found) == list(declared) == list(reversed(range(d.levels)))
+        for k, band in found.items():
+            assert tuple(band.shape) == (2, *declared[k].shape) and declared[k].scale == k
+
+    def test_projector(self) -> None:
+        """project is idempotent, symmetric, and leaves what analyze returns alone."""
+        d, x = self.make(), self.image()
+        for k, band in d.analyze(x).items():
+            assert (d.project(band, k) - band).abs().max() <= 1e-12, f"project changes an analysed band {k}"
+            u, v = normal(*band.shape, key=("u", k)), normal(*band.shape, key=("v", k))
+            once = d.project(u, k)
+            assert (d.project(once, k) - once).abs().max() <= 1e-12, f"project is not idempotent in band {k}"
+            assert abs(float((once * v).sum() - (u * d.project(v, k)).sum())) <= 1e-9, f"project is not orthogonal in band {k}"
+
+    def test_declared_stds_are_those_of_the_operator(self) -> None:
+        """pixel_std and direction_std, from the covariance of each band of a white image: one column per pixel of the image."""
+        d = self.make()
+        side = self.side or max(d.multiple, 4)
+        basis = torch.eye(self.channels * side**2, dtype=torch.float64).reshape(-1, self.channels, side, side)
+        declared = d.bands((self.channels, side, side))
+        for k, columns in d.analyze(basis).items():
+            operator = columns.flatten(1).T
+            covariance = operator @ operator.T
+            variances = covariance.diagonal()
+            assert relative(variances.sqrt(), torch.full_like(variances, declared[k].pixel_std)) <= 1e-9, f"pixel_std of band {k}"
+            directions = torch.linalg.eigvalsh(covariance)
+            alive = directions[directions > 1e-9 * directions.max()].sqrt()
+            assert relative(alive, torch.full_like(alive, declared[k].direction_std)) <= 1e-9, f"direction_std of band {k}"
+            self._check_rank(d, k, columns.shape[1:], len(alive))
+
+    @staticmethod
+    def _check_rank(d: Decomposition, k: int, shape: torch.Size, rank: int) -> None:
+        unit = torch.eye(shape.numel(), dtype=torch.float64).reshape(-1, *shape)
+        trace = float(d.project(unit, k).flatten(1).diagonal().sum())
+        assert abs(trace - rank) <= 1e-6, f"project has rank {trace:g} in band {k}, the band {rank}"
+
+    def test_gain(self) -> None:
+        """A constant image is gain(s) times itself at scale s, and gain(0) is 1."""
+        d = self.make()
+        constant = torch.full_like(self.image(), 0.7)
+        bands = d.analyze(constant)
+        for start in range(d.levels):
+            coarse = d.synthesize({k: b for k, b in bands.items() if k >= start}, start)
+            assert (coarse - 0.7 * d.gain(start)).abs().max() <= 1e-11, f"gain({start})"
+
+    def test_gradients_flow(self) -> None:
+        """Differentiable, and by linearity the gradient of sum w.analyze(x) does not depend on x."""
+        d = self.make()
+        gradients = []
+        for key in (1, 2):
+            x = self.image(key=key).requires_grad_()
+            total = torch.stack([(normal(*b.shape, key=k) * b).sum() for k, b in d.analyze(x).items()]).sum()
+            gradients.append(torch.autograd.grad(total, x)[0])
+        assert gradients[0].abs().max() > 0 and (gradients[0] - gradients[1]).abs().max() <= 1e-11
+
+    def test_a_size_that_does_not_divide_is_refused(self) -> None:
+        """A SizeError with sizes that would work, from analyze and bands alike."""
+        d = self.make()
+        if d.multiple == 1:
+            return
+        wrong = 2 * d.multiple + 1
+        for call in (lambda: d.analyze(torch.zeros(1, 1, wrong, wrong)), lambda: d.bands((1, wrong, wrong))):
+            error = error_of(SizeError, call)
+            assert getattr(error, "expected", None), "the error says which sizes would work"

@@ -1,0 +1,115 @@
+"""The interval contract: segments partition the clock, scales join coarse to fine, draws are lawful and repeatable."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from lapflow.core.intervals import Draw, IntervalSchedule, Segment
+from lapflow.core.random import keyed_generator
+from lapflow.plugins.kits.base import Conformance
+
+
+class IntervalsConformance(Conformance):
+    """`levels` is the number of scales that `make()`'s schedule is for; `end` the path's last time in draws."""
+
+    kind = "intervals"
+    levels: ClassVar[int] = 2
+    batch: ClassVar[int] = 64
+    end: ClassVar[float] = 0.999
+
+    def make(self) -> IntervalSchedule:
+        raise NotImplementedError("override make() to return the schedule under test")
+
+    def draws(self, key: int, dtype: torch.dtype = torch.float32) -> list[Draw]:
+        schedule = self.make()
+        return schedule.draw(
+            schedule.segments(self.levels),
+            self.batch,
+            generator=keyed_generator("sample", key),
+            stage_generator=keyed_generator("stage", key),
+            end=self.end,
+            dtype=dtype,
+            device="cpu",
+        )
+
+    def test_segments_partition_the_clock(self) -> None:
+        """In time order from 0 to 1 without gap or overlap, indexed from 0."""
+        segments = self.make().segments(self.levels)
+        assert [s.index for s in segments] == list(range(len(segments)))
+        assert segments[0].start == 0 and segments[-1].stop == 1
+        for before, after in zip(segments, segments[1:]):
+            assert before.stop == after.start
+        assert all(s.start < s.stop for s in segments)
+
+    def test_scales_join_coarse_to_fine(self) -> None:
+        """Active scales are the coarsest ones, listed coarse to fine; a scale stays; all are active at the end."""
+        segments = self.make().segments(self.levels)
+        for s in segments:
+            assert list(s.scales) == list(range(self.levels - 1, self.levels - 1 - len(s.scales), -1)), f"segment {s.index}"
+            assert all(entry <= s.start for entry in s.entry.values()), "a scale is not active before it enters"
+        for before, after in zip(segments, segments[1:]):
+            assert len(before.scales) <= len(after.scales)
+            assert all(after.entry[k] == entry for k, entry in before.entry.items()), "a scale enters once"
+            assert all(after.entry[k] == after.start for k in set(after.scales) - set(before.scales))
+        assert len(segments[-1].scales) == self.levels
+
+    def test_grids_run_from_start_to_stop(self) -> None:
+        """n + 1 rising times, the ends exact."""
+        for segment in self.make().segments(self.levels):
+            for steps in (1, 7):
+                grid = segment.grid(steps)
+                assert len(grid) == steps + 1 and grid[0] == segment.start and grid[-1] == segment.stop
+                assert all(a < b for a, b in zip(grid, grid[1:]))
+
+    def test_each_sample_is_in_exactly_one_draw(self) -> None:
+        """The draws' indices cover the batch without overlap."""
+        for key in range(8):
+            found = [i for draw in self.draws(key) for i in (range(self.batch) if draw.index is None else draw.index.tolist())]
+            assert sorted(found) == list(range(self.batch))
+            for draw in self.draws(key):
+                assert draw.t.shape == (self.batch if draw.index is None else len(draw.index),)
+
+    def test_times_lie_in_the_segment_s_domain(self) -> None:
+        """Every time is in [segment.start, end), in each dtype, and no segment is left out for ever."""
+        seen: set[int] = set()
+        for key in range(24):
+            for dtype in (torch.float32, torch.float64):
+                for draw in self.draws(key, dtype):
+                    assert draw.t.dtype == dtype
+                    assert bool((draw.t >= draw.segment.start - 1e-7).all()) and bool((draw.t < self.end).all())
+                    seen.add(draw.segment.index)
+        assert seen == {s.index for s in self.make().segments(self.levels)}
+
+    def test_draws_are_a_function_of_the_generators(self) -> None:
+        """The same generators give the same draws, others give other times."""
+        first, again, other = self.draws(0), self.draws(0), self.draws(1)
+        assert [d.segment for d in first] == [d.segment for d in again]
+        assert all(torch.equal(a.t, b.t) for a, b in zip(first, again))
+        assert not torch.equal(torch.cat([d.t for d in first]).sort().values, torch.cat([d.t for d in other]).sort().values)
+
+    def test_what_is_common_to_the_ranks_comes_from_the_stage_generator(self) -> None:
+        """With one draw per batch, the segment does not depend on a rank's own generator."""
+        schedule = self.make()
+        segments = schedule.segments(self.levels)
+        chosen: list[Segment] = []
+        for rank in range(6):
+            drawn = schedule.draw(
+                segments,
+                self.batch,
+                generator=keyed_generator("rank", rank),
+                stage_generator=keyed_generator("stage", 3),
+                end=self.end,
+                dtype=torch.float32,
+                device="cpu",
+            )
+            if len(drawn) != 1 or drawn[0].index is not None:
+                return  # a draw per sample: every rank meets all segments
+            chosen.append(drawn[0].segment)
+        assert len({s.index for s in chosen}) == 1
+
+    def test_weights_are_not_negative(self) -> None:
+        """And at least one scale trains."""
+        weights = [self.make().scale_weight(k, self.levels) for k in range(self.levels)]
+        assert all(w >= 0 for w in weights) and any(w > 0 for w in weights)

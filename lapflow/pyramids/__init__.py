@@ -1,0 +1,8 @@
+"""Decompositions (how an image splits into scales) and interval schedules (which scale is active when)."""
+
+from lapflow.pyramids.cumulative import CumulativeIntervals
+from lapflow.pyramids.identity import Identity
+from lapflow.pyramids.laplacian import LaplacianPyramid
+from lapflow.pyramids.wavelet import WaveletPyramid
+
+__all__ = ["CumulativeIntervals", "Identity", "LaplacianPyramid", "WaveletPyramid"]

@@ -1,0 +1,133 @@
+"""Orthonormal wavelet pyramid, periodized, each level exactly half the size (Mallat 1989; Daubechies 1988).
+
+One level splits an image into LL and three detail images. Band K-1 is the last LL [c, h/2^(K-1), w/2^(K-1)]; band
+k < K-1 holds the three details of level k+1 as 3c channels [3c, h/2^(k+1), w/2^(k+1)] (channel 3 i + d of input channel i:
+d = 0 vertical high pass, 1 horizontal, 2 both; PyWavelets' cH, cV, cD). The transform is orthonormal: no dead
+dimension, white noise stays white in every band, and a constant image is multiplied by 2 per level.
+
+Along an axis, with low-pass filter h of even length L and x periodic,
+
+    a[k] = sum_n h[n] x[2k + L/2 - n],
+
+as PyWavelets' mode "periodization" has it; the inverse is the transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from pydantic import Field
+from torch import Tensor
+
+from lapflow.core.decomposition import Band, Decomposition
+from lapflow.core.errors import BackendError, ConfigError, suggest
+from lapflow.core.state import State
+
+
+class WaveletPyramid(Decomposition):
+    """Orthonormal wavelet pyramid: no dead dimensions, and the finer bands are half the image's size."""
+
+    def __init__(
+        self,
+        *,
+        levels: Annotated[int, Field(ge=1, description="number of scales K; the wavelet transform has K - 1 levels")] = 2,
+        wavelet: Annotated[str, Field(description="an orthogonal wavelet of PyWavelets, such as haar, db2, sym4, coif1")] = "haar",
+    ) -> None:
+        self.levels = levels
+        low = low_pass(wavelet)
+        high = low[::-1] * (-1.0) ** np.arange(len(low))
+        # Rows are cross-correlation kernels: the filters reversed.
+        self._kernels = torch.from_numpy(np.stack([low[::-1], -high[::-1]]))
+
+    def analyze(self, x: Tensor, start: int = 0) -> State:
+        self.check_size(x.shape[-2], x.shape[-1], start)
+        details: list[tuple[int, Tensor]] = []
+        for k in range(start, self.levels - 1):
+            both = self._split(self._split(x, -1), -2)  # channels (c, horizontal low/high, vertical low/high)
+            four = rearrange(both, "b (c d) h w -> b c d h w", d=4)
+            x = four[:, :, 0]
+            details.append((k, rearrange(four[:, :, 1:], "b c d h w -> b (c d) h w")))
+        return {self.levels - 1: x, **dict(reversed(details))}
+
+    def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
+        x = state[self.levels - 1]
+        for k in range(self.levels - 2, start - 1, -1):
+            four = torch.cat([x.unsqueeze(2), rearrange(state[k], "b (c d) h w -> b c d h w", d=3)], dim=2)
+            x = self._merge(self._merge(rearrange(four, "b c d h w -> b (c d) h w"), -2), -1)
+        return x
+
+    def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
+        c, h, w = shape
+        self.check_size(h, w)
+        top = self.levels - 1
+        found = {top: Band(top, c, h >> top, w >> top, 1.0, 1.0)}
+        for k in reversed(range(top)):
+            found[k] = Band(k, 3 * c, h >> (k + 1), w >> (k + 1), 1.0, 1.0)
+        return found
+
+    def gain(self, scale: int) -> float:
+        return 2.0**scale
+
+    def _split(self, x: Tensor, axis: int) -> Tensor:
+        """Low and high pass along `axis`, each half as long: [b, c, ..] -> [b, 2c, ..], the two next to each other."""
+        left = self._kernels.shape[1] // 2 - 1
+        x = _wrap(x, axis, left, self._kernels.shape[1] - 2 - left)
+        return F.conv2d(x, self._weight(x, axis, x.shape[1]), stride=(2, 1) if axis == -2 else (1, 2), groups=x.shape[1])
+
+    def _merge(self, x: Tensor, axis: int) -> Tensor:
+        """The transpose of `_split`: [b, 2c, ..] -> [b, c, ..], twice as long along `axis`."""
+        length, size, channels = self._kernels.shape[1], 2 * x.shape[axis], x.shape[1] // 2
+        pad = length // 2
+        weight = self._weight(x, axis, channels)
+        full = F.conv_transpose2d(_wrap(x, axis, pad, pad), weight, stride=(2, 1) if axis == -2 else (1, 2), groups=channels)
+        return full.narrow(axis, length // 2 - 1 + 2 * pad, size)
+
+    def _weight(self, x: Tensor, axis: int, channels: int) -> Tensor:
+        kernels = self._kernels.to(device=x.device, dtype=x.dtype).repeat(channels, 1)
+        return kernels[:, None, :, None] if axis == -2 else kernels[:, None, None, :]
+
+
+def _wrap(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Periodic continuation along `axis`, any number of turns (a filter may be longer than the signal)."""
+    if before == after == 0:
+        return x
+    size = x.shape[axis]
+    return x.index_select(axis, torch.arange(-before, size + after, device=x.device) % size)
+
+
+def low_pass(name: str) -> np.ndarray:
+    """The decomposition low-pass filter of an orthogonal wavelet, orthonormal to rounding.
+
+    Haar needs nothing; the others are read from PyWavelets. Its tables hold some families to 1e-11 only, so the
+    filter is moved to the nearest one whose even shifts are orthonormal, by Gauss-Newton steps on
+    sum_n h[n] h[n + 2m] = delta_m. Raises `ConfigError` for an unknown or a non-orthogonal wavelet.
+    """
+    if name in ("haar", "db1"):
+        return np.full(2, 0.5**0.5)
+    try:
+        import pywt
+    except ImportError as error:
+        raise BackendError(f"the wavelet {name!r} needs PyWavelets: {error}", remedy="pip install 'lapflow[wavelets]', or use wavelet=haar") from None
+    known = pywt.wavelist(kind="discrete")
+    if name not in known:
+        raise ConfigError("unknown wavelet", got=repr(name), expected=suggest(name, known))
+    low = np.array(pywt.Wavelet(name).dec_lo)
+    if not pywt.Wavelet(name).orthogonal or np.abs(_orthonormality(low)).max() > 1e-6:
+        raise ConfigError(f"the wavelet {name!r} is not orthogonal", got=name, expected="an orthogonal one: haar, dbN, symN, coifN")
+    for _ in range(3):
+        shifts = [np.roll(np.pad(low, len(low)), 2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)]
+        other = [np.roll(np.pad(low, len(low)), -2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)]
+        jacobian = np.array(shifts) + np.array(other)
+        low = low - np.linalg.lstsq(jacobian, _orthonormality(low), rcond=None)[0]
+    return low
+
+
+def _orthonormality(low: np.ndarray) -> np.ndarray:
+    """sum_n h[n] h[n + 2m] - delta_m for m = 0 .. L/2 - 1."""
+    size = len(low)
+    return np.array([low[: size - 2 * m] @ low[2 * m :] - (m == 0) for m in range(size // 2)])

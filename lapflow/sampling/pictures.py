@@ -1,0 +1,266 @@
+"""What a person would rather see than read: sample grids, scales over time, bands, loss curves.
+
+Tensors of pixels in [-1, 1] in, Pillow images out. Small pictures are enlarged by nearest neighbour, so that a pixel
+stays a pixel.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lapflow.core.errors import BackendError, ConfigError
+
+_GAP, _MARGIN = 4, 14
+_INK, _FAINT, _EMPTY = (40, 40, 40), (120, 120, 120), (236, 236, 236)
+_COLOURS = ("#1f77b4", "#d1495b", "#3a8f5c", "#8a5fbf", "#c77f2a", "#4a4a4a")
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images [b, c, h, w] -> uint8 [b, h, w, c]: clipped to [-1, 1], -1 -> 0, 1 -> 255, linear, rounded.
+
+    Raises `ConfigError` where a pixel is not a number.
+    """
+    if torch.isnan(images).any():
+        raise ConfigError("a picture cannot be made of pixels that are not numbers", got=f"{int(torch.isnan(images).sum())} NaN")
+    levels = (images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5
+    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def image_grid(
+    images: Tensor,
+    columns: int,
+    labels: Sequence[str] | None = None,
+    *,
+    row_titles: Sequence[str] | None = None,
+    column_titles: Sequence[str] | None = None,
+    upscale: int | None = None,
+) -> Image.Image:
+    """Images [b, c, h, w] in reading order, `columns` to a row; thin white lines between them.
+
+    `labels`: a caption above each image. `upscale`: the enlargement; by default small images become about 64 pixels wide.
+    """
+    height, width = images.shape[-2:]
+    factor = upscale or max(1, 64 // max(height, width))
+    side = height * factor, width * factor
+    cells: dict[tuple[int, int], Image.Image | None] = {}
+    captions: dict[tuple[int, int], str] = {}
+    for i, image in enumerate(images):
+        cells[divmod(i, columns)] = _tile(image, images.shape[1], side)
+        if labels is not None:
+            captions[divmod(i, columns)] = labels[i]
+    return _draw(_Table(side, cells, list(row_titles or []), list(column_titles or []), captions))
+
+
+def scale_strip(frames: Sequence[tuple[float, Mapping[str, Tensor]]]) -> Image.Image:
+    """The parts of one sample while it is made: a column per time, a row per name, all tiles of one size.
+
+    `frames`: (t, {row name: image [c, h, w]}), for instance rows 'scale 1', 'scale 0' and 'image'; the fullest frame gives
+    their order. A row that is missing at a time, a scale that is not active yet, is shown as a hatched tile.
+    """
+    fullest_first = sorted((list(parts) for _, parts in frames), key=len, reverse=True)
+    rows = list(dict.fromkeys(name for names in fullest_first for name in names))
+    everything = [image for _, parts in frames for image in parts.values()]
+    channels = min(image.shape[0] for image in everything)
+    side = _common_side(everything)
+    cells = {
+        (r, c): _tile(parts[name], channels, side) if name in parts else None
+        for r, name in enumerate(rows)
+        for c, (_, parts) in enumerate(frames)
+    }
+    return _draw(_Table(side, cells, rows, [f"t = {t:.2f}" for t, _ in frames], {}))
+
+
+def band_picture(bands: Mapping[int, Tensor], synthesized: Tensor) -> Image.Image:
+    """The bands of one image {k: [c_k, h_k, w_k]}, coarse to fine, side by side, and the image [c, h, w] which they make.
+
+    Residuals are faint: each band but the coarsest is drawn with the contrast its title states, zero at mid-grey. A band
+    with several sub-bands per channel (wavelets, block-DCT) is drawn as their mosaic, its top left corner empty.
+    """
+    side = _common_side([*bands.values(), synthesized], target=144)
+    channels, coarsest = synthesized.shape[0], max(bands)
+    cells: dict[tuple[int, int], Image.Image | None] = {}
+    titles = []
+    for column, k in enumerate(sorted(bands, reverse=True)):
+        band = bands[k]
+        peak = band.abs().max().clamp(min=1e-6).item()
+        gain = 1 / max(peak, 1.0) if k == coarsest else 1 / peak
+        cells[0, column] = _tile(band * gain, channels, side)
+        size = f"{band.shape[-2]}x{band.shape[-1]}"
+        titles.append(f"scale {k}\n{size}" + (f", contrast x{gain:.2g}" if abs(gain - 1) > 0.05 else ""))
+    cells[0, len(bands)] = _tile(synthesized, channels, side)
+    titles.append(f"image\n{synthesized.shape[-2]}x{synthesized.shape[-1]}")
+    return _draw(_Table(side, cells, [], titles, {}))
+
+
+def loss_curve(log_rows: Sequence[Mapping[str, Any]], path: str | Path, losses: Sequence[str] | None = None) -> None:
+    """Draw the smoothed losses over steps, log scale, with the learning rate below, into the file `path` (png, svg, pdf).
+
+    A row has 'step', any of the named `losses` (default: every key that begins with 'scale', else 'loss') and perhaps
+    'learning_rate'; a row lacks the losses of scales that were not active. Raises `BackendError` without matplotlib.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        remedy = "pip install 'lapflow[demo]'"
+        raise BackendError("drawing a loss curve needs matplotlib, which cannot be imported", got=str(error), remedy=remedy) from error
+    names = losses or sorted({key for row in log_rows for key in row if key.startswith("scale")}) or ["loss"]
+    rates = _series(log_rows, "learning_rate")
+    figure = Figure(figsize=(8, 5 if len(rates[0]) else 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    if len(rates[0]):
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        lower.plot(*rates, color="#777777", linewidth=1.2)
+        lower.set_ylabel("learning rate")
+        lower.set_ylim(bottom=0)
+        lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    else:
+        upper = lower = figure.subplots()
+    for name, colour in zip(names, _COLOURS * len(names)):
+        steps, values = _series(log_rows, name)
+        upper.plot(steps, values, color=colour, alpha=0.18, linewidth=0.8)
+        upper.plot(steps, smooth(values), color=colour, linewidth=1.8, label=_legend(name))
+    upper.set_yscale("log")
+    _plain_log_ticks(upper)
+    upper.set_ylabel("loss (smoothed)")
+    upper.legend(frameon=False, loc="upper right")
+    lower.set_xlabel("step")
+    for panel in {upper, lower}:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25, linewidth=0.6)
+        panel.margins(x=0.01)
+    figure.savefig(path, dpi=130)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """The mean over a centred window of 4 % of the values, cut off at both ends; same length, never shifted."""
+    half = max(1, len(values) // 50)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the rows that have a finite `key`."""
+    pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+    return np.array(steps, dtype=float), np.array(values, dtype=float)
+
+
+def _legend(name: str) -> str:
+    return f"scale {name[5:]}" if name.startswith("scale") and name[5:].isdigit() else name.replace("_", " ")
+
+
+def _plain_log_ticks(panel: Any) -> None:
+    """Label 0.1, 0.2, 0.5 and so on: a loss spans about a decade, where powers of ten alone leave an empty axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+@dataclass
+class _Table:
+    """Tiles of size `side` = (h, w) at (row, column), None for an empty one; titles and captions."""
+
+    side: tuple[int, int]
+    cells: Mapping[tuple[int, int], Image.Image | None]
+    row_titles: list[str]
+    column_titles: list[str]
+    captions: Mapping[tuple[int, int], str]
+
+
+def _draw(table: _Table) -> Image.Image:
+    height, width = table.side
+    rows, columns = (1 + max(cell[axis] for cell in table.cells) for axis in (0, 1))
+    words = [*table.column_titles, *table.captions.values()]
+    pitch_x = max([width, *(_extent(text)[0] + 6 for text in words)]) + _GAP
+    caption = 20 if table.captions else 0
+    pitch_y = height + caption + _GAP
+    left = _MARGIN + max([0, *(_extent(text)[0] + 12 for text in table.row_titles)])
+    top = _MARGIN + max([0, *(_extent(text)[1] + 6 for text in table.column_titles)])
+    size = left + columns * pitch_x - _GAP + _MARGIN, top + rows * pitch_y - _GAP + _MARGIN
+    canvas = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(canvas)
+    for (r, c), tile in table.cells.items():
+        x, y = left + c * pitch_x + (pitch_x - _GAP - width) // 2, top + r * pitch_y + caption
+        canvas.paste(tile or _hatched(table.side), (x, y))
+        if text := table.captions.get((r, c)):
+            pen.text((x + width // 2, y - 6), text, fill=_INK, font=_font(), anchor="ms")
+    for r, text in enumerate(table.row_titles):
+        pen.text((left - 12, top + r * pitch_y + caption + height // 2), text, fill=_INK, font=_font(), anchor="rm")
+    for c, text in enumerate(table.column_titles):
+        _title(pen, text, left + c * pitch_x + (pitch_x - _GAP) // 2, top - 8)
+    return canvas
+
+
+def _title(pen: ImageDraw.ImageDraw, text: str, x: int, bottom: int) -> None:
+    """Centred lines that end at `bottom`; the ones after the first are fainter."""
+    lines = text.split("\n")
+    for i, line in enumerate(lines):
+        pen.text((x, bottom - 3 - 18 * (len(lines) - 1 - i)), line, fill=_FAINT if i else _INK, font=_font(), anchor="ms")
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=14)
+
+
+def _extent(text: str) -> tuple[int, int]:
+    lines = text.split("\n")
+    return max(math.ceil(_font().getlength(line)) for line in lines), 18 * len(lines)
+
+
+def _common_side(images: Sequence[Tensor], target: int = 96) -> tuple[int, int]:
+    """Tile size (h, w): the largest of the images, enlarged by a whole factor to about `target`."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    factor = max(1, round(target / max(height, width)))
+    return height * factor, width * factor
+
+
+def _tile(image: Tensor, channels: int, side: tuple[int, int]) -> Image.Image:
+    """One image [c, h, w] of `channels` per sub-band, resized to `side` = (h, w) without interpolation."""
+    pixels = to_uint8(_mosaic(image, channels)[None])[0].numpy()
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+    return picture.resize((side[1], side[0]), Image.Resampling.NEAREST)
+
+
+def _mosaic(image: Tensor, channels: int) -> Tensor:
+    """[c, h, w] -> one picture of 1 or 3 channels.
+
+    A channel count other than 1 or 3 (latents) is shown channel by channel. With n sub-bands per channel, stored as
+    channel n i + d, sub-band d stands in a square mosaic; where one cell too many is left, it is the first.
+    """
+    if channels not in (1, 3):
+        channels = 1
+    parts = image.shape[0] // channels
+    if parts == 1:
+        return image
+    across = math.ceil(math.sqrt(parts))
+    down = math.ceil(parts / across)
+    pieces = rearrange(image, "(c d) h w -> d c h w", c=channels)
+    blank = pieces.new_full((across * down - parts, *pieces.shape[1:]), 0.85)
+    pieces = torch.cat([blank, pieces] if len(blank) == 1 else [pieces, blank])
+    return rearrange(pieces, "(r s) c h w -> c (r h) (s w)", r=down)
+
+
+def _hatched(side: tuple[int, int]) -> Image.Image:
+    height, width = side
+    tile = Image.new("RGB", (width, height), _EMPTY)
+    pen = ImageDraw.Draw(tile)
+    for offset in range(-height, width, 10):
+        pen.line([(offset, height), (offset + height, 0)], fill=(216, 216, 216), width=2)
+    return tile

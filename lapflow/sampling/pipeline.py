@@ -1,0 +1,165 @@
+"""A trained run, ready to sample: `lapflow.load(run)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lapflow.backends.engines import resolve_device
+from lapflow.config.building import build_codec, build_dataset, build_flow, build_guidance, build_model, build_solver
+from lapflow.config.loading import load_config
+from lapflow.config.schema import Config
+from lapflow.core.backbone import Backbone
+from lapflow.core.codec import Codec
+from lapflow.core.dataset import Dataset
+from lapflow.core.errors import CheckpointError, ConfigError, suggest
+from lapflow.core.flow import Flow
+from lapflow.core.guidance import Guidance
+from lapflow.core.random import keyed_generator
+from lapflow.core.solver import Solver, Statistics
+from lapflow.plugins.registry import create
+from lapflow.sampling.sampler import sample
+from lapflow.sampling.trajectory import Trajectory
+from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
+from lapflow.training.run_folder import run_config
+
+Weights = Literal["ema", "raw"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a pipeline made: `images` [n, c, h, w] in [-1, 1], `labels` [n] or None, the work of each batch (guidance
+    pairs count once), and the first sample's trajectory if it was asked for."""
+
+    images: Tensor
+    labels: Tensor | None
+    statistics: tuple[Statistics, ...]
+    trajectory: Trajectory | None
+
+    @property
+    def evaluations(self) -> int:
+        """Field evaluations per sample; the largest of the batches for an adaptive solver."""
+        return max((s.evaluations for s in self.statistics), default=0)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A composition with trained weights. `step` is the training step of its checkpoint."""
+
+    config: Config
+    flow: Flow
+    model: Backbone
+    codec: Codec
+    dataset: Dataset
+    step: int
+    weights: Weights
+
+    @classmethod
+    def load(cls, run: str | Path, *, checkpoint: str | None = None, weights: Weights | None = None, device: str = "auto", attention: str | None = None) -> Pipeline:
+        """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw weights.
+
+        `attention` replaces the run's attention backend. Raises `CheckpointError` for what is not a whole run.
+        """
+        run = Path(run)
+        run_config(run)  # names what is wrong with a folder that is no run
+        path = run / "checkpoints" / checkpoint if checkpoint else latest_checkpoint(run / "checkpoints")
+        if path is None:
+            raise CheckpointError(f"the run {run} has no checkpoint yet", expected="a run that saved at least once", remedy="train longer, or set training.checkpoint_every lower")
+        saved = load_checkpoint(path, only=("model", "ema"))
+        config = load_config({**saved.documents["config"], **({"attention": attention} if attention else {})})
+        weights = weights or ("ema" if "ema" in saved.tensors else "raw")
+        group = {"ema": "ema", "raw": "model"}[weights]
+        if group not in saved.tensors:
+            raise CheckpointError(f"the checkpoint {path} has no averaged weights", got=f"weights={weights}", expected="weights=raw", remedy="the run trained with ema_decay null")
+        flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
+        model = build_model(config, flow, codec.latent_shape(dataset.shape), dataset.num_classes, "cpu")
+        try:
+            model.load_state_dict(saved.tensors[group])
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights in {path} do not fit the config beside them: {error}") from None
+        model = model.to(resolve_device(device)).eval().requires_grad_(False)
+        return cls(config, flow, model, codec, dataset, saved.documents["state"]["step"], weights)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) in the flow's space."""
+        return self.codec.latent_shape(self.dataset.shape)
+
+    def label(self, name: str | int) -> int:
+        """The label of a class given by name or number. Raises `ConfigError` with the nearest names."""
+        names = list(self.dataset.class_names)
+        if str(name) in names:
+            return names.index(str(name))
+        if str(name).isdecimal() and int(name) < self.dataset.num_classes:
+            return int(name)
+        if not names:
+            raise ConfigError("this run has no classes", got=f"class {name}", expected="no class")
+        raise ConfigError(
+            "class out of range" if str(name).lstrip("-").isdecimal() else "unknown class",
+            got=name,
+            expected=f"0 to {len(names) - 1}, or {suggest(str(name), names[:50])}",
+        )
+
+    def sample(
+        self,
+        num: int,
+        *,
+        labels: Sequence[int] | Tensor | None = None,
+        solver: Solver | None = None,
+        guidance: float | Guidance | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        trajectory: bool = False,
+        progress: Callable[[int], Any] | None = None,
+    ) -> Samples:
+        """Draw `num` images; sample i is a function of (seed, i) and its label.
+
+        `labels` default to the classes in turn; `solver` and `guidance` to the config's. `progress` is called with the
+        number of images after each batch.
+        """
+        if labels is None and self.dataset.num_classes:
+            labels = [i % self.dataset.num_classes for i in range(num)]
+        wanted = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        if wanted is not None and len(wanted) != num:
+            raise ConfigError("labels must be one per sample", got=f"{len(wanted)} labels", expected=f"{num}")
+        solver = solver or build_solver(self.config)
+        guidance = build_guidance(self.config) if guidance is None else guidance
+        size = batch_size or self.config.sampling.batch_size
+        images, statistics, record = [], [], Trajectory(self.flow) if trajectory else None
+        for start in range(0, num, size):
+            rows = range(start, min(start + size, num))
+            work: list[Statistics] = []
+            latents = sample(
+                self.flow,
+                self.model,
+                (len(rows), *self.shape),
+                labels=None if wanted is None else wanted[rows.start : rows.stop],
+                solver=solver,
+                guidance=guidance,
+                generator=[keyed_generator(seed, "noise", i) for i in rows],
+                observe=record.observer if record is not None and start == 0 else None,
+                statistics=work,
+            )
+            with torch.inference_mode():
+                images.append(self.codec.decode(latents).float().cpu())
+            statistics.append(sum(work[1:], work[0]))
+            if progress is not None:
+                progress(len(rows))
+        return Samples(torch.cat(images), wanted, tuple(statistics), record)
+
+
+def override_solver(config: Config, name: str | None, steps: int | None) -> Solver:
+    """The config's solver, with another name or number of steps per segment. Raises `ConfigError` if it takes no steps."""
+    spec = dict(config.sampling.solver)
+    if name is not None and name != spec["name"]:
+        spec = {"name": name}
+    if steps is not None:
+        spec["steps"] = steps
+    solver = create("solver", spec)
+    assert isinstance(solver, Solver)
+    return solver

@@ -1,0 +1,129 @@
+"""The sampler: start, solve each segment, cross to the next, finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lapflow.core.backbone import Backbone
+from lapflow.core.errors import ConfigError
+from lapflow.core.flow import Flow
+from lapflow.core.guidance import Guidance
+from lapflow.core.intervals import Segment
+from lapflow.core.random import Generators
+from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.state import State
+from lapflow.flows.guidance import ClassifierFreeGuidance
+from lapflow.sampling.field import ModelField
+
+
+@dataclass(frozen=True)
+class Integration:
+    """The final state and the work done in each segment."""
+
+    state: State
+    statistics: tuple[Statistics, ...]
+
+    @property
+    def evaluations(self) -> int:
+        return sum(s.evaluations for s in self.statistics)
+
+
+def integrate(
+    flow: Flow,
+    field: Callable[[Segment], Field],
+    noise: Mapping[int, Tensor],
+    solver: Solver,
+    *,
+    generator: Generators | None = None,
+    observe: Callable[[Field], Observer] | None = None,
+    end: float = 1.0,
+) -> Integration:
+    """Carry noise pyramids {k: [b, c_k, h_k, w_k]} (every scale) to data.
+
+    `field(segment)` gives what is integrated in a segment; `observe(field)` what is called after its steps. Integration
+    stops at `end`, or at the path's own end where that is earlier.
+    """
+    state: State = {}
+    statistics = []
+    for index, segment in enumerate(flow.segments):
+        segment = replace(segment, stop=min(segment.stop, flow.path.end, end))
+        state = flow.enter(index, state, noise)
+        current = field(segment)
+        watch = None if observe is None else observe(current)
+        if watch is not None:
+            watch(segment.start, state)
+        state, work = solver.solve(current, state, segment, generator, watch)
+        statistics.append(work)
+    return Integration(state, tuple(statistics))
+
+
+@torch.inference_mode()
+def sample(
+    flow: Flow,
+    model: Backbone,
+    shape: tuple[int, int, int, int],
+    *,
+    labels: Tensor | None = None,
+    solver: Solver | None = None,
+    guidance: float | Guidance = 1.0,
+    generator: Generators | None = None,
+    noise: Mapping[int, Tensor] | None = None,
+    observe: Callable[[Field], Observer] | None = None,
+    statistics: list[Statistics] | None = None,
+) -> Tensor:
+    """Draw images [b, c, h, w] in the flow's space.
+
+    Args:
+        shape: (b, c, h, w) of the result.
+        labels: [b] class labels in [0, num_classes); None draws from the null class.
+        solver: default `Dopri5()` per segment.
+        guidance: the scale s of classifier-free guidance, or a `Guidance`.
+        generator: one generator, or one per sample: then a sample depends on its own generator only (an adaptive
+            solver's steps still depend on the whole batch). Default: torch's global generator seeds one.
+        noise: the noise pyramids, in place of drawing them.
+        observe: called with each segment's field; gives the function called with (t, state) after every step.
+        statistics: a list that receives each segment's work.
+
+    Raises `ConfigError` for labels out of range, labels of an unconditional model, or guidance that needs labels.
+    """
+    from lapflow.solvers.adaptive import Dopri5
+
+    parameter = next(model.parameters())
+    guide = ClassifierFreeGuidance(scale=float(guidance)) if isinstance(guidance, int | float) else guidance
+    labels = check_labels(labels, shape[0], model.num_classes, guide)
+    labels = None if labels is None else labels.to(parameter.device)
+    generator = torch.Generator().manual_seed(torch.seed() >> 1) if generator is None else generator
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    if noise is None:
+        noise = flow.noise.draw(shape[1:], shape[0], generator, dtype=dtype, device=parameter.device)
+    result = integrate(
+        flow,
+        lambda segment: ModelField(model, segment, labels, guide, flow.levels),
+        noise,
+        Dopri5() if solver is None else solver,
+        generator=generator,
+        observe=observe,
+    )
+    if statistics is not None:
+        statistics.extend(result.statistics)
+    return flow.finish(result.state)
+
+
+def check_labels(labels: Tensor | None, batch: int, num_classes: int, guidance: Guidance) -> Tensor | None:
+    """The labels, checked against the batch, the model's classes and the guidance. Raises `ConfigError`."""
+    if labels is None:
+        if any(guidance.active(t) for t in (0.0, 0.5, 1.0)):
+            raise ConfigError("guidance needs class labels", got="no labels", expected="labels [b], or guidance scale 1")
+        return None
+    if num_classes == 0:
+        raise ConfigError("this model has no classes", got="labels", expected="no labels")
+    if labels.shape != (batch,):
+        raise ConfigError("labels must be one per sample", got=f"shape {tuple(labels.shape)}", expected=f"({batch},)")
+    outside = labels[(labels < 0) | (labels > num_classes)]
+    if outside.numel():
+        raise ConfigError("a class is out of range", got=int(outside[0]), expected=f"0 to {num_classes - 1} ({num_classes} is the null class)")
+    return labels

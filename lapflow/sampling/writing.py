@@ -1,0 +1,51 @@
+"""What `lapflow sample` leaves behind: pictures for people, an .npz for programs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from lapflow.core.errors import CheckpointError
+from lapflow.sampling.pictures import image_grid, scale_strip, to_uint8
+from lapflow.sampling.pipeline import Pipeline, Samples
+
+STRIP_COLUMNS = 9
+GRID_MOST = 400
+
+
+def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
+    """Write `grid.png` (a column per class where there are few classes), `scales.png`, `images/NNNNN-CLASS.png` and
+    `samples.npz` (`arr_0` uint8 [n, h, w, c], `arr_1` labels; ADM's layout). The images of an earlier call are replaced."""
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        for old in (folder / "images").glob("[0-9]*.png"):
+            old.unlink()
+    except OSError as error:
+        raise CheckpointError(f"cannot write samples: {error.strerror}", got=str(folder), expected="a folder that can be written") from None
+    pixels = to_uint8(samples.images)
+    names = pipeline.dataset.class_names
+    for i, image in enumerate(pixels):
+        label = "" if samples.labels is None else f"-{_plain(names, int(samples.labels[i]))}"
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / "images" / f"{i:05d}{label}.png")
+    labels = np.zeros(len(pixels), dtype=np.int64) if samples.labels is None else samples.labels.numpy()
+    np.savez(folder / "samples.npz", arr_0=pixels, arr_1=labels)
+    image_grid(samples.images[:GRID_MOST], columns=_columns(samples.labels, len(pixels))).save(folder / "grid.png")
+    if samples.trajectory is not None:
+        times = [i / (STRIP_COLUMNS - 1) for i in range(STRIP_COLUMNS)]
+        scale_strip(samples.trajectory.images(times)).save(folder / "scales.png")
+
+
+def _columns(labels: Tensor | None, num: int) -> int:
+    """As many columns as classes in turn, where that makes a sensible grid; else a square."""
+    classes = 0 if labels is None else len(labels.unique())
+    return classes if 2 <= classes <= 20 and classes <= num else max(1, math.ceil(math.sqrt(min(num, GRID_MOST))))
+
+
+def _plain(names: tuple[str, ...], label: int) -> str:
+    """A class's name as a part of a file name."""
+    name = names[label] if label < len(names) else "none"
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:40]

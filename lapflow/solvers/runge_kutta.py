@@ -1,0 +1,110 @@
+"""Fixed-step explicit Runge-Kutta solvers: one stepping rule, methods as tableaux."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field as Setting
+from torch import Tensor
+
+from lapflow.core.errors import ConfigError, SolverError
+from lapflow.core.intervals import Segment
+from lapflow.core.random import Generators
+from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.state import State, map_state
+from lapflow.solvers.tableau import Tableau
+
+Steps = Annotated[
+    Annotated[int, Setting(ge=1)] | Sequence[Annotated[int, Setting(ge=1)]],
+    Setting(description="steps in each segment; a list gives one number per segment, in time order"),
+]
+
+
+def rk_step(method: Tableau, velocity: Callable[[State, float], State], state: Mapping[int, Tensor], t: float, t_next: float) -> State:
+    """One explicit step: k_i = v(t + c_i h, x + h sum_j a_ij k_j), x' = x + h sum_i b_i k_i."""
+    h, slopes = t_next - t, []
+    for row, c in zip(method.a, method.c):
+        time = t_next if c == 1 else t + float(c) * h
+        slopes.append(velocity(_advance(state, slopes, row, h), time))
+    return _advance(state, slopes, method.b, h)
+
+
+def _advance(state: Mapping[int, Tensor], slopes: Sequence[State], weights: Sequence[object], h: float) -> State:
+    """x + h sum_i w_i k_i."""
+    out = dict(state)
+    for slope, weight in zip(slopes, weights):
+        if weight:
+            out = map_state(lambda x, v, w=h * float(weight): torch.add(x, v, alpha=w), out, slope)  # type: ignore[arg-type,misc]
+    return out
+
+
+class RungeKutta(Solver):
+    """A fixed-step method; a subclass names its `tableau`."""
+
+    tableau: ClassVar[Tableau]
+
+    def __init__(self, *, steps: Steps = 20) -> None:
+        self.steps = steps
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.tableau.order
+
+    def solve(
+        self, field: Field, state: Mapping[int, Tensor], segment: Segment, generator: Generators | None = None, observe: Observer | None = None
+    ) -> tuple[State, Statistics]:
+        grid = segment.grid(self._steps(segment))
+        current = dict(state)
+        for t, t_next in zip(grid, grid[1:]):
+            current = rk_step(self.tableau, field.velocity, current, t, t_next)
+            if observe is not None:
+                observe(t_next, current)
+        require_finite(current, segment)
+        return current, Statistics(evaluations=(len(grid) - 1) * len(self.tableau.b), steps=len(grid) - 1)
+
+    def _steps(self, segment: Segment) -> int:
+        if isinstance(self.steps, int):
+            return self.steps
+        if segment.index >= len(self.steps):
+            raise ConfigError(
+                "solver.steps does not name every segment", got=f"{len(self.steps)} numbers, segment {segment.index}", expected="one number per segment, or a single number"
+            )
+        return self.steps[segment.index]
+
+
+def require_finite(state: Mapping[int, Tensor], segment: Segment) -> None:
+    """Raises `SolverError` naming the scale if a state at the end of `segment` is not finite (one synchronisation)."""
+    for k, x in state.items():
+        if not bool(torch.isfinite(x).all()):
+            raise SolverError(
+                f"the state of scale {k} is not finite at the end of segment {segment.index}",
+                got=f"{int((~torch.isfinite(x)).sum())} of {x.numel()} values",
+                expected="finite values",
+                remedy="take more steps, a lower guidance scale, float32, or look for a diverged training run",
+            )
+
+
+class Euler(RungeKutta):
+    """Euler's method, order 1, one evaluation a step."""
+
+    tableau = Tableau.explicit("", weights="1", order=1)
+
+
+class Midpoint(RungeKutta):
+    """The explicit midpoint rule, order 2, two evaluations a step."""
+
+    tableau = Tableau.explicit("", "1/2", weights="0 1", order=2)
+
+
+class Heun(RungeKutta):
+    """Heun's trapezoidal rule, order 2, two evaluations a step."""
+
+    tableau = Tableau.explicit("", "1", weights="1/2 1/2", order=2)
+
+
+class RK4(RungeKutta):
+    """The classical method of order 4, four evaluations a step."""
+
+    tableau = Tableau.explicit("", "1/2", "0 1/2", "0 0 1", weights="1/6 1/3 1/3 1/6", order=4)

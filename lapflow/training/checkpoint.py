@@ -1,0 +1,152 @@
+"""Checkpoints: a directory is whole or it is not there.
+
+A checkpoint is written aside, every file flushed to the disk, a manifest of SHA-256 hashes added, and the directory
+renamed into place; then the file `latest` is replaced by one that names it. Loading checks every hash, and reads
+safetensors and JSON only: nothing in a checkpoint is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from lapflow.core.errors import CheckpointError
+
+FORMAT = "lapflow-checkpoint-1"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Named groups of tensors and JSON documents."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    documents: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write `folder/step-NNNNNNN` and point `folder/latest` at it; keep the `keep` newest. Raises `CheckpointError` when the
+    disk refuses, with the checkpoints before it untouched."""
+    target = folder / f"step-{step:07d}"
+    aside = folder / f".writing-{target.name}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        hashes = {}
+        for name, group in checkpoint.tensors.items():
+            data = save_tensors({key: value.detach().cpu().contiguous() for key, value in group.items()})
+            hashes[f"{name}.safetensors"] = write_durably(aside / f"{name}.safetensors", data)
+        for name, document in checkpoint.documents.items():
+            hashes[f"{name}.json"] = write_durably(aside / f"{name}.json", json.dumps(document, indent=2).encode())
+        write_durably(aside / MANIFEST, json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=2).encode())
+        _sync_folder(aside)
+        if target.exists():  # saved before a resume went back: the old one goes only when the new one stands
+            target.rename(folder / f".writing-old-{target.name}")
+        aside.rename(target)
+        _sync_folder(folder)
+        replace_file(folder / "latest", target.name.encode())
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint of step {step} could not be written: {error.strerror or error}",
+            got=str(folder),
+            remedy="free some space or mend the folder; the checkpoints before it are intact",
+        ) from error
+    _prune(folder, keep)
+    return target
+
+
+def load_checkpoint(path: Path, only: tuple[str, ...] | None = None) -> Checkpoint:
+    """Read and verify a checkpoint directory; `only` names the tensor groups wanted (None: all).
+
+    Raises `CheckpointError` for a missing, foreign, incomplete or altered one, naming the file.
+    """
+    manifest = _manifest(path)
+    tensors, documents = {}, {}
+    for file, digest in manifest["sha256"].items():
+        name, kind = file.rsplit(".", 1)
+        if kind == "safetensors" and only is not None and name not in only:
+            continue
+        try:
+            data = (path / file).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"the checkpoint {path} lacks {file}: {error.strerror}", remedy=_REMEDY) from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise CheckpointError(f"{file} in the checkpoint {path} is not what was saved", got="another SHA-256", expected=digest, remedy=_REMEDY)
+        try:
+            if kind == "safetensors":
+                tensors[name] = load_tensors(data)
+            else:
+                documents[name] = json.loads(data)
+        except (SafetensorError, ValueError) as error:
+            raise CheckpointError(f"{file} in the checkpoint {path} cannot be read: {error}", remedy=_REMEDY) from None
+    return Checkpoint(tensors, documents)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in `folder`, or None. `latest` names it; should a crash have come between the rename
+    and the update of `latest`, the newer directory, which is complete, wins."""
+    complete = sorted(p for p in folder.glob("step-*") if (p / MANIFEST).is_file())
+    return complete[-1] if complete else None
+
+
+def write_durably(path: Path, data: bytes) -> str:
+    """Write and flush to the disk; returns the SHA-256 of the data."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file as a whole: readers see the old content or the new one."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    write_durably(aside, data)
+    os.replace(aside, path)
+    _sync_folder(path.parent)
+
+
+_REMEDY = "use another checkpoint of the run, or restore this one from a copy"
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except OSError:
+        raise CheckpointError(f"{path} is not a checkpoint", got="no manifest.json", expected="a directory that lapflow saved") from None
+    except ValueError as error:
+        raise CheckpointError(f"the manifest of {path} cannot be read: {error}", remedy=_REMEDY) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("sha256"), dict):
+        raise CheckpointError(f"{path} is not a checkpoint of this kind", got=f"format {manifest.get('format') if isinstance(manifest, Mapping) else manifest!r}", expected=FORMAT)
+    if any("/" in file or not file.endswith((".safetensors", ".json")) for file in manifest["sha256"]):
+        raise CheckpointError(f"the manifest of {path} names files a checkpoint does not have", remedy=_REMEDY)
+    return manifest
+
+
+def _prune(folder: Path, keep: int) -> None:
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    for left in folder.glob(".writing-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+

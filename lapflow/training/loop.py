@@ -1,0 +1,173 @@
+"""The training loop, top to bottom.
+
+Every random number is a pure function of the config's seed and of what is counted: a sample's noise, time, label drop
+and flip of its position in the consumed stream, a batch's segment of the step. So a resumed run is the uninterrupted
+one, bit for bit on CPU, and no generator's state needs saving.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lapflow.config.building import Composition, build
+from lapflow.config.loading import resolved
+from lapflow.config.schema import Config
+from lapflow.core.errors import LapflowError
+from lapflow.core.random import keyed_generator, rand
+from lapflow.data.loader import Batch, Batches
+from lapflow.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lapflow.training.ema import EMA
+from lapflow.training.events import EventLog, Watcher
+from lapflow.training.run_folder import RunFolder, environment
+from lapflow.training.schedule import learning_rate
+
+
+class TrainingError(LapflowError):
+    """A run that cannot go on: its loss or gradient is not finite."""
+
+
+def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Path:
+    """Train `config` in the folder `out`, continuing the run that is there; returns `out`.
+
+    `watch` receives events: start or resume, train (every `log_every` steps), checkpoint, done.
+    """
+    # ---- compose: everything that can be wrong with the config is wrong here, before anything is written
+    parts = build(config)
+    settings, seed = config.training, config.seed
+    parts.require_training_data()
+
+    run = RunFolder(out, config)
+    log = EventLog(out, watch, settings.tensorboard)
+    try:
+        # ---- engine, optimizer, average
+        engine = parts.engine
+        model = engine.prepare(parts.model, _optimizer(config))
+        ema = None if settings.ema_decay is None else EMA(engine.weights(), settings.ema_decay)
+        step, consumed = 0, 0
+
+        # ---- continue where the last checkpoint stands
+        if run.latest is not None:
+            saved = load_checkpoint(run.latest)
+            state = saved.documents["state"]
+            engine.load(saved.tensors["model"], saved.tensors["optimizer"])
+            if ema is not None:
+                ema.load(saved.tensors["ema"], state["ema_updates"])
+            step, consumed = state["step"], state["consumed"]
+        log({"event": "resume" if step else "start", "step": step, "steps": settings.steps, **parts.describe()})
+
+        # ---- steps
+        batches = iter(
+            Batches(
+                parts.dataset,
+                "train",
+                seed=seed,
+                batch_size=settings.batch_size,
+                consumed=consumed,
+                flip=settings.flip,
+                rank=engine.rank,
+                world_size=engine.world_size,
+                workers=settings.workers,
+            )
+        )
+        window = _Window()
+        while step < settings.steps:
+            stage = keyed_generator(seed, "stage", step)
+            for _ in range(settings.accumulation):
+                batch = next(batches)
+                loss, named = _loss(parts, model, batch, stage, seed, settings.label_drop)
+                engine.backward(loss / settings.accumulation)
+                window.add(named, len(batch.positions))
+                consumed += settings.batch_size
+            rate = _rate(config, step)
+            norm = engine.step(rate, settings.clip)
+            if engine.agree(not math.isfinite(norm)):
+                raise TrainingError(
+                    f"the gradient is not finite at step {step + 1}",
+                    got=f"norm {norm}, images consumed {consumed}",
+                    expected="finite gradients",
+                    remedy=f"the checkpoints in {run.checkpoints} are intact; lower the learning rate, clip, or use fp32",
+                )
+            step += 1
+            if ema is not None:
+                ema.update(engine.weights())
+            if step % settings.log_every == 0 or step == settings.steps:
+                log({"event": "train", "step": step, **window.close(), "learning_rate": rate, "gradient_norm": norm})
+
+            # ---- save
+            if step % settings.checkpoint_every == 0 or step == settings.steps:
+                state = {"step": step, "consumed": consumed, "ema_updates": ema.updates if ema else 0}
+                tensors = {"model": engine.weights(), "optimizer": engine.state(), **({"ema": ema.shadow} if ema else {})}
+                documents = {"state": state, "config": resolved(config), "environment": environment(config)}
+                path = save_checkpoint(run.checkpoints, step, Checkpoint(tensors, documents), settings.keep_checkpoints)
+                log({"event": "checkpoint", "step": step, "path": str(path.relative_to(out))})
+        log({"event": "done", "step": step})
+    finally:
+        log.close()
+        run.close()
+    return out
+
+
+def _loss(
+    parts: Composition, model: nn.Module, batch: Batch, stage: torch.Generator, seed: int, label_drop: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of one batch, and its named parts (detached)."""
+    engine, flow = parts.engine, parts.flow
+    generators = [keyed_generator(seed, "sample", position) for position in batch.positions]
+    images = batch.images.to(engine.device, non_blocking=True)
+    with torch.no_grad():
+        x = parts.codec.encode(images)
+    labels = None
+    if parts.num_classes:
+        dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < label_drop
+        labels = torch.where(dropped, parts.num_classes, batch.labels).to(engine.device, non_blocking=True)
+    total, named = torch.zeros((), device=engine.device), {}
+    for point in flow.training_points(x, generators, stage):
+        with engine.autocast():
+            heads = model(point.state, point.t, labels if labels is None or point.index is None else labels[point.index])
+            losses = flow.objective(heads, point)
+        for name, value in losses.items():
+            total = total + value * point.fraction
+            named[name] = named.get(name, 0.0) + value.detach() * point.fraction
+    return total, named
+
+
+@dataclass
+class _Window:
+    """Means of the named losses since the last log line; a name counts the batches it occurred in."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    images: int = 0
+    since: float = field(default_factory=time.perf_counter)
+
+    def add(self, named: dict[str, Tensor], images: int) -> None:
+        self.images += images
+        for name, value in named.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def close(self) -> dict[str, float]:
+        means = {f"loss/{name}": float(total) / self.counts[name] for name, total in sorted(self.sums.items())}
+        seconds = time.perf_counter() - self.since
+        row = {"loss": sum(means.values()), **means, "seconds": seconds, "images_per_second": self.images / seconds}
+        self.sums, self.counts, self.images, self.since = {}, {}, 0, time.perf_counter()
+        return row
+
+
+def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
+    settings = config.training
+    return lambda parameters: torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=tuple(settings.betas), weight_decay=settings.weight_decay, fused=True
+    )
+
+
+def _rate(config: Config, step: int) -> float:
+    s = config.training
+    return learning_rate(step, s.steps, peak=s.learning_rate, warmup=s.warmup_steps, decay=s.decay, final=s.final_learning_rate)

@@ -1,0 +1,109 @@
+"""A run's folder: who may write in it, what it holds, whether a command continues it.
+
+    config.yaml        the resolved config; `lapflow train RUN/config.yaml` starts the same run elsewhere
+    environment.json   versions of lapflow, torch, Python and of every plugin the config names
+    log.jsonl          one event a line
+    checkpoints/       step-NNNNNNN/ directories and the file `latest`
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import yaml
+
+import lapflow
+from lapflow.config.loading import difference, dump_yaml, load_config, resolved
+from lapflow.config.schema import Config
+from lapflow.core.errors import CheckpointError
+from lapflow.plugins.registry import distributions_used
+from lapflow.training.checkpoint import latest_checkpoint, replace_file
+
+
+class RunFolder:
+    """Opens `path` for one training run and holds its lock until `close`.
+
+    A new or empty folder starts a run; the folder of an interrupted run with the same config continues it. Raises
+    `CheckpointError` for a folder that another process trains in, that holds something else, or whose run has another
+    config (saying what differs).
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path, self.config = path, config
+        existing = path.exists()
+        if existing and not path.is_dir():
+            raise CheckpointError("the output folder is a file", got=str(path), expected="a new or empty folder, or the folder of an interrupted run")
+        if existing and any(path.iterdir()) and not (path / "config.yaml").is_file():
+            raise CheckpointError(
+                "the output folder is in use",
+                got=f"{path} holds {', '.join(sorted(p.name for p in path.iterdir())[:3])}, ...",
+                expected="a new or empty folder, or the folder of an interrupted run",
+                remedy="choose another --out",
+            )
+        self._check_same()
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        if not (path / "config.yaml").exists():
+            replace_file(path / "environment.json", json.dumps(environment(config), indent=2).encode())
+            replace_file(path / "config.yaml", dump_yaml(config).encode())
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def latest(self) -> Path | None:
+        return latest_checkpoint(self.checkpoints)
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def _check_same(self) -> None:
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            return
+        changes = difference(resolved(run_config(self.path)), resolved(self.config))
+        if changes:
+            raise CheckpointError(
+                f"the run in {self.path} has another config",
+                got="; ".join(changes),
+                expected="the same config, to continue it",
+                remedy="choose another --out, or repeat the command that started the run",
+            )
+
+    def _take_lock(self) -> TextIO:
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise CheckpointError(
+                "the output folder is in use", got=f"another process trains in {self.path}", expected="a folder of its own for each run", remedy="choose another --out"
+            ) from None
+        return lock
+
+
+def run_config(run: Path) -> Config:
+    """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"{run} is not a run folder", got="no config.yaml" if run.is_dir() else "no such folder", expected="a folder that `lapflow train --out` wrote")
+    try:
+        return load_config(file)
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"the config of the run {run} cannot be read: {error}") from None
+
+
+def environment(config: Config) -> dict[str, Any]:
+    """Versions that a run depends on."""
+    return {
+        "lapflow": lapflow.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "plugins": distributions_used(resolved(config)),
+    }
