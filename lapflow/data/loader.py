@@ -84,8 +84,8 @@ class Batches:
             yield list(zip(found, mirrored, strict=True))
 
     def _read_here(self) -> Iterator[tuple[Tensor, Tensor]]:
-        numel = 4 * self.size * self.dataset.shape[0] * self.dataset.shape[1] * self.dataset.shape[2]
-        reader = _Remembering(self.dataset, self.split) if numel <= CACHE_BYTES else _Reader(self.dataset, self.split)
+        needed = 4 * self.size * self.dataset.shape[0] * self.dataset.shape[1] * self.dataset.shape[2]
+        reader = _Remembering(self.dataset, self.split) if needed <= CACHE_BYTES else _Reader(self.dataset, self.split)
         for keys in self._keys():
             yield reader.batch(keys)
 

@@ -46,20 +46,21 @@ class WaveletPyramid(Decomposition):
 
     def analyze(self, x: Tensor, start: int = 0) -> State:
         self.check_size(x.shape[-2], x.shape[-1], start)
+        dtype, x = x.dtype, _widen(x)
         details: list[tuple[int, Tensor]] = []
         for k in range(start, self.levels - 1):
             both = self._split(self._split(x, -1), -2)  # channels (c, horizontal low/high, vertical low/high)
             four = rearrange(both, "b (c d) h w -> b c d h w", d=4)
             x = four[:, :, 0]
             details.append((k, rearrange(four[:, :, 1:], "b c d h w -> b (c d) h w")))
-        return {self.levels - 1: x, **dict(reversed(details))}
+        return {self.levels - 1: x.to(dtype), **{k: detail.to(dtype) for k, detail in reversed(details)}}
 
     def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
-        x = state[self.levels - 1]
+        dtype, x = state[self.levels - 1].dtype, _widen(state[self.levels - 1])
         for k in range(self.levels - 2, start - 1, -1):
-            four = torch.cat([x.unsqueeze(2), rearrange(state[k], "b (c d) h w -> b c d h w", d=3)], dim=2)
+            four = torch.cat([x.unsqueeze(2), rearrange(_widen(state[k]), "b (c d) h w -> b c d h w", d=3)], dim=2)
             x = self._merge(self._merge(rearrange(four, "b c d h w -> b (c d) h w"), -2), -1)
-        return x
+        return x.to(dtype)
 
     def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
         c, h, w = shape
@@ -90,6 +91,11 @@ class WaveletPyramid(Decomposition):
     def _weight(self, x: Tensor, axis: int, channels: int) -> Tensor:
         kernels = self._kernels.to(device=x.device, dtype=x.dtype).repeat(channels, 1)
         return kernels[:, None, :, None] if axis == -2 else kernels[:, None, None, :]
+
+
+def _widen(x: Tensor) -> Tensor:
+    """Half precision is filtered in float32: torch's transposed convolution on CPU returns NaN for long bf16 filters."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _wrap(x: Tensor, axis: int, before: int, after: int) -> Tensor:

@@ -41,8 +41,8 @@ def normal(*shape: int, key: object = 0, dtype: torch.dtype = torch.float64) -> 
 
 def relative(got: Tensor, want: Tensor) -> float:
     """|got - want| / |want| in the maximum norm; |got| where `want` is zero."""
-    scale = float(want.double().abs().max()) if want.numel() else 1.0
-    return float((got.double() - want.double()).abs().max()) / (scale or 1.0) if want.numel() else 0.0
+    difference, size = (got.detach().double() - want.detach().double()).abs().max(), want.detach().double().abs().max()
+    return float(difference) / (float(size) or 1.0)
 
 
 def error_of(error: type[Exception], call: Callable[[], object]) -> Exception:

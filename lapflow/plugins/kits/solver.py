@@ -1,0 +1,132 @@
+"""The solver contract: the stated order, nothing evaluated outside the segment, work counted, failures reported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lapflow.core.errors import SolverError
+from lapflow.core.intervals import Segment
+from lapflow.core.random import keyed_generator
+from lapflow.core.solver import Field, Solver
+from lapflow.core.state import State
+from lapflow.plugins.kits.base import Conformance, error_of, relative
+
+FREQUENCY = 3.0
+
+
+class KnownField(Field):
+    """Two scales with a known solution: x_1' = -x_1 + cos(3 t), which is linear, and x_0' = -2 t x_0^2, which is not."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.times: list[float] = []
+
+    def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
+        self.times.append(t)
+        return {1: -state[1] + math.cos(FREQUENCY * t), 0: -2 * t * state[0].square()}
+
+    @staticmethod
+    def exact(state: Mapping[int, Tensor], start: float, stop: float) -> State:
+        def forced(t: float) -> float:
+            return (math.cos(FREQUENCY * t) + FREQUENCY * math.sin(FREQUENCY * t)) / (1 + FREQUENCY**2)
+
+        linear = (state[1] - forced(start)) * math.exp(start - stop) + forced(stop)
+        return {1: linear, 0: 1 / (1 / state[0] + stop**2 - start**2)}
+
+
+class BrokenField(KnownField):
+    """Turns non-finite half way."""
+
+    def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
+        bad = float("nan") if t > (self.segment.start + self.segment.stop) / 2 else 1.0
+        return {k: v * bad for k, v in super().velocity(state, t).items()}
+
+
+class SolverConformance(Conformance):
+    """A method with an argument `steps` is fitted for its order; another must reach `tolerance` as made.
+
+    `deterministic = False` for a method that draws: it is held to its statistics and its bounds only.
+    """
+
+    kind = "solver"
+    tolerance: ClassVar[float] = 1e-4
+    deterministic: ClassVar[bool] = True
+    segment: ClassVar[Segment] = Segment(0, 0.25, 0.75, {1: 0.0, 0: 0.25})
+
+    def make(self) -> Solver:
+        raise NotImplementedError("override make() to return the solver under test")
+
+    def with_steps(self, steps: int) -> Solver | None:
+        """The solver with another number of steps; None if it has no such argument."""
+        solver = self.make()
+        if "steps" not in type(solver).schema().model_fields:
+            return None
+        return type(solver)(**{**solver.config, "steps": steps})
+
+    def start(self, dtype: torch.dtype = torch.float64) -> State:
+        values = torch.linspace(0.4, 1.6, 8, dtype=torch.float64)
+        return {1: values[:2].reshape(2, 1, 1, 1).to(dtype), 0: values.reshape(2, 1, 2, 2).to(dtype)}
+
+    def error(self, solver: Solver) -> float:
+        state = self.start()
+        got, _ = solver.solve(KnownField(self.segment), state, self.segment, keyed_generator("solver"))
+        want = KnownField.exact(state, self.segment.start, self.segment.stop)
+        return max(relative(got[k], want[k]) for k in want)
+
+    def test_it_converges_at_its_order(self) -> None:
+        """The error falls as steps^-order (fitted), or is within `tolerance` for a method that chooses its steps."""
+        if not self.deterministic:
+            return
+        if self.with_steps(4) is None:
+            assert self.error(self.make()) <= self.tolerance
+            return
+        errors = []
+        for steps in (8, 16, 32, 64):
+            solver = self.with_steps(steps)
+            assert solver is not None
+            errors.append(self.error(solver))
+        rates = [math.log2(a / b) for a, b in zip(errors, errors[1:]) if b > 1e-13]
+        order = self.make().order
+        assert rates and abs(rates[-1] - order) <= 0.35, f"order {order} stated, errors {errors} fall at {rates}"
+
+    def test_nothing_is_evaluated_outside_the_segment(self) -> None:
+        """Every time is in [start, stop], the ends exact."""
+        field = KnownField(self.segment)
+        self.make().solve(field, self.start(), self.segment, keyed_generator("solver"))
+        assert field.times and all(self.segment.start <= t <= self.segment.stop for t in field.times)
+
+    def test_statistics_count_the_work(self) -> None:
+        """`evaluations` is the number of calls of the field; steps are counted; an observer sees each of them and the end."""
+        field, seen = KnownField(self.segment), []
+        state, statistics = self.make().solve(
+            field, self.start(), self.segment, keyed_generator("solver"), lambda t, x: seen.append((t, {k: v.clone() for k, v in x.items()}))
+        )
+        assert statistics.evaluations == len(field.times)
+        assert statistics.steps == len(seen) >= 1 and statistics.rejected >= 0
+        times = [t for t, _ in seen]
+        assert times == sorted(set(times)) and times[-1] == self.segment.stop and times[0] > self.segment.start
+        assert all(torch.equal(seen[-1][1][k], state[k]) for k in state)
+
+    def test_the_state_keeps_its_form(self) -> None:
+        """Scales in order, shapes and dtypes as they came; the state that was given is not written to."""
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            state = self.start(dtype)
+            kept = {k: x.clone() for k, x in state.items()}
+            out, _ = self.make().solve(KnownField(self.segment), state, self.segment, keyed_generator("solver"))
+            assert list(out) == list(state)
+            assert all(out[k].shape == x.shape and out[k].dtype == x.dtype and torch.equal(state[k], kept[k]) for k, x in state.items())
+
+    def test_it_is_repeatable(self) -> None:
+        """The same generator gives the same result."""
+        first, _ = self.make().solve(KnownField(self.segment), self.start(), self.segment, keyed_generator("solver"))
+        again, _ = self.make().solve(KnownField(self.segment), self.start(), self.segment, keyed_generator("solver"))
+        assert all(torch.equal(first[k], again[k]) for k in first)
+
+    def test_a_non_finite_field_is_an_error(self) -> None:
+        """A SolverError, not a picture of NaN."""
+        error_of(SolverError, lambda: self.make().solve(BrokenField(self.segment), self.start(), self.segment, keyed_generator("solver")))

@@ -1,0 +1,102 @@
+"""The law check: exact for what is right, and it finds what is wrong."""
+
+import pytest
+import torch
+
+from lapflow.core.errors import LawError
+from lapflow.core.flow import Flow
+from lapflow.flows import AppendBridge, LinearPath, VPPath
+from lapflow.flows.affine import AffinePath
+from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from tests.support import DECOMPOSITIONS, STARTS, make_flow
+
+
+class UnitNoise(AppendBridge):
+    """The mistake of other code: a scale enters with unit noise at its own start."""
+
+    def cross(self, state, noise, before, after, path):
+        return {k: state[k] if k in state else noise[k] for k in after.scales}
+
+
+class Rescaled(AppendBridge):
+    """Touches the scale in progress."""
+
+    def cross(self, state, noise, before, after, path):
+        return {k: x * (0.9 if k in state else 1) for k, x in super().cross(state, noise, before, after, path).items()}
+
+
+class Mixed(AppendBridge):
+    """The right stds in every band, but the new band's noise is taken from the wrong place: correlated with a coarser band."""
+
+    def cross(self, state, noise, before, after, path):
+        out = super().cross(state, noise, before, after, path)
+        return {k: x if k in state or not state else out[k].flip(-1) + 0.1 * state[k + 1].mean() for k, x in out.items()}
+
+
+@pytest.mark.parametrize("noise", ["decomposed", "independent"])
+@pytest.mark.parametrize("path", ["linear", "gvp"])
+@pytest.mark.parametrize("decomposition", DECOMPOSITIONS)
+@pytest.mark.parametrize("levels", STARTS)
+def test_lapflow_is_exact(levels, decomposition, path, noise):
+    report = make_flow(levels, decomposition, path, noise).laws()
+    assert report.worst <= 1e-12
+    assert all(row.right and row.prior == 0 for row in report.rows)
+    places = [row.place for row in report.rows]
+    assert places.count("start") == 1
+    assert places.count("end") == levels
+    assert places.count("bridge") == sum(range(2, levels + 1))
+
+
+def test_reported_noise_stds_are_the_paths():
+    rows = make_flow(3).laws().rows
+    stds = {(r.segment, r.scale): r.noise_std for r in rows if r.place != "end"}
+    assert stds[0, 2] == pytest.approx(0.25)
+    assert stds[1, 2] == pytest.approx(0.67 * 0.25)
+    assert stds[1, 1] == pytest.approx(0.67 * 0.5)
+    assert stds[2, 0] == pytest.approx(0.33)
+
+
+def test_the_prior_of_vp_is_reported_and_not_an_error():
+    rows = make_flow(2, path="vp").laws().rows
+    assert rows[0].prior == pytest.approx(0.0066, abs=1e-4)
+    assert all(row.right for row in rows)
+
+
+@pytest.mark.parametrize("bridge", [UnitNoise, Rescaled, Mixed])
+def test_a_wrong_bridge_is_refused_when_the_composition_is_built(bridge):
+    arguments = (LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), LinearPath(), bridge())
+    with pytest.raises(LawError, match="segment") as error:
+        Flow(*arguments)
+    assert "scale" in str(error.value)
+    assert "expected" in str(error.value)
+    assert not all(row.right for row in Flow(*arguments, check=False).laws().rows)
+
+
+def test_unit_noise_is_reported_with_both_stds():
+    flow = Flow(LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), LinearPath(), UnitNoise(), check=False)
+    (row,) = [r for r in flow.laws().rows if not r.right]
+    assert (row.segment, row.scale, row.place) == (1, 0, "bridge")
+    assert (row.noise_std, row.expected_noise_std) == pytest.approx((1.0, 0.5))
+
+
+class HalfWay(AffinePath):
+    """Never arrives: alpha ends at 1/2."""
+
+    def data_part(self, u):
+        return u / 2, torch.ones_like(u) / 2
+
+    def noise_part(self, t):
+        return 1 - t, -torch.ones_like(t), t - 1
+
+
+class LateStart(VPPath):
+    """Still holds half the data where it starts from noise."""
+
+    def data_part(self, u):
+        return (1 + u) / 2, torch.ones_like(u) / 2
+
+
+@pytest.mark.parametrize(("path", "message"), [(HalfWay, "does not end at the data"), (LateStart, "pure noise")])
+def test_wrong_paths_are_refused(path, message):
+    with pytest.raises(LawError, match=message):
+        Flow(LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), path(), AppendBridge())

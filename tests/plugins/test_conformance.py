@@ -1,0 +1,97 @@
+"""The conformance kit over every built-in component. A built-in without an entry fails `test_every_built_in_is_tried`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+from lapflow.plugins import create
+from lapflow.plugins.builtin import BUILTIN
+from lapflow.plugins.conformance import KITS
+from lapflow.plugins.kits.backbone import BANDS
+from lapflow.plugins.kits.base import Conformance
+
+
+class Case:
+    """A kit over one configuration of a built-in: `kit` attributes override the kit's, the rest are the component's arguments."""
+
+    def __init__(self, kind: str, name: str, kit: dict[str, Any] | None = None, **arguments: Any) -> None:
+        self.kind, self.name, self.kit, self.arguments = kind, name, kit or {}, arguments
+
+    def __str__(self) -> str:
+        return "-".join([self.kind, self.name, *(f"{k}={v}" for k, v in self.arguments.items())]).replace(" ", "")
+
+    def make(self) -> Any:
+        context = {}
+        if self.kind == "backbone":
+            context = {"bands": self.kit.get("bands", BANDS), "num_classes": self.kit.get("num_classes", 3), "attention": create("attention", "sdpa")}
+        return create(self.kind, {"name": self.name, **self.arguments}, **context)
+
+    def conformance(self) -> Conformance:
+        kit = type("Kit", (KITS[self.kind],), {"make": lambda _: self.make(), **self.kit})
+        return kit()
+
+
+CASES = [
+    Case("decomposition", "identity"),
+    *(Case("decomposition", "laplacian", levels=levels) for levels in (1, 2, 3)),
+    *(Case("decomposition", "wavelet", levels=levels) for levels in (1, 2, 3)),
+    Case("decomposition", "wavelet", {"side": 8}, levels=2, wavelet="db2"),
+    Case("intervals", "cumulative"),
+    Case("intervals", "cumulative", {"levels": 3}, starts=[0.0, 0.33, 0.67], draw="sample", weights=[1.0, 2.0, 0.5]),
+    *(Case("path", name) for name in ("linear", "gvp", "vp")),
+    Case("bridge", "append"),
+    Case("backbone", "mot-dit", depth=2, width=16, heads=2),
+    Case("backbone", "mot-dit", {"num_classes": 0}, depth=2, width=16, heads=2, mask="none"),
+    Case("backbone", "separate", depth=2, width=16, heads=2),
+    Case("codec", "pixels", {"round_trip": 0.0}),
+    Case("objective", "velocity-mse"),
+    *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4")),
+    *(Case("solver", name) for name in ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive-heun")),
+    Case("guidance", "cfg"),
+    Case("guidance", "cfg", scale=[1.5, 3.0], interval=[0.2, 0.8], channels=3),
+    *(Case("attention", name) for name in BUILTIN["attention"]),
+    Case("engine", "torch"),
+    Case("dataset", "digits"),
+    Case("dataset", "folder"),
+    Case("features", "pixels"),
+]
+
+WITHOUT_A_CASE = {("codec", "autoencoder-kl"): "reads pretrained weights; tests/models tries the kit on a small random autoencoder"}
+
+
+def folder_of_pictures(root: Any) -> None:
+    """Two classes of two small pictures."""
+    from PIL import Image
+
+    for label, name in enumerate(("black", "white")):
+        (root / name).mkdir(parents=True)
+        for index in range(2):
+            Image.new("RGB", (9, 9), (200 * label + index,) * 3).save(root / name / f"{index}.png")
+
+
+def promises(kind: str) -> list[str]:
+    return [name for name, _ in inspect.getmembers(KITS[kind], inspect.isfunction) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize(("case", "promise"), [pytest.param(c, p, id=f"{c}-{p}") for c in CASES for p in promises(c.kind)])
+def test_built_in_keeps_its_contract(case: Case, promise: str, tmp_path: Any) -> None:
+    if case.name == "folder":
+        folder_of_pictures(tmp_path / "pictures")
+        case = Case(case.kind, case.name, case.kit, root=str(tmp_path / "pictures"), size=8)
+    torch.manual_seed(0)
+    getattr(case.conformance(), promise)()
+
+
+def test_every_built_in_is_tried() -> None:
+    tried = {(case.kind, case.name) for case in CASES} | set(WITHOUT_A_CASE)
+    missing = [f"{kind} {name}" for kind, found in BUILTIN.items() for name in found if (kind, name) not in tried]
+    assert not missing, f"add a Case for {missing}"
+
+
+def test_every_kind_has_a_kit() -> None:
+    assert set(KITS) == set(BUILTIN)
+    assert all(kit.kind == kind for kind, kit in KITS.items())
