@@ -13,7 +13,7 @@ Split = Literal["train", "test"]
 
 
 class Dataset(Component):
-    """A finite set of labelled images. Opening it is cheap; nothing is read before `load`.
+    """A finite set of labelled images. Opening it is cheap; nothing is read before `size` or `read`.
 
     `shape` (c, h, w) and `num_classes` (0: no labels) are known without reading images, so that a model can be built.
     """

@@ -4,7 +4,7 @@ from lapflow.evaluation.agreement import svm_agreement
 from lapflow.evaluation.copies import CopyReport, copies
 from lapflow.evaluation.evaluate import MEANINGS, Classifier, evaluate_images
 from lapflow.evaluation.frechet import Statistics, frechet_distance
-from lapflow.evaluation.report import write_atomic, write_report
+from lapflow.evaluation.report import write_report
 
 __all__ = [
     "MEANINGS",
@@ -15,6 +15,5 @@ __all__ = [
     "evaluate_images",
     "frechet_distance",
     "svm_agreement",
-    "write_atomic",
     "write_report",
 ]

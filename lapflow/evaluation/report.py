@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import yaml
 
 from lapflow.evaluation.evaluate import MEANINGS
+from lapflow.training.checkpoint import replace_file
 
 
 def write_report(
@@ -31,33 +31,11 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     plain = _plain(metrics)
-    write_atomic(folder / "metrics.json", json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    replace_file(folder / "metrics.json", (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
     parts = [f"# {title}", _table(plain), *_links(folder, pictures or {}), "## Config", _fenced(config)]
     report = folder / "report.md"
-    write_atomic(report, "\n\n".join(parts) + "\n")
+    replace_file(report, ("\n\n".join(parts) + "\n").encode())
     return report
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` to `path` so that at any moment, a crash included, it holds either the old text or all of the new."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    # mkstemp makes files for their owner only; the process's mask can be read only by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _table(metrics: Mapping[str, Any]) -> str:

@@ -11,11 +11,13 @@ from lapflow.core.errors import ConfigError, suggest
 
 @dataclass(frozen=True)
 class Kind:
-    """One extension point: its `name`, its `contract` as 'module:Class' (imported when needed), its entry-point `group`."""
+    """One extension point: its `name`, its `contract` as 'module:Class' (imported when needed), its entry-point `group`,
+    and the `key` under which a config names a component of it."""
 
     name: str
     contract: str
     group: str
+    key: str
 
     def load_contract(self) -> type[Component]:
         module, _, attribute = self.contract.partition(":")
@@ -26,19 +28,19 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("decomposition", "lapflow.core.decomposition:Decomposition", "lapflow.decompositions"),
-        Kind("intervals", "lapflow.core.intervals:IntervalSchedule", "lapflow.intervals"),
-        Kind("path", "lapflow.core.path:Path", "lapflow.paths"),
-        Kind("bridge", "lapflow.core.bridge:Bridge", "lapflow.bridges"),
-        Kind("backbone", "lapflow.core.backbone:Backbone", "lapflow.backbones"),
-        Kind("codec", "lapflow.core.codec:Codec", "lapflow.codecs"),
-        Kind("objective", "lapflow.core.objective:Objective", "lapflow.objectives"),
-        Kind("solver", "lapflow.core.solver:Solver", "lapflow.solvers"),
-        Kind("guidance", "lapflow.core.guidance:Guidance", "lapflow.guidances"),
-        Kind("attention", "lapflow.core.attention:AttentionBackend", "lapflow.attention"),
-        Kind("engine", "lapflow.core.engine:Engine", "lapflow.engines"),
-        Kind("dataset", "lapflow.core.dataset:Dataset", "lapflow.datasets"),
-        Kind("features", "lapflow.core.features:FeatureExtractor", "lapflow.features"),
+        Kind("decomposition", "lapflow.core.decomposition:Decomposition", "lapflow.decompositions", "decomposition"),
+        Kind("intervals", "lapflow.core.intervals:IntervalSchedule", "lapflow.intervals", "intervals"),
+        Kind("path", "lapflow.core.path:Path", "lapflow.paths", "path"),
+        Kind("bridge", "lapflow.core.bridge:Bridge", "lapflow.bridges", "bridge"),
+        Kind("backbone", "lapflow.core.backbone:Backbone", "lapflow.backbones", "model"),
+        Kind("codec", "lapflow.core.codec:Codec", "lapflow.codecs", "codec"),
+        Kind("objective", "lapflow.core.objective:Objective", "lapflow.objectives", "objective"),
+        Kind("solver", "lapflow.core.solver:Solver", "lapflow.solvers", "solver"),
+        Kind("guidance", "lapflow.core.guidance:Guidance", "lapflow.guidances", "guidance"),
+        Kind("attention", "lapflow.core.attention:AttentionBackend", "lapflow.attention", "attention"),
+        Kind("engine", "lapflow.core.engine:Engine", "lapflow.engines", "engine"),
+        Kind("dataset", "lapflow.core.dataset:Dataset", "lapflow.datasets", "data"),
+        Kind("features", "lapflow.core.features:FeatureExtractor", "lapflow.features", "features"),
     )
 }
 

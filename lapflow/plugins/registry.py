@@ -10,7 +10,7 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar, overload
@@ -99,10 +99,22 @@ def sources(kind: str, *, load: bool = False) -> list[Listed]:
     return [_listed(source, load) for source in sorted(_all(kind), key=lambda source: source.name)]
 
 
-def distributions_used(named: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """{distribution: version} of the plugins among components given as (kind, name); built-ins apart."""
-    found = [find_source(kind, name) for kind, name in named]
+def distributions_used(config: Mapping[str, Any]) -> dict[str, str]:
+    """{distribution: version} of the plugins that a resolved config names; built-ins apart."""
+    found = [find_source(kind, name) for kind, name in components_named(config)]
     return {source.distribution: source.version for source in found if source.distribution not in (OWN, SESSION)}
+
+
+def components_named(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(kind, name) of every component in a resolved config, at any depth: each stands as {name: ...} under its kind's key."""
+    kinds = {kind.key: kind.name for kind in KINDS.values()}
+    found = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            if key in kinds and isinstance(value.get("name"), str):
+                found.append((kinds[key], value["name"]))
+            found += components_named(value)
+    return found
 
 
 @overload

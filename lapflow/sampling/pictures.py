@@ -26,15 +26,15 @@ _INK, _FAINT, _EMPTY = (40, 40, 40), (120, 120, 120), (236, 236, 236)
 _COLOURS = ("#1f77b4", "#d1495b", "#3a8f5c", "#8a5fbf", "#c77f2a", "#4a4a4a")
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Images [b, c, h, w] -> uint8 [b, h, w, c]: clipped to [-1, 1], -1 -> 0, 1 -> 255, linear, rounded.
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Images [b, c, h, w] -> uint8 array [b, h, w, c]: clipped to [-1, 1], -1 -> 0, 1 -> 255, linear, rounded.
 
     Raises `ConfigError` where a pixel is not a number.
     """
     if torch.isnan(images).any():
         raise ConfigError("a picture cannot be made of pixels that are not numbers", got=f"{int(torch.isnan(images).sum())} NaN")
     levels = (images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5
-    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def image_grid(
@@ -106,7 +106,7 @@ def band_picture(bands: Mapping[int, Tensor], synthesized: Tensor) -> Image.Imag
 def loss_curve(log_rows: Sequence[Mapping[str, Any]], path: str | Path, losses: Sequence[str] | None = None) -> None:
     """Draw the smoothed losses over steps, log scale, with the learning rate below, into the file `path` (png, svg, pdf).
 
-    A row has 'step', any of the named `losses` (default: every key that begins with 'scale', else 'loss') and perhaps
+    A row has 'step', any of the named `losses` (default: every key that begins with 'loss/', else 'loss') and perhaps
     'learning_rate'; a row lacks the losses of scales that were not active. Raises `BackendError` without matplotlib.
     """
     try:
@@ -115,7 +115,7 @@ def loss_curve(log_rows: Sequence[Mapping[str, Any]], path: str | Path, losses: 
     except ImportError as error:
         remedy = "pip install 'lapflow[demo]'"
         raise BackendError("drawing a loss curve needs matplotlib, which cannot be imported", got=str(error), remedy=remedy) from error
-    names = losses or sorted({key for row in log_rows for key in row if key.startswith("scale")}) or ["loss"]
+    names = losses or sorted({key for row in log_rows for key in row if key.startswith("loss/")}) or ["loss"]
     rates = _series(log_rows, "learning_rate")
     figure = Figure(figsize=(8, 5 if len(rates[0]) else 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -160,6 +160,7 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
 
 
 def _legend(name: str) -> str:
+    name = name.removeprefix("loss/")
     return f"scale {name[5:]}" if name.startswith("scale") and name[5:].isdigit() else name.replace("_", " ")
 
 
@@ -233,7 +234,7 @@ def _common_side(images: Sequence[Tensor], target: int = 96) -> tuple[int, int]:
 
 def _tile(image: Tensor, channels: int, side: tuple[int, int]) -> Image.Image:
     """One image [c, h, w] of `channels` per sub-band, resized to `side` = (h, w) without interpolation."""
-    pixels = to_uint8(_mosaic(image, channels)[None])[0].numpy()
+    pixels = to_uint8(_mosaic(image, channels)[None])[0]
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
     return picture.resize((side[1], side[0]), Image.Resampling.NEAREST)
 

@@ -163,3 +163,7 @@ def override_solver(config: Config, name: str | None, steps: int | None) -> Solv
     solver = create("solver", spec)
     assert isinstance(solver, Solver)
     return solver
+
+
+load = Pipeline.load
+"""`lapflow.load(run)`: see `Pipeline.load`."""

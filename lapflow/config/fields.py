@@ -1,0 +1,67 @@
+"""The type of a config field that names a component."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from lapflow.core.errors import ConfigError, LapflowError, suggest
+from lapflow.plugins.kinds import find_kind
+from lapflow.plugins.registry import config_model, find_source, names
+
+Spec = dict[str, Any]
+"""A component in a resolved config: {name: ..., **arguments}, name first, every default filled in."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """Marks a `Spec` field as a component of `kind`: {name: ..., **arguments} or a bare name, checked by the component's own schema."""
+
+    kind: str
+
+    def resolve(self, value: Any) -> Spec:
+        """The component with its defaults filled in."""
+        arguments = {"name": value} if isinstance(value, str) else value
+        if not isinstance(arguments, Mapping):
+            raise ConfigError(f"a {self.kind} is a name, or a mapping with a name", got=repr(value), expected=suggest("", names(self.kind)))
+        name = arguments.get("name")
+        if not isinstance(name, str):
+            raise ConfigError(f"this {self.kind} has no name", got=repr(dict(arguments)), expected=suggest("", names(self.kind)))
+        checked = config_model(self.kind, name).model_validate({k: v for k, v in arguments.items() if k != "name"})
+        return {"name": name, **checked.model_dump(mode="json")}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.resolve)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """One alternative per component that loads; a plugin that does not is left out with a warning."""
+        alternatives: list[JsonSchemaValue] = []
+        bare: list[str] = []
+        for name in names(self.kind):
+            try:
+                source = find_source(self.kind, name)
+                model = source.load().schema()
+                arguments = model.model_json_schema()
+            except (LapflowError, pydantic.errors.PydanticUserError) as error:
+                warnings.warn(f"left out of the schema: {str(error).splitlines()[0]}", stacklevel=2)
+                continue
+            alternatives.append(_with_name(name, arguments))
+            if not arguments.get("required"):
+                bare.append(name)
+        # A name may also be `name@distribution`, which no list of constants holds.
+        return {"description": find_kind(self.kind).contract, "anyOf": [{"enum": bare}, {"type": "string", "pattern": "@"}, {"oneOf": alternatives}]}
+
+
+def _with_name(name: str, arguments: JsonSchemaValue) -> JsonSchemaValue:
+    """A component's JSON Schema with its name beside its arguments; its definitions stay inside it."""
+    out = {**arguments, "title": name, "type": "object", "additionalProperties": False}
+    out["properties"] = {"name": {"const": name}, **arguments.get("properties", {})}
+    out["required"] = ["name", *arguments.get("required", [])]
+    return out

@@ -1,0 +1,152 @@
+"""The schema of a config: strict, every field described. Component fields take `{name: ..., **arguments}` or a bare name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from lapflow.config.fields import Named, Spec
+from lapflow.core.errors import ConfigError
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Literal["constant", "cosine", "linear"]
+
+
+class Section(BaseModel):
+    """A strict mapping: unknown keys and wrong types are errors, and a bare component name in a default is resolved too."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, validate_assignment=True)
+
+
+class FlowConfig(Section):
+    """The mathematics of the composition."""
+
+    decomposition: Annotated[Spec, Named("decomposition")] = Field({"name": "laplacian", "levels": 2}, description="how an image splits into scales")
+    intervals: Annotated[Spec, Named("intervals")] = Field({"name": "cumulative"}, description="when each scale is active, and which times training draws")
+    path: Annotated[Spec, Named("path")] = Field({"name": "linear"}, description="how data and noise mix along time")
+    bridge: Annotated[Spec, Named("bridge")] = Field({"name": "append"}, description="how a segment hands over to the next")
+    noise: Literal["decomposed", "independent"] = Field(
+        "decomposed", description="noise of the scales: one white image analysed into bands, or unit white noise in each scale"
+    )
+
+
+class SamplingConfig(Section):
+    """How images are drawn unless the command says otherwise."""
+
+    solver: Annotated[Spec, Named("solver")] = Field({"name": "euler", "steps": 20}, description="the method that integrates each segment")
+    guidance: Annotated[Spec, Named("guidance")] = Field({"name": "cfg"}, description="how conditional and unconditional predictions combine")
+    batch_size: Positive = Field(256, description="images drawn at once")
+    weights: Literal["ema", "raw"] = Field("ema", description="averaged or raw weights")
+
+
+class TrainingConfig(Section):
+    """The training run."""
+
+    steps: Positive = Field(description="optimizer steps")
+    batch_size: Positive = Field(128, description="images in a batch, over all processes")
+    accumulation: Positive = Field(1, description="batches whose gradients are added up for one optimizer step")
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up to the peak")
+    decay: Decay = Field("constant", description="how the learning rate goes down after the warm-up")
+    final_learning_rate: Share = Field(0.0, description="where the decay ends, as a fraction of the peak")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field([0.9, 0.999], min_length=2, max_length=2, description="AdamW's two decay rates of moments")
+    clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient; null: no clipping")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(0.9999, description="decay of the weights' moving average; null: none is kept")
+    label_drop: Share = Field(0.1, description="share of the labels replaced by the null class, for guidance")
+    flip: bool = Field(False, description="mirror images at random")
+    log_every: Positive = Field(50, description="steps between log lines")
+    checkpoint_every: Positive = Field(1000, description="steps between checkpoints; the last step always saves one")
+    keep_checkpoints: Positive = Field(2, description="how many of the newest checkpoints stay")
+    workers: int = Field(0, ge=0, description="processes that read images; 0: the training process itself")
+    tensorboard: bool = Field(False, description="write TensorBoard files too")
+
+
+class EvaluationConfig(Section):
+    """How `lapflow evaluate` measures a run."""
+
+    samples: Annotated[int, Field(ge=2)] = Field(1000, description="images drawn")
+    features: Annotated[Spec, Named("features")] = Field({"name": "pixels"}, description="what the Frechet distance is measured in")
+    classifier: Literal["svm"] | None = Field(None, description="a classifier that judges conditional samples; null: none")
+
+
+class Config(Section):
+    """A whole experiment. `load_config` makes one from YAML; `resolved` gives it back with every default filled in."""
+
+    flow: FlowConfig = Field(default_factory=FlowConfig, description="decomposition, intervals, path, bridge and noise")
+    model: Annotated[Spec, Named("backbone")] = Field(description="the network that predicts")
+    codec: Annotated[Spec, Named("codec")] = Field({"name": "pixels"}, description="the space of the flow: pixels, or an autoencoder's latents")
+    data: Annotated[Spec, Named("dataset")] = Field(description="the images")
+    objective: Annotated[Spec, Named("objective")] = Field({"name": "velocity-mse"}, description="what training minimises")
+    attention: Annotated[Spec, Named("attention")] = Field({"name": "auto"}, description="the attention kernel")
+    engine: Annotated[Spec, Named("engine")] = Field({"name": "torch"}, description="how a training step runs on processes and devices")
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="solver, guidance and batch size of sampling")
+    training: TrainingConfig = Field(description="the training run")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how a run is measured")
+    seed: int = Field(0, ge=0, description="every random number of training is a function of this and of what is counted")
+
+    _origins: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sampled_weights_exist(self) -> Config:
+        if self.sampling.weights == "ema" and self.training.ema_decay is None:
+            raise ConfigError(
+                "sampling.weights asks for averaged weights, and training keeps none",
+                got="sampling.weights: ema, training.ema_decay: null",
+                remedy="set sampling.weights=raw, or give training.ema_decay a value",
+            )
+        return self
+
+    def origin(self, *path: str) -> str | None:
+        """File and line (or command-line text) from which the value at `path` came; None for a default."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._origins:
+                return self._origins[path[:length]]
+        return None
+
+
+def component_kinds(model: type[BaseModel] = Config, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """{path of a component field: its kind} in the schema."""
+    found: dict[tuple[str, ...], str] = {}
+    for name, section, kind in _fields(model):
+        if kind is not None:
+            found[(*at, name)] = kind
+        elif section is not None:
+            found |= component_kinds(section, (*at, name))
+    return found
+
+
+def component_defaults(model: type[BaseModel] = Config) -> dict[str, Any]:
+    """The default components as a config's lowest layer, so that `solver: {steps: 5}` means the default solver."""
+    found: dict[str, Any] = {}
+    for name, section, kind in _fields(model):
+        default = model.model_fields[name].default
+        if kind is not None and isinstance(default, dict):
+            found[name] = dict(default)
+        elif section is not None and (inner := component_defaults(section)):
+            found[name] = inner
+    return found
+
+
+def section_at(path: tuple[str | int, ...]) -> type[BaseModel]:
+    """The section that the config path `path` lies in."""
+    model: type[BaseModel] = Config
+    for part in path:
+        sections = {name: section for name, section, _ in _fields(model) if section is not None}
+        if part not in sections:
+            break
+        model = sections[str(part)]
+    return model
+
+
+def _fields(model: type[BaseModel]) -> list[tuple[str, type[BaseModel] | None, str | None]]:
+    """(name, nested section or None, component kind or None) of each field."""
+    rows = []
+    for name, field in model.model_fields.items():
+        kind = next((mark.kind for mark in field.metadata if isinstance(mark, Named)), None)
+        section = field.annotation if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel) else None
+        rows.append((name, section, kind))
+    return rows
