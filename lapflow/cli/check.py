@@ -19,6 +19,7 @@ def check(
 
     from lapflow.config.building import build_flow, build_solver
     from lapflow.config.loading import load_config
+    from lapflow.core.attention import Mask
     from lapflow.sampling.oracle import check_bands, check_mask
     from lapflow.solvers import RK4
 
@@ -27,17 +28,20 @@ def check(
     laws = flow.laws()
     converged = check_bands(flow, RK4(steps=CONVERGED_STEPS))
     own = check_bands(flow, build_solver(settings))
-    mask = settings.model.get("mask", "none") if flow.levels > 1 else "none"
+    mask: Mask = settings.model.get("mask", "none") if flow.levels > 1 else "none"
     price = check_mask(flow, RK4(steps=50), mask)
     if as_json:
         import json
 
-        document = {"laws": [asdict(r) for r in laws.rows], "oracle": asdict(converged), "solver": {**settings.sampling.solver, **asdict(own)}}
+        document: dict[str, object] = {"laws": [asdict(r) for r in laws.rows], "oracle": asdict(converged), "solver": {**settings.sampling.solver, **asdict(own)}}
         document["mask"] = {**asdict(price), "cross_error": {f"{i}-{j}": e for (i, j), e in price.cross_error.items()}}
         typer.echo(json.dumps(document, indent=2))
     else:
-        from lapflow.cli.tables import law_table, mask_table, oracle_table, show
+        from lapflow.cli.output import print_table
+        from lapflow.cli.tables import law_table, mask_table, oracle_table
 
         name = settings.sampling.solver["name"]
-        show(law_table(laws), oracle_table(converged, own, f"rk4, {CONVERGED_STEPS} steps a segment", name), mask_table(price))
+        tables = law_table(laws), oracle_table(converged, own, f"rk4, {CONVERGED_STEPS} steps a segment", name), mask_table(price)
+        for table in tables:
+            print_table(table)
     laws.require()

@@ -25,7 +25,8 @@ def flops(
         totals = {"mean": found.mean, "ratio_to_single_scale": found.ratio_to_single_scale}
         typer.echo(json.dumps({**asdict(found), **totals}, indent=2))
         return
-    from lapflow.cli.tables import cost_table, show
+    from lapflow.cli.output import print_table
+    from lapflow.cli.tables import cost_table
 
-    show(cost_table(found))
+    print_table(cost_table(found))
     typer.echo(f"parameters: {found.parameters / 1e6:.2f} M")

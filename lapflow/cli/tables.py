@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
 from lapflow.core.laws import LawReport
 from lapflow.evaluation.flops import Cost
 from lapflow.sampling.oracle import MaskPrice, OracleReport
-
-
-def show(*tables: Table) -> None:
-    console = Console()
-    for table in tables:
-        console.print(table)
 
 
 def law_table(report: LawReport) -> Table:

@@ -1,0 +1,1 @@
+"""Configs: the schema, loading and overriding, and building a composition."""

@@ -13,8 +13,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from lapflow.core.errors import ConfigError, LapflowError, suggest
-from lapflow.plugins.kinds import find_kind
-from lapflow.plugins.registry import config_model, find_source, names
+from lapflow.plugins.registry import config_model, names
 
 Spec = dict[str, Any]
 """A component in a resolved config: {name: ..., **arguments}, name first, every default filled in."""
@@ -46,9 +45,7 @@ class Named:
         bare: list[str] = []
         for name in names(self.kind):
             try:
-                source = find_source(self.kind, name)
-                model = source.load().schema()
-                arguments = model.model_json_schema()
+                arguments = config_model(self.kind, name).model_json_schema()
             except (LapflowError, pydantic.errors.PydanticUserError) as error:
                 warnings.warn(f"left out of the schema: {str(error).splitlines()[0]}", stacklevel=2)
                 continue
@@ -56,12 +53,22 @@ class Named:
             if not arguments.get("required"):
                 bare.append(name)
         # A name may also be `name@distribution`, which no list of constants holds.
-        return {"description": find_kind(self.kind).contract, "anyOf": [{"enum": bare}, {"type": "string", "pattern": "@"}, {"oneOf": alternatives}]}
+        return {"anyOf": [{"enum": bare}, {"type": "string", "pattern": "@"}, {"oneOf": alternatives}]}
 
 
 def _with_name(name: str, arguments: JsonSchemaValue) -> JsonSchemaValue:
-    """A component's JSON Schema with its name beside its arguments; its definitions stay inside it."""
-    out = {**arguments, "title": name, "type": "object", "additionalProperties": False}
-    out["properties"] = {"name": {"const": name}, **arguments.get("properties", {})}
-    out["required"] = ["name", *arguments.get("required", [])]
-    return out
+    """A component's JSON Schema with its name beside its arguments."""
+    plain = _inlined(arguments, arguments.get("$defs", {}))
+    properties = {"name": {"const": name}, **plain.get("properties", {})}
+    return {**plain, "title": name, "type": "object", "properties": properties, "required": ["name", *plain.get("required", [])]}
+
+
+def _inlined(node: Any, definitions: JsonSchemaValue) -> Any:
+    """`node` with references replaced by what they stand for: inside a larger schema `#/$defs` is another place."""
+    if isinstance(node, list):
+        return [_inlined(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _inlined(definitions[node["$ref"].removeprefix("#/$defs/")], definitions)
+    return {key: _inlined(value, definitions) for key, value in node.items() if key != "$defs"}

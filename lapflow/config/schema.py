@@ -24,53 +24,65 @@ class Section(BaseModel):
 class FlowConfig(Section):
     """The mathematics of the composition."""
 
-    decomposition: Annotated[Spec, Named("decomposition")] = Field({"name": "laplacian", "levels": 2}, description="how an image splits into scales")
-    intervals: Annotated[Spec, Named("intervals")] = Field({"name": "cumulative"}, description="when each scale is active, and which times training draws")
-    path: Annotated[Spec, Named("path")] = Field({"name": "linear"}, description="how data and noise mix along time")
-    bridge: Annotated[Spec, Named("bridge")] = Field({"name": "append"}, description="how a segment hands over to the next")
+    decomposition: Annotated[Spec, Named("decomposition")] = Field(
+        default={"name": "laplacian", "levels": 2}, description="how an image splits into scales"
+    )
+    intervals: Annotated[Spec, Named("intervals")] = Field(
+        default={"name": "cumulative"}, description="when each scale is active, and which times training draws"
+    )
+    path: Annotated[Spec, Named("path")] = Field(default={"name": "linear"}, description="how data and noise mix along time")
+    bridge: Annotated[Spec, Named("bridge")] = Field(default={"name": "append"}, description="how a segment hands over to the next")
     noise: Literal["decomposed", "independent"] = Field(
-        "decomposed", description="noise of the scales: one white image analysed into bands, or unit white noise in each scale"
+        default="decomposed", description="noise of the scales: one white image analysed into bands, or unit white noise in each scale"
     )
 
 
 class SamplingConfig(Section):
     """How images are drawn unless the command says otherwise."""
 
-    solver: Annotated[Spec, Named("solver")] = Field({"name": "euler", "steps": 20}, description="the method that integrates each segment")
-    guidance: Annotated[Spec, Named("guidance")] = Field({"name": "cfg"}, description="how conditional and unconditional predictions combine")
-    batch_size: Positive = Field(256, description="images drawn at once")
-    weights: Literal["ema", "raw"] = Field("ema", description="averaged or raw weights")
+    solver: Annotated[Spec, Named("solver")] = Field(
+        default={"name": "euler", "steps": 20}, description="the method that integrates each segment"
+    )
+    guidance: Annotated[Spec, Named("guidance")] = Field(
+        default={"name": "cfg"}, description="how conditional and unconditional predictions combine"
+    )
+    batch_size: Positive = Field(default=256, description="images drawn at once")
+    weights: Literal["ema", "raw"] = Field(default="ema", description="averaged or raw weights")
 
 
 class TrainingConfig(Section):
     """The training run."""
 
     steps: Positive = Field(description="optimizer steps")
-    batch_size: Positive = Field(128, description="images in a batch, over all processes")
-    accumulation: Positive = Field(1, description="batches whose gradients are added up for one optimizer step")
-    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up to the peak")
-    decay: Decay = Field("constant", description="how the learning rate goes down after the warm-up")
-    final_learning_rate: Share = Field(0.0, description="where the decay ends, as a fraction of the peak")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
-    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field([0.9, 0.999], min_length=2, max_length=2, description="AdamW's two decay rates of moments")
-    clip: Annotated[float, Field(gt=0)] | None = Field(None, description="largest norm of the gradient; null: no clipping")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(0.9999, description="decay of the weights' moving average; null: none is kept")
-    label_drop: Share = Field(0.1, description="share of the labels replaced by the null class, for guidance")
-    flip: bool = Field(False, description="mirror images at random")
-    log_every: Positive = Field(50, description="steps between log lines")
-    checkpoint_every: Positive = Field(1000, description="steps between checkpoints; the last step always saves one")
-    keep_checkpoints: Positive = Field(2, description="how many of the newest checkpoints stay")
-    workers: int = Field(0, ge=0, description="processes that read images; 0: the training process itself")
-    tensorboard: bool = Field(False, description="write TensorBoard files too")
+    batch_size: Positive = Field(default=128, description="images in a batch, over all processes")
+    accumulation: Positive = Field(default=1, description="batches whose gradients are added up for one optimizer step")
+    learning_rate: float = Field(default=1e-4, gt=0, description="peak learning rate of AdamW")
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up to the peak")
+    decay: Decay = Field(default="constant", description="how the learning rate goes down after the warm-up")
+    final_learning_rate: Share = Field(default=0.0, description="where the decay ends, as a fraction of the peak")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=[0.9, 0.999], min_length=2, max_length=2, description="AdamW's two decay rates of moments"
+    )
+    clip: Annotated[float, Field(gt=0)] | None = Field(default=None, description="largest norm of the gradient; null: no clipping")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=0.9999, description="decay of the weights' moving average; null: none is kept"
+    )
+    label_drop: Share = Field(default=0.1, description="share of the labels replaced by the null class, for guidance")
+    flip: bool = Field(default=False, description="mirror images at random")
+    log_every: Positive = Field(default=50, description="steps between log lines")
+    checkpoint_every: Positive = Field(default=1000, description="steps between checkpoints; the last step always saves one")
+    keep_checkpoints: Positive = Field(default=2, description="how many of the newest checkpoints stay")
+    workers: int = Field(default=0, ge=0, description="processes that read images; 0: the training process itself")
+    tensorboard: bool = Field(default=False, description="write TensorBoard files too")
 
 
 class EvaluationConfig(Section):
     """How `lapflow evaluate` measures a run."""
 
-    samples: Annotated[int, Field(ge=2)] = Field(1000, description="images drawn")
-    features: Annotated[Spec, Named("features")] = Field({"name": "pixels"}, description="what the Frechet distance is measured in")
-    classifier: Literal["svm"] | None = Field(None, description="a classifier that judges conditional samples; null: none")
+    samples: Annotated[int, Field(ge=2)] = Field(default=1000, description="images drawn")
+    features: Annotated[Spec, Named("features")] = Field(default={"name": "pixels"}, description="what the Frechet distance is measured in")
+    classifier: Literal["svm"] | None = Field(default=None, description="a classifier that judges conditional samples; null: none")
 
 
 class Config(Section):
@@ -78,15 +90,19 @@ class Config(Section):
 
     flow: FlowConfig = Field(default_factory=FlowConfig, description="decomposition, intervals, path, bridge and noise")
     model: Annotated[Spec, Named("backbone")] = Field(description="the network that predicts")
-    codec: Annotated[Spec, Named("codec")] = Field({"name": "pixels"}, description="the space of the flow: pixels, or an autoencoder's latents")
+    codec: Annotated[Spec, Named("codec")] = Field(
+        default={"name": "pixels"}, description="the space of the flow: pixels, or an autoencoder's latents"
+    )
     data: Annotated[Spec, Named("dataset")] = Field(description="the images")
-    objective: Annotated[Spec, Named("objective")] = Field({"name": "velocity-mse"}, description="what training minimises")
-    attention: Annotated[Spec, Named("attention")] = Field({"name": "auto"}, description="the attention kernel")
-    engine: Annotated[Spec, Named("engine")] = Field({"name": "torch"}, description="how a training step runs on processes and devices")
+    objective: Annotated[Spec, Named("objective")] = Field(default={"name": "velocity-mse"}, description="what training minimises")
+    attention: Annotated[Spec, Named("attention")] = Field(default={"name": "auto"}, description="the attention kernel")
+    engine: Annotated[Spec, Named("engine")] = Field(
+        default={"name": "torch"}, description="how a training step runs on processes and devices"
+    )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="solver, guidance and batch size of sampling")
     training: TrainingConfig = Field(description="the training run")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how a run is measured")
-    seed: int = Field(0, ge=0, description="every random number of training is a function of this and of what is counted")
+    seed: int = Field(default=0, ge=0, description="every random number of training is a function of this and of what is counted")
 
     _origins: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
 
@@ -100,12 +116,15 @@ class Config(Section):
             )
         return self
 
+    def __eq__(self, other: object) -> bool:
+        """Equal values, wherever they came from."""
+        return isinstance(other, Config) and self.model_dump() == other.model_dump()
+
     def origin(self, *path: str) -> str | None:
-        """File and line (or command-line text) from which the value at `path` came; None for a default."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self._origins:
-                return self._origins[path[:length]]
-        return None
+        """File and line from which the value at `path` came, and the overrides of what it holds; None for a default."""
+        within = {place for at, place in self._origins.items() if at[: len(path)] == path and place.startswith("command line")}
+        own = next((self._origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._origins), None)
+        return "; ".join([*([own] if own and own not in within else []), *sorted(within)]) or None
 
 
 def component_kinds(model: type[BaseModel] = Config, at: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from lapflow.core.component import Component
@@ -40,6 +41,9 @@ class Backbone(nn.Module, Component):
     def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
         """state {k: [b, c_k, h_k, w_k]} with any non-empty suffix of the scales coarse to fine, t [b] in [0, 1] ->
         {"main": {k: [b, c_k, h_k, w_k]}} for the same scales. Without labels a conditional network takes the null class."""
+
+    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> None:
+        """Raises `BackendError` unless the network's kernels can run there: asked before work starts."""
 
     @abstractmethod
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pydantic
@@ -26,7 +27,8 @@ class Component:
 
     kind: ClassVar[str]
     context: ClassVar[tuple[str, ...]] = ()
-    config: dict[str, Any]
+    config: Mapping[str, Any] = MappingProxyType({})
+    """The arguments this component was made with, defaults filled in."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -36,11 +38,12 @@ class Component:
     @classmethod
     def schema(cls) -> type[pydantic.BaseModel]:
         """The strict pydantic model of this component's arguments, context arguments apart."""
-        return _schema(cls)
+        if "_schema" not in cls.__dict__:
+            setattr(cls, "_schema", _derive(cls))
+        return cls.__dict__["_schema"]
 
 
-@functools.cache
-def _schema(cls: type[Component]) -> type[pydantic.BaseModel]:
+def _derive(cls: type[Component]) -> type[pydantic.BaseModel]:
     initial = inspect.unwrap(cls.__init__)
     fields: dict[str, Any] = {}
     if initial is not object.__init__:
@@ -79,7 +82,7 @@ def _validated(initial: Callable[..., None]) -> Callable[..., None]:
     return init
 
 
-def validate(schema: type[pydantic.BaseModel], values: typing.Mapping[str, Any], owner: str) -> pydantic.BaseModel:
+def validate(schema: type[pydantic.BaseModel], values: Mapping[str, Any], owner: str) -> pydantic.BaseModel:
     """Check `values` by `schema`; raises `ConfigError` with the first problem, in words."""
     try:
         return schema.model_validate(values)

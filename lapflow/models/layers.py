@@ -132,20 +132,6 @@ class FinalLayer(nn.Module):
         return unpatchify(self.linear(x), self.patch, self.grid)
 
 
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raises `ConfigError` unless labels [b] are int64 classes of a network. Reads values: keep it out of the hot path."""
-    if num_classes == 0:
-        refuse_labels()
-    if labels.dtype != torch.int64 or labels.ndim != 1:
-        raise ConfigError(
-            "labels are not class indices", got=f"{labels.dtype} of shape {tuple(labels.shape)}", expected="torch.int64 of shape [b]"
-        )
-    wrong = labels[(labels < 0) | (labels > num_classes)]
-    if len(wrong):
-        expected = f"0 to {num_classes - 1}, or {num_classes} for no class"
-        raise ConfigError("there is no such class", got=f"label {int(wrong[0])}", expected=expected)
-
-
 def refuse_labels() -> None:
     """Raises the `ConfigError` for labels given to an unconditional network."""
     raise ConfigError("labels were given to an unconditional network", got="num_classes 0", expected="no labels, or num_classes > 0")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import Field
+import torch
 from torch import Tensor
 
 from lapflow.backends.attention import resolve
@@ -16,7 +17,6 @@ from lapflow.core.attention import AttentionBackend
 from lapflow.core.backbone import Backbone, Condition, Heads
 from lapflow.core.decomposition import Band
 from lapflow.models import sizes
-from lapflow.models.layers import check_labels
 from lapflow.models.transformer import ScaleTransformer
 
 
@@ -66,9 +66,8 @@ class MoTDiT(Backbone):
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         return self.transformer.multiply_adds(scales)
 
-    def check_labels(self, labels: Tensor) -> None:
-        """Raises `ConfigError` unless labels [b] are classes of this network."""
-        check_labels(labels, self.num_classes)
+    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> None:
+        self.transformer.require(device, dtype, needs_grad)
 
     def reset_parameters(self) -> None:
         """Initialise all parameters and buffers, also after `to_empty` from device meta."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
@@ -13,7 +14,6 @@ from lapflow.core.attention import AttentionBackend
 from lapflow.core.backbone import Backbone, Condition, Heads
 from lapflow.core.decomposition import Band
 from lapflow.models import sizes
-from lapflow.models.layers import check_labels
 from lapflow.models.transformer import ScaleTransformer, active_scales
 
 
@@ -21,7 +21,8 @@ class Separate(Backbone):
     """One diffusion transformer per scale; tower k reads the scales that scale k may see and returns scale k.
 
     A tower is not given what could not reach its output: under mask causal the finer scales, under self all others.
-    Its own attention has the same mask.
+    Its own attention has the same mask. At two scales from t = 0.5, size L/2, this costs 0.87 of a single-scale model under
+    causal, where towers that read all tokens would cost 1.37.
     """
 
     def __init__(
@@ -77,9 +78,8 @@ class Separate(Backbone):
             total.update(self._tower(k).multiply_adds(self._seen(k, active)))
         return dict(total)
 
-    def check_labels(self, labels: Tensor) -> None:
-        """Raises `ConfigError` unless labels [b] are classes of this network."""
-        check_labels(labels, self.num_classes)
+    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> None:
+        self._tower(next(iter(self.bands))).require(device, dtype, needs_grad)
 
     def reset_parameters(self) -> None:
         """Initialise all parameters and buffers, also after `to_empty` from device meta."""

@@ -28,7 +28,7 @@ DepthOption = Annotated[int | None, Field(ge=1, description="number of blocks, i
 WidthOption = Annotated[int | None, Field(ge=4, description="token width d, instead of a size")]
 HeadsOption = Annotated[int | None, Field(ge=1, description="attention heads, instead of a size")]
 PatchOption = Annotated[
-    Annotated[int, Field(ge=1)] | Sequence[Annotated[int, Field(ge=1)]] | None,
+    int | Sequence[int] | None,
     Field(description=f"patch size, or one per scale coarse to fine; {DEFAULT_PATCH} if neither this nor the size's name says"),
 ]
 RatioOption = Annotated[float, Field(gt=0, description="width of the MLP over the token width")]
@@ -117,13 +117,13 @@ def _check_width(width: int, heads: int) -> None:
 
 
 def _patches(bands: Mapping[int, Band], patch: int | Sequence[int]) -> dict[int, int]:
-    if isinstance(patch, int):
-        return dict.fromkeys(bands, patch)
-    if len(patch) != len(bands):
-        raise ConfigError(
-            "patch has not one entry per scale", got=f"{len(patch)} entries", expected=f"{len(bands)}, coarse to fine, or a single number"
-        )
-    return dict(zip(bands, patch))
+    sizes = [patch] * len(bands) if isinstance(patch, int) else list(patch)
+    if len(sizes) != len(bands):
+        expected = f"{len(bands)}, coarse to fine, or a single number"
+        raise ConfigError("patch has not one entry per scale", got=f"{len(sizes)} entries", expected=expected)
+    if min(sizes) < 1:
+        raise ConfigError("a patch has at least one pixel", got=f"patch {patch}", expected="1 or more")
+    return dict(zip(bands, sizes, strict=True))
 
 
 def check_patches(bands: Mapping[int, Band], patches: Mapping[int, int]) -> None:

@@ -48,12 +48,16 @@ class ScaleTransformer(nn.Module):
         self.embeds = nn.ModuleDict(embeds)
         self.time = TimestepEmbedder(design.width)
         self.label = LabelEmbedder(num_classes, design.width) if num_classes else None
-        masked = MaskedAttention(attention, design.mask, design.heads)
-        self.blocks = nn.ModuleList(Block(self._experts(), masked) for _ in range(design.depth))
+        self.attention = MaskedAttention(attention, design.mask, design.heads)
+        self.blocks = nn.ModuleList(Block(self._experts(), self.attention) for _ in range(design.depth))
         self.finals = nn.ModuleDict(
             {str(k): FinalLayer(embeds[str(k)], bands[k].channels, design.width, self.modulated) for k in self.outputs}
         )
         self.reset_parameters()
+
+    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> None:
+        """Raises `BackendError` unless the attention backend can run there."""
+        self.attention.require(device, dtype, self.design.width // self.design.heads, needs_grad)
 
     def _embeds(self) -> dict[str, PatchEmbed]:
         finest = min(self.bands)
@@ -130,7 +134,9 @@ class ScaleTransformer(nn.Module):
         final linear layers. `attention`: 2 d L pairs. `modulation`: 6 d^2 L per expert used, plus 2 d^2 per final
         layer; none under in-context conditioning, whose extra tokens count in the other two. Embeddings of t and y are left out.
         """
-        active, d, depth = [k for k in self.inputs if k in set(scales)], self.design.width, self.design.depth
+        given = set(scales)
+        assert given <= set(self.inputs), f"scales {given - set(self.inputs)} are not among the network's {self.inputs}"
+        active, d, depth = [k for k in self.inputs if k in given], self.design.width, self.design.depth
         pixels = {k: self.bands[k].channels * self.bands[k].height * self.bands[k].width for k in active}
         extra = 0 if self.modulated else 1 + (self.num_classes > 0)
         lengths = [cast(PatchEmbed, self.embeds[str(k)]).tokens + extra for k in active]

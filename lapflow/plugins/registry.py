@@ -81,10 +81,17 @@ def find_source(kind: str, name: str) -> Source:
         found = [source for source in found if canonical(source.distribution) == canonical(distribution)]
         if not found:
             offered = [f"{source.name}@{source.distribution}" for source in _all(kind) if source.distribution not in (OWN, SESSION)]
-            raise ConfigError(f"no installed distribution offers this {kind}", got=repr(name), expected=suggest(name, [*offered, *names(kind)]))
+            raise ConfigError(
+                f"no installed distribution offers this {kind}", got=repr(name), expected=suggest(name, [*offered, *names(kind)])
+            )
         return found[0]
     if not found:
-        raise ConfigError(f"there is no {kind} of this name", got=repr(name), expected=suggest(plain, names(kind)), remedy="`lapflow components` lists what is installed")
+        raise ConfigError(
+            f"there is no {kind} of this name",
+            got=repr(name),
+            expected=suggest(plain, names(kind)),
+            remedy="`lapflow components` lists what is installed",
+        )
     if found[0].distribution in (OWN, SESSION):
         for hidden in found[1:]:
             _warn_once(kind, plain, found[0].distribution, hidden.distribution)
@@ -130,7 +137,9 @@ def register(cls: Any = None, *, name: str, kind: str | None = None) -> Any:
         return functools.partial(register, name=name, kind=kind)
     found = kind or getattr(cls, "kind", None)
     if not isinstance(found, str):
-        raise PluginError(f"{name!r} is no component", got=repr(cls), expected=f"a subclass of a contract in lapflow.core: {', '.join(KINDS)}")
+        raise PluginError(
+            f"{name!r} is no component", got=repr(cls), expected=f"a subclass of a contract in lapflow.core: {', '.join(KINDS)}"
+        )
     path = f"{getattr(cls, '__module__', '?')}:{getattr(cls, '__qualname__', '?')}"
     check_contract(found, cls, name, f"{SESSION}, {path}")
     if "@" in name or not name:

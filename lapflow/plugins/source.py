@@ -63,12 +63,13 @@ class Source:
 def check_contract(kind: str, cls: object, name: str, label: str) -> None:
     """Raises `PluginError` unless `cls` is a subclass of its kind's contract and implements all of it."""
     contract = find_kind(kind).load_contract()
+    what = f"the {kind} {name!r} does not keep its contract"
     if not (isinstance(cls, type) and issubclass(cls, contract)):
-        kin = f"{cls.__module__}.{cls.__qualname__}, a subclass of {cls.__base__}" if isinstance(cls, type) else repr(cls)
-        raise PluginError(f"the {kind} {name!r} does not keep its contract", got=kin, expected=f"a subclass of {contract.__module__}.{contract.__name__}", where=label)
+        kin = f"the class {cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else repr(cls)
+        raise PluginError(what, got=kin, expected=f"a subclass of {contract.__module__}.{contract.__name__}", where=label)
     missing = sorted(n for n in dir(cls) if getattr(getattr(cls, n, None), "__isabstractmethod__", False))
     if missing:
-        raise PluginError(f"the {kind} {name!r} does not keep its contract", got=f"a class without {', '.join(missing)}", expected=f"all of {contract.__name__}", where=label)
+        raise PluginError(what, got=f"{cls.__qualname__} without {', '.join(missing)}", expected=f"all of {contract.__name__}", where=label)
 
 
 def canonical(distribution: str) -> str:

@@ -72,7 +72,7 @@ class Pipeline:
             raise CheckpointError(f"the run {run} has no checkpoint yet", expected="a run that saved at least once", remedy="train longer, or set training.checkpoint_every lower")
         saved = load_checkpoint(path, only=("model", "ema"))
         config = load_config({**saved.documents["config"], **({"attention": attention} if attention else {})})
-        weights = weights or ("ema" if "ema" in saved.tensors else "raw")
+        weights = weights or config.sampling.weights
         group = {"ema": "ema", "raw": "model"}[weights]
         if group not in saved.tensors:
             raise CheckpointError(f"the checkpoint {path} has no averaged weights", got=f"weights={weights}", expected="weights=raw", remedy="the run trained with ema_decay null")

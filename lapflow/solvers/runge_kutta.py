@@ -24,7 +24,8 @@ Steps = Annotated[
 
 def rk_step(method: Tableau, velocity: Callable[[State, float], State], state: Mapping[int, Tensor], t: float, t_next: float) -> State:
     """One explicit step: k_i = v(t + c_i h, x + h sum_j a_ij k_j), x' = x + h sum_i b_i k_i."""
-    h, slopes = t_next - t, []
+    h = t_next - t
+    slopes: list[State] = []
     for row, c in zip(method.a, method.c):
         time = t_next if c == 1 else t + float(c) * h
         slopes.append(velocity(_advance(state, slopes, row, h), time))
@@ -36,7 +37,7 @@ def _advance(state: Mapping[int, Tensor], slopes: Sequence[State], weights: Sequ
     out = dict(state)
     for slope, weight in zip(slopes, weights):
         if weight:
-            out = map_state(lambda x, v, w=h * float(weight): torch.add(x, v, alpha=w), out, slope)  # type: ignore[arg-type,misc]
+            out = map_state(lambda x, v, w=h * float(weight): torch.add(x, v, alpha=w), out, slope)  # type: ignore[arg-type]
     return out
 
 

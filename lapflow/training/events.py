@@ -58,4 +58,4 @@ def _summary_writer(folder: Path) -> Any:  # noqa: ANN401 - TensorBoard is an op
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise BackendError(f"training.tensorboard needs TensorBoard: {error}", remedy="pip install 'lapflow[tensorboard]', or set it to false") from None
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))

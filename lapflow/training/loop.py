@@ -41,13 +41,15 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     # ---- compose: everything that can be wrong with the config is wrong here, before anything is written
     parts = build(config)
     settings, seed = config.training, config.seed
+    engine = parts.engine
     parts.require_training_data()
+    with engine.autocast():
+        parts.model.require(engine.device, _working_dtype(engine.device), needs_grad=True)
 
     run = RunFolder(out, config)
     log = EventLog(out, watch, settings.tensorboard)
     try:
         # ---- engine, optimizer, average
-        engine = parts.engine
         model = engine.prepare(parts.model, _optimizer(config))
         ema = None if settings.ema_decay is None else EMA(engine.weights(), settings.ema_decay)
         step, consumed = 0, 0
@@ -127,14 +129,15 @@ def _loss(
     if parts.num_classes:
         dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < label_drop
         labels = torch.where(dropped, parts.num_classes, batch.labels).to(engine.device, non_blocking=True)
-    total, named = torch.zeros((), device=engine.device), {}
+    total = torch.zeros((), device=engine.device)
+    named: dict[str, Tensor] = {}
     for point in flow.training_points(x, generators, stage):
         with engine.autocast():
             heads = model(point.state, point.t, labels if labels is None or point.index is None else labels[point.index])
             losses = flow.objective(heads, point)
         for name, value in losses.items():
             total = total + value * point.fraction
-            named[name] = named.get(name, 0.0) + value.detach() * point.fraction
+            named[name] = named.get(name, torch.zeros_like(total)) + value.detach() * point.fraction
     return total, named
 
 
@@ -161,10 +164,15 @@ class _Window:
         return row
 
 
+def _working_dtype(device: torch.device) -> torch.dtype:
+    """What the network computes in under the present autocast."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+
+
 def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
     settings = config.training
     return lambda parameters: torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, betas=tuple(settings.betas), weight_decay=settings.weight_decay, fused=True
+        parameters, lr=settings.learning_rate, betas=(settings.betas[0], settings.betas[1]), weight_decay=settings.weight_decay, fused=True
     )
 
 

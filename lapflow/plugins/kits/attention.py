@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lapflow.core.attention import AttentionBackend, scale_attention, visible
+from lapflow.core.attention import AttentionBackend, Mask, scale_attention, visible
 from lapflow.core.errors import BackendError
 from lapflow.plugins.kits.base import Conformance, error_of, normal, relative
 
@@ -52,7 +52,8 @@ class AttentionConformance(Conformance):
         for device, dtype, shape in self.cases(False):
             q, k, v = self.tensors(device, dtype, shape)
             got = self.make().attend(q, k, v)
-            assert got.shape == q.shape and got.dtype == dtype
+            assert got.shape == q.shape
+            assert got.dtype == dtype
             assert relative(got, softmax_attention(q, k, v)) <= self.tolerances[dtype], f"{device}, {dtype}, {shape}"
 
     def test_gradients_equal_those_of_softmax_attention(self) -> None:
@@ -71,14 +72,15 @@ class AttentionConformance(Conformance):
     def test_scale_masks_as_slices(self) -> None:
         """Under each scale mask, the unmasked calls on strided slices equal masked softmax attention over the whole sequence."""
         lengths = (4, 16)
+        masks: tuple[Mask, ...] = ("none", "self", "causal")
         for device, dtype, shape in self.cases(False):
             q, k, v = self.tensors(device, dtype, (shape[0], shape[1], sum(lengths), sum(lengths), shape[-1]))
-            for mask in ("none", "self", "causal"):
+            for mask in masks:
                 allowed = torch.zeros(sum(lengths), sum(lengths), dtype=torch.bool, device=device)
-                for a, b, c, d in visible(mask, lengths):  # type: ignore[arg-type]  # a literal of the loop
+                for a, b, c, d in visible(mask, lengths):
                     allowed[a:b, c:d] = True
                 scores = (q.double() @ k.double().transpose(-1, -2) / shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf)
-                got = scale_attention(self.make(), q, k, v, lengths, mask)  # type: ignore[arg-type]
+                got = scale_attention(self.make(), q, k, v, lengths, mask)
                 assert relative(got, torch.softmax(scores, -1) @ v.double()) <= self.tolerances[dtype], f"{mask}, {device}, {dtype}"
 
     def test_what_it_cannot_run_has_a_reason(self) -> None:

@@ -63,7 +63,8 @@ class BackboneConformance(Conformance):
             for head in self.predict(model, scales).values():
                 assert list(head) == list(scales)
             for k, x in self.predict(model, scales)["main"].items():
-                assert tuple(x.shape) == (self.batch, *self.bands[k].shape) and bool(torch.isfinite(x).all())
+                assert tuple(x.shape) == (self.batch, *self.bands[k].shape)
+                assert bool(torch.isfinite(x).all())
 
     def test_samples_do_not_mix(self) -> None:
         """A sample's prediction does not depend on the others of its batch."""
@@ -111,7 +112,8 @@ class BackboneConformance(Conformance):
         model, scales = self.make().to(torch.bfloat16), tuple(self.bands)
         state = {k: x.to(torch.bfloat16) for k, x in self.state(scales).items()}
         for x in model(state, torch.full((self.batch,), 0.4), self.labels())["main"].values():
-            assert x.dtype == torch.bfloat16 and bool(torch.isfinite(x).all())
+            assert x.dtype == torch.bfloat16
+            assert bool(torch.isfinite(x).all())
 
     def test_weights_round_trip(self) -> None:
         """The state dict is the whole model: loaded into a new one it gives the same predictions."""

@@ -29,7 +29,7 @@ class Conformance:
     def test_config_rebuilds_it(self) -> None:
         """What it was made with is its config, and passes its own schema."""
         component: Component = self.make()
-        config = getattr(component, "config", {})
+        config = dict(component.config)
         assert set(config) == set(type(component).schema().model_fields), "the config names every argument and nothing else"
         type(component).schema().model_validate(config)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,8 @@ class BridgeConformance(Conformance):
     """Crossings of `shapes` at the start and between two segments."""
 
     kind = "bridge"
-    shapes = {1: (2, 1, 4, 4), 0: (2, 1, 8, 8)}  # noqa: RUF012
-    segments = TWO_SCALES
+    shapes: ClassVar[dict[int, tuple[int, ...]]] = {1: (2, 1, 4, 4), 0: (2, 1, 8, 8)}
+    segments: ClassVar[tuple[Segment, ...]] = TWO_SCALES
 
     def make(self) -> Bridge:
         raise NotImplementedError("override make() to return the bridge under test")
@@ -41,7 +43,7 @@ class BridgeConformance(Conformance):
 
     def crossings(self) -> list[tuple[int, State]]:
         """(segment entered, the state before it)."""
-        states = [(0, {})]
+        states: list[tuple[int, State]] = [(0, {})]
         for i, segment in enumerate(self.segments[:-1]):
             states.append((i + 1, {k: normal(*self.shapes[k], key=("state", k)) for k in segment.scales}))
         return states
@@ -59,7 +61,9 @@ class BridgeConformance(Conformance):
             other = map_state(lambda x: x.flip(-1), state)
             first, second = self.cross(index, state, self.noise("a")), self.cross(index, other, self.noise("b"))
             mixed = self.cross(
-                index, map_state(lambda x, y: 2 * x - 3 * y, state, other), map_state(lambda x, y: 2 * x - 3 * y, self.noise("a"), self.noise("b"))
+                index,
+                map_state(lambda x, y: 2 * x - 3 * y, state, other),
+                map_state(lambda x, y: 2 * x - 3 * y, self.noise("a"), self.noise("b")),
             )
             for k, x in mixed.items():
                 assert (x - (2 * first[k] - 3 * second[k])).abs().max() <= 1e-11
@@ -71,7 +75,8 @@ class BridgeConformance(Conformance):
             kept = {k: x.clone() for k, x in state.items()}, {k: x.clone() for k, x in noise.items()}
             first, again = self.cross(index, state, noise), self.cross(index, state, noise)
             assert all(torch.equal(first[k], again[k]) for k in first)
-            assert all(torch.equal(state[k], x) for k, x in kept[0].items()) and all(torch.equal(noise[k], x) for k, x in kept[1].items())
+            assert all(torch.equal(state[k], x) for k, x in kept[0].items())
+            assert all(torch.equal(noise[k], x) for k, x in kept[1].items())
 
     def test_samples_do_not_mix(self) -> None:
         """A sample's crossing depends on its own state and noise."""

@@ -30,13 +30,15 @@ class CodecConformance(Conformance):
         """encode agrees with latent_shape; latents are finite."""
         codec = self.make()
         latents = codec.encode(self.images())
-        assert tuple(latents.shape) == (2, *codec.latent_shape(self.shape)) and bool(torch.isfinite(latents).all())
+        assert tuple(latents.shape) == (2, *codec.latent_shape(self.shape))
+        assert bool(torch.isfinite(latents).all())
 
     def test_images_come_back_in_their_shape(self) -> None:
         """decode(encode(x)) is an image of x's shape, near x where the codec says so."""
         codec, images = self.make(), self.images()
         back = codec.decode(codec.encode(images))
-        assert back.shape == images.shape and bool(torch.isfinite(back).all())
+        assert back.shape == images.shape
+        assert bool(torch.isfinite(back).all())
         if self.round_trip is not None:
             assert float((back - images).abs().max()) <= self.round_trip
 

@@ -26,7 +26,8 @@ class DatasetConformance(Conformance):
 
     def test_there_is_something_to_train_on(self) -> None:
         """A positive training split, a test split of zero or more."""
-        assert self.make().size("train") > 0 and self.make().size("test") >= 0
+        assert self.make().size("train") > 0
+        assert self.make().size("test") >= 0
 
     def test_images_and_labels_are_as_declared(self) -> None:
         """float32 [c, h, w] of `shape` in [-1, 1]; an int label below num_classes, 0 without classes."""
@@ -34,9 +35,12 @@ class DatasetConformance(Conformance):
         for split in ("train", "test"):
             for index in self.indices(split):
                 image, label = dataset.read(split, index)
-                assert tuple(image.shape) == dataset.shape and image.dtype == torch.float32
-                assert -1 <= float(image.min()) and float(image.max()) <= 1
-                assert isinstance(label, int) and 0 <= label < max(1, dataset.num_classes)
+                assert tuple(image.shape) == dataset.shape
+                assert image.dtype == torch.float32
+                assert float(image.min()) >= -1
+                assert float(image.max()) <= 1
+                assert isinstance(label, int)
+                assert 0 <= label < max(1, dataset.num_classes)
 
     def test_reads_are_pure(self) -> None:
         """The same index gives the same image, in any order, from another instance, and after a caller wrote into one."""
@@ -46,9 +50,12 @@ class DatasetConformance(Conformance):
             kept = image.clone()
             image.zero_()
             again, same = second.read("train", index)
-            assert torch.equal(again, kept) and same == label and torch.equal(first.read("train", index)[0], kept)
+            assert torch.equal(again, kept)
+            assert same == label
+            assert torch.equal(first.read("train", index)[0], kept)
 
     def test_classes_and_grey_levels(self) -> None:
         """As many names as classes, all different; a positive number of grey levels."""
         dataset = self.make()
-        assert len(dataset.class_names) == dataset.num_classes == len(set(dataset.class_names)) and dataset.grey_levels > 0
+        assert len(dataset.class_names) == dataset.num_classes == len(set(dataset.class_names))
+        assert dataset.grey_levels > 0

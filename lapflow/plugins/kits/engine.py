@@ -65,8 +65,10 @@ class EngineConformance(Conformance):
         """rank below world_size, a device, and agreement that is an `or`."""
         engine = self.make()
         engine.prepare(TwoExperts(), optimizer)
-        assert 0 <= engine.rank < engine.world_size and isinstance(engine.device, torch.device)
-        assert engine.agree(True) is True and engine.agree(False) is False
+        assert 0 <= engine.rank < engine.world_size
+        assert isinstance(engine.device, torch.device)
+        assert engine.agree(True) is True
+        assert engine.agree(False) is False
 
     def test_it_takes_the_steps_of_plain_torch(self) -> None:
         """Where a part takes no part in a step, it sees a zero gradient: AdamW still decays its moments and weights."""

@@ -28,7 +28,10 @@ class FeaturesConformance(Conformance):
     def test_one_finite_float64_vector_per_image(self) -> None:
         """[b, c, h, w] -> [b, f], detached."""
         out = self.make()(self.images())
-        assert out.ndim == 2 and len(out) == 3 and out.dtype == torch.float64 and not out.requires_grad
+        assert out.ndim == 2
+        assert len(out) == 3
+        assert out.dtype == torch.float64
+        assert not out.requires_grad
         assert bool(torch.isfinite(out).all())
 
     def test_images_do_not_mix_and_are_told_apart(self) -> None:
@@ -36,4 +39,5 @@ class FeaturesConformance(Conformance):
         extractor, images = self.make(), self.images()
         out = extractor(images)
         assert float((extractor(images[1:2]) - out[1:2]).abs().max()) <= self.tolerance * (1 + float(out.abs().max()))
-        assert torch.equal(extractor(images), out) and not torch.allclose(out[0], out[1])
+        assert torch.equal(extractor(images), out)
+        assert not torch.allclose(out[0], out[1])

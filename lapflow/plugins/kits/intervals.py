@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import ClassVar
 
 import torch
@@ -38,8 +39,9 @@ class IntervalsConformance(Conformance):
         """In time order from 0 to 1 without gap or overlap, indexed from 0."""
         segments = self.make().segments(self.levels)
         assert [s.index for s in segments] == list(range(len(segments)))
-        assert segments[0].start == 0 and segments[-1].stop == 1
-        for before, after in zip(segments, segments[1:]):
+        assert segments[0].start == 0
+        assert segments[-1].stop == 1
+        for before, after in itertools.pairwise(segments):
             assert before.stop == after.start
         assert all(s.start < s.stop for s in segments)
 
@@ -49,7 +51,7 @@ class IntervalsConformance(Conformance):
         for s in segments:
             assert list(s.scales) == list(range(self.levels - 1, self.levels - 1 - len(s.scales), -1)), f"segment {s.index}"
             assert all(entry <= s.start for entry in s.entry.values()), "a scale is not active before it enters"
-        for before, after in zip(segments, segments[1:]):
+        for before, after in itertools.pairwise(segments):
             assert len(before.scales) <= len(after.scales)
             assert all(after.entry[k] == entry for k, entry in before.entry.items()), "a scale enters once"
             assert all(after.entry[k] == after.start for k in set(after.scales) - set(before.scales))
@@ -60,8 +62,10 @@ class IntervalsConformance(Conformance):
         for segment in self.make().segments(self.levels):
             for steps in (1, 7):
                 grid = segment.grid(steps)
-                assert len(grid) == steps + 1 and grid[0] == segment.start and grid[-1] == segment.stop
-                assert all(a < b for a, b in zip(grid, grid[1:]))
+                assert len(grid) == steps + 1
+                assert grid[0] == segment.start
+                assert grid[-1] == segment.stop
+                assert all(a < b for a, b in itertools.pairwise(grid))
 
     def test_each_sample_is_in_exactly_one_draw(self) -> None:
         """The draws' indices cover the batch without overlap."""
@@ -78,7 +82,8 @@ class IntervalsConformance(Conformance):
             for dtype in (torch.float32, torch.float64):
                 for draw in self.draws(key, dtype):
                     assert draw.t.dtype == dtype
-                    assert bool((draw.t >= draw.segment.start - 1e-7).all()) and bool((draw.t < self.end).all())
+                    assert bool((draw.t >= draw.segment.start - 1e-7).all())
+                    assert bool((draw.t < self.end).all())
                     seen.add(draw.segment.index)
         assert seen == {s.index for s in self.make().segments(self.levels)}
 
@@ -112,4 +117,5 @@ class IntervalsConformance(Conformance):
     def test_weights_are_not_negative(self) -> None:
         """And at least one scale trains."""
         weights = [self.make().scale_weight(k, self.levels) for k in range(self.levels)]
-        assert all(w >= 0 for w in weights) and any(w > 0 for w in weights)
+        assert all(w >= 0 for w in weights)
+        assert any(w > 0 for w in weights)

@@ -43,7 +43,8 @@ class ObjectiveConformance(Conformance):
     def test_losses_are_named_finite_scalars(self) -> None:
         """At least one, each a scalar with a name."""
         losses = self.make()(self.heads(), self.point())
-        assert losses and all(isinstance(name, str) and loss.ndim == 0 and bool(torch.isfinite(loss)) for name, loss in losses.items())
+        assert losses
+        assert all(isinstance(name, str) and loss.ndim == 0 and bool(torch.isfinite(loss)) for name, loss in losses.items())
 
     def test_each_is_a_mean_over_the_samples(self) -> None:
         """A batch's loss is the mean of its halves' losses, so that accumulation does not change what is minimised."""

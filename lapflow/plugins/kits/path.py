@@ -54,7 +54,8 @@ class PathConformance(Conformance):
         for t in (torch.tensor(0.7), torch.tensor(0.7, dtype=torch.float64), torch.full((3,), 0.7)):
             for k in segment.scales:
                 for value in path.coefficients(t, segment, k).__dict__.values():
-                    assert value.shape == t.shape and value.dtype == t.dtype
+                    assert value.shape == t.shape
+                    assert value.dtype == t.dtype
 
     def test_it_starts_in_noise(self) -> None:
         """At a scale's own start hardly any data is there, and some noise is."""
@@ -62,7 +63,8 @@ class PathConformance(Conformance):
         for segment in self.segments:
             for k in segment.scales:
                 c = path.coefficients(torch.tensor(segment.entry[k], dtype=torch.float64), segment, k)
-                assert abs(float(c.alpha)) <= self.start_bound and float(c.sigma) > 0
+                assert abs(float(c.alpha)) <= self.start_bound
+                assert float(c.sigma) > 0
 
     def test_it_ends_at_the_data(self) -> None:
         """alpha = 1, sigma = 0 at t = 1, up to the square root of what `end` leaves out; everything is finite up to `end`."""
@@ -70,7 +72,8 @@ class PathConformance(Conformance):
         segment, allowed = self.segments[-1], 1e-9 + (1 - path.end) ** 0.5
         for k in segment.scales:
             c = path.coefficients(torch.tensor(path.end, dtype=torch.float64), segment, k)
-            assert abs(float(c.alpha) - 1) <= allowed and abs(float(c.sigma)) <= allowed
+            assert abs(float(c.alpha) - 1) <= allowed
+            assert abs(float(c.sigma)) <= allowed
             assert all(bool(torch.isfinite(value).all()) for value in c.__dict__.values())
 
     def test_conversions_invert(self) -> None:
@@ -88,7 +91,8 @@ class PathConformance(Conformance):
             ]
             for got_data, got_noise in pairs:
                 # Conversions divide by alpha or sigma, which are as small as 1e-3 at these times.
-                assert relative(got_data, data) <= 1e-6 and relative(got_noise, noise) <= 1e-6
+                assert relative(got_data, data) <= 1e-6
+                assert relative(got_noise, noise) <= 1e-6
 
     def test_a_scale_does_not_change_its_law_at_a_segment_border(self) -> None:
         """Coefficients depend on a scale's own entry, so that its path is continuous from segment to segment."""
@@ -97,4 +101,5 @@ class PathConformance(Conformance):
             t = torch.tensor(after.start, dtype=torch.float64)
             for k in before.scales:
                 left, right = path.coefficients(t, before, k), path.coefficients(t, after, k)
-                assert relative(left.alpha, right.alpha) <= 1e-12 and relative(left.sigma, right.sigma) <= 1e-12
+                assert relative(left.alpha, right.alpha) <= 1e-12
+                assert relative(left.sigma, right.sigma) <= 1e-12

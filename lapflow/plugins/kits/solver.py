@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import ClassVar
@@ -90,26 +91,35 @@ class SolverConformance(Conformance):
             solver = self.with_steps(steps)
             assert solver is not None
             errors.append(self.error(solver))
-        rates = [math.log2(a / b) for a, b in zip(errors, errors[1:]) if b > 1e-13]
+        rates = [math.log2(a / b) for a, b in itertools.pairwise(errors) if b > 1e-13]
         order = self.make().order
-        assert rates and abs(rates[-1] - order) <= 0.35, f"order {order} stated, errors {errors} fall at {rates}"
+        assert rates
+        assert abs(rates[-1] - order) <= 0.35, f"order {order} stated, errors {errors} fall at {rates}"
 
     def test_nothing_is_evaluated_outside_the_segment(self) -> None:
         """Every time is in [start, stop], the ends exact."""
         field = KnownField(self.segment)
         self.make().solve(field, self.start(), self.segment, keyed_generator("solver"))
-        assert field.times and all(self.segment.start <= t <= self.segment.stop for t in field.times)
+        assert field.times
+        assert all(self.segment.start <= t <= self.segment.stop for t in field.times)
 
     def test_statistics_count_the_work(self) -> None:
         """`evaluations` is the number of calls of the field; steps are counted; an observer sees each of them and the end."""
         field, seen = KnownField(self.segment), []
         state, statistics = self.make().solve(
-            field, self.start(), self.segment, keyed_generator("solver"), lambda t, x: seen.append((t, {k: v.clone() for k, v in x.items()}))
+            field,
+            self.start(),
+            self.segment,
+            keyed_generator("solver"),
+            lambda t, x: seen.append((t, {k: v.clone() for k, v in x.items()})),
         )
         assert statistics.evaluations == len(field.times)
-        assert statistics.steps == len(seen) >= 1 and statistics.rejected >= 0
+        assert statistics.steps == len(seen) >= 1
+        assert statistics.rejected >= 0
         times = [t for t, _ in seen]
-        assert times == sorted(set(times)) and times[-1] == self.segment.stop and times[0] > self.segment.start
+        assert times == sorted(set(times))
+        assert times[-1] == self.segment.stop
+        assert times[0] > self.segment.start
         assert all(torch.equal(seen[-1][1][k], state[k]) for k in state)
 
     def test_the_state_keeps_its_form(self) -> None:

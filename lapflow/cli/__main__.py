@@ -1,0 +1,5 @@
+"""`python -m lapflow.cli`."""
+
+from lapflow.cli.app import main
+
+main()

@@ -1,0 +1,72 @@
+"""The command `lapflow`: its commands, and how an error is shown.
+
+No module imported here may import torch, so that `--help` answers at once: a command's heavy imports stand inside it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lapflow import __version__
+from lapflow.cli import components, config
+from lapflow.cli.check import check
+from lapflow.cli.doctor import doctor
+from lapflow.cli.evaluate import evaluate
+from lapflow.cli.flops import flops
+from lapflow.cli.sample import sample
+from lapflow.cli.train import train
+from lapflow.core.errors import LapflowError
+
+USER_ERROR = 2
+
+app = typer.Typer(
+    name="lapflow",
+    help="Multi-scale flow-matching generative models, composed by config.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# ---- commands: one line each
+app.command()(train)
+app.command()(sample)
+app.command()(evaluate)
+app.command()(check)
+app.command()(flops)
+app.add_typer(config.app, name="config")
+app.add_typer(components.app, name="components")
+app.command()(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """The options that every command has; `main` reads --debug."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. A user's mistake is one screen on stderr and exit code 2; `--debug` shows the traceback.
+
+    `--debug` may stand anywhere.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    rest = [argument for argument in given if argument != "--debug"]
+    try:
+        app(rest, standalone_mode=True)
+    except LapflowError as error:
+        if len(rest) < len(given):
+            raise
+        typer.echo(f"lapflow: {error}", err=True)
+        sys.exit(USER_ERROR)

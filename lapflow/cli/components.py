@@ -1,0 +1,86 @@
+"""`lapflow components`: what is installed, of every kind, and what each one takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lapflow.cli.output import print_table
+from lapflow.plugins.kinds import KINDS
+
+
+class _KindOrCommand(typer.core.TyperGroup):
+    """Lets `components KIND` stand for `components list KIND`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and not args[0].startswith("-")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_KindOrCommand, help="List the components installed, or show what one takes: [KIND], or show KIND NAME.")
+
+
+@app.command("list")
+def list_components(kind: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(KINDS)}. Default: all.")] = None) -> None:
+    """List components with their origin and status; each is loaded to see whether it can be."""
+    import warnings
+
+    from rich.table import Table
+
+    from lapflow.plugins.kinds import find_kind
+    from lapflow.plugins.registry import PluginWarning, sources
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kind", "name", "from", "class", "status"):
+        table.add_column(column, overflow="fold")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)  # the table says it
+        for of in [find_kind(kind).name] if kind else KINDS:
+            for listed in sources(of, load=True):
+                source = listed.source
+                status = listed.status + (f": {listed.cause}" if listed.cause else "")
+                table.add_row(of, source.name, f"{source.distribution} {source.version}", source.path, status)
+    print_table(table)
+
+
+@app.command("show")
+def show_component(
+    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")],
+    name: Annotated[str, typer.Argument(help="A name, or name@distribution.")],
+) -> None:
+    """Show a component's arguments: type, default, meaning."""
+    from rich.table import Table
+
+    from lapflow.plugins.registry import find_source
+
+    source = find_source(kind, name)
+    model = source.load().schema()
+    typer.echo(f"{kind} {name}, of {source.label}\n{model.__doc__ or ''}\n")
+    fields = model.model_json_schema()
+    if not fields.get("properties"):
+        typer.echo("no arguments")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("argument", "type", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for argument, rule in fields["properties"].items():
+        default = "required" if argument in fields.get("required", []) else str(rule.get("default"))
+        table.add_row(argument, describe(rule), default, str(rule.get("description", "")))
+    print_table(table)
+
+
+def describe(rule: dict[str, Any]) -> str:
+    """A JSON Schema rule in a few words: `integer >= 1`, `list of number`, `a or b`."""
+    if "anyOf" in rule:
+        return " or ".join(describe(option) for option in rule["anyOf"])
+    if "enum" in rule or "const" in rule:
+        return " or ".join(map(str, rule.get("enum", [rule.get("const")])))
+    if rule.get("type") == "array":
+        return f"list of {describe(rule.get('items', {}))}"
+    words = [str(rule.get("type", "any"))]
+    for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<")):
+        if key in rule:
+            words.append(f"{sign} {rule[key]}")
+    return " ".join(words)

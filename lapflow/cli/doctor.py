@@ -1,0 +1,115 @@
+"""`lapflow doctor`: what this machine has, what is missing, and why."""
+
+from __future__ import annotations
+
+from lapflow.cli.output import print_table
+
+EXTRAS = {
+    "demo": ("sklearn", "matplotlib"),
+    "wavelets": ("pywt",),
+    "eval": ("torchmetrics", "scipy"),
+    "diffusers": ("diffusers",),
+    "deepspeed": ("deepspeed",),
+    "xformers": ("xformers",),
+    "flash": ("flash_attn",),
+    "tensorboard": ("tensorboard",),
+}
+"""The optional packages of each extra, by the names under which they are imported."""
+
+
+def doctor() -> None:
+    """Show versions, devices, optional packages, attention backends and plugins, each with the reason where one fails."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for width in (14, 16, None):
+        table.add_column(width=width, overflow="fold")
+    for section, rows in (
+        ("versions", versions()),
+        ("devices", devices()),
+        ("extras", extras()),
+        ("attention", attention()),
+        ("plugins", plugins()),
+    ):
+        for i, (name, state) in enumerate(rows):
+            table.add_row(section if i == 0 else "", name, state)
+        table.add_section()
+    print_table(table)
+
+
+def versions() -> list[tuple[str, str]]:
+    import platform
+
+    import torch
+
+    from lapflow import __version__
+
+    return [("lapflow", __version__), ("python", platform.python_version()), ("torch", torch.__version__)]
+
+
+def devices() -> list[tuple[str, str]]:
+    """The CPU and every GPU."""
+    import os
+
+    import torch
+
+    rows = [("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch")]
+    if not torch.cuda.is_available():
+        return [*rows, ("cuda", "none: torch sees no GPU" if torch.version.cuda else "none: this torch is built without CUDA")]
+    for i in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(i)
+        rows.append((f"cuda:{i}", f"{found.name}, {found.total_memory / 2**30:.0f} GiB, compute capability {found.major}.{found.minor}"))
+    return rows
+
+
+def extras() -> list[tuple[str, str]]:
+    """Each extra: its packages' versions, or why they cannot be used."""
+    return [(f"[{extra}]", ", ".join(_package(name) for name in packages)) for extra, packages in EXTRAS.items()]
+
+
+def attention() -> list[tuple[str, str]]:
+    """Each backend on each kind of device, at head dimension 64, with gradients: ready, or the reason why not."""
+    import torch
+
+    from lapflow.core.errors import LapflowError
+    from lapflow.plugins.registry import create, names
+
+    rows = []
+    cases = [(torch.device("cpu"), torch.float32)]
+    if torch.cuda.is_available():
+        cases += [(torch.device("cuda"), dtype) for dtype in (torch.float32, torch.bfloat16)]
+    for name in names("attention"):
+        try:
+            backend = create("attention", name)
+        except LapflowError as error:
+            rows.append((name, str(error.got or error.what)))
+            continue
+        states = [(f"{d.type} {str(dtype).removeprefix('torch.')}", backend.supports(d, dtype, 64, True)) for d, dtype in cases]
+        rows.append((name, "; ".join(f"{case}: {reason or 'ready'}" for case, reason in states)))
+    return rows
+
+
+def plugins() -> list[tuple[str, str]]:
+    """Every component that another distribution offers."""
+    from lapflow.plugins.kinds import KINDS
+    from lapflow.plugins.registry import sources
+
+    rows = []
+    for kind in KINDS:
+        for listed in sources(kind, load=True):
+            if listed.source.distribution != "lapflow":
+                cause = f": {listed.cause}" if listed.cause else ""
+                rows.append((listed.source.name, f"{kind} of {listed.source.distribution} {listed.source.version}, {listed.status}{cause}"))
+    return rows or [("none", "")]
+
+
+def _package(name: str) -> str:
+    import importlib
+
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return f"{name} is not installed" if error.name == name else f"{name}: {error}"
+    except Exception as error:  # whatever keeps an optional package from loading is what the user wants to see
+        return f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return f"{name} {getattr(module, '__version__', '(no version)')}"

@@ -1,0 +1,175 @@
+"""From a checked config to the objects it names. A component's own errors gain the place in the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from lapflow.config.fields import Spec
+from lapflow.config.schema import Config
+from lapflow.core.attention import AttentionBackend
+from lapflow.core.backbone import Backbone
+from lapflow.core.codec import Codec
+from lapflow.core.dataset import Dataset
+from lapflow.core.engine import Engine
+from lapflow.core.errors import DataError, LapflowError
+from lapflow.core.features import FeatureExtractor
+from lapflow.core.flow import Flow
+from lapflow.core.guidance import Guidance
+from lapflow.core.objective import Objective
+from lapflow.core.random import keyed_generator
+from lapflow.core.solver import Solver
+from lapflow.plugins.registry import create
+
+
+@dataclass
+class Composition:
+    """Everything a config names that training needs. `engine`, `solver` and `guidance` are made when first asked for."""
+
+    config: Config
+    flow: Flow
+    dataset: Dataset
+    codec: Codec
+    model: Backbone
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data; 0 for an unconditional model."""
+        return self.dataset.num_classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of an image in the flow's space."""
+        return self.codec.latent_shape(self.dataset.shape)
+
+    @cached_property
+    def engine(self) -> Engine:
+        return build_engine(self.config)
+
+    @cached_property
+    def solver(self) -> Solver:
+        return build_solver(self.config)
+
+    @cached_property
+    def guidance(self) -> Guidance:
+        return build_guidance(self.config)
+
+    def require_training_data(self) -> None:
+        """Raises `DataError` unless there is an image to train on."""
+        if self.dataset.size("train") == 0:
+            raise DataError(
+                "there is no image to train on",
+                got="an empty training split",
+                where=self.config.origin("data"),
+                expected="at least one image",
+                remedy="hold fewer images out, or name another data set",
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What a run's first log line says of it."""
+        return {
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "images": self.dataset.size("train"),
+            "device": str(self.engine.device),
+            "attention": self.config.attention["name"],
+        }
+
+
+def build(config: Config, device: torch.device | str = "cpu") -> Composition:
+    """Flow (its law check included), data set, codec and model of a config; the model's parameters on `device`."""
+    flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
+    with _placed(config, "data"):
+        shape = dataset.shape
+    with _placed(config, "codec"):
+        latent = codec.latent_shape(shape)
+    return Composition(config, flow, dataset, codec, build_model(config, flow, latent, dataset.num_classes, device))
+
+
+def build_flow(config: Config, *, check: bool = True) -> Flow:
+    """The mathematics, objective included. `check` runs the law check, which raises `LawError`."""
+    parts = config.flow
+    decomposition = _create(config, "decomposition", parts.decomposition, "flow", "decomposition")
+    intervals = _create(config, "intervals", parts.intervals, "flow", "intervals")
+    path = _create(config, "path", parts.path, "flow", "path")
+    bridge = _create(config, "bridge", parts.bridge, "flow", "bridge")
+    with _placed(config, "flow", "intervals"):
+        intervals.segments(decomposition.levels)
+    with _placed(config, "flow"):
+        return Flow(decomposition, intervals, path, bridge, noise=parts.noise, objective=build_objective(config), check=check)
+
+
+def build_model(config: Config, flow: Flow, shape: tuple[int, int, int], num_classes: int, device: torch.device | str = "cpu") -> Backbone:
+    """The network for latents of `shape` (c, h, w). Its first weights are a function of the config's seed alone.
+
+    Device `meta` allocates nothing.
+    """
+    with _placed(config, "data"):
+        bands = flow.bands(shape)
+    attention = build_attention(config)
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(keyed_generator(config.seed, "model").initial_seed())
+        with device:
+            model: Backbone = _create(config, "backbone", config.model, "model", bands=bands, num_classes=num_classes, attention=attention)
+    return model
+
+
+def build_codec(config: Config) -> Codec:
+    codec: Codec = _create(config, "codec", config.codec, "codec")
+    return codec
+
+
+def build_dataset(config: Config) -> Dataset:
+    dataset: Dataset = _create(config, "dataset", config.data, "data")
+    return dataset
+
+
+def build_objective(config: Config) -> Objective:
+    objective: Objective = _create(config, "objective", config.objective, "objective")
+    return objective
+
+
+def build_attention(config: Config) -> AttentionBackend:
+    attention: AttentionBackend = _create(config, "attention", config.attention, "attention")
+    return attention
+
+
+def build_engine(config: Config) -> Engine:
+    engine: Engine = _create(config, "engine", config.engine, "engine")
+    return engine
+
+
+def build_solver(config: Config) -> Solver:
+    solver: Solver = _create(config, "solver", config.sampling.solver, "sampling", "solver")
+    return solver
+
+
+def build_guidance(config: Config) -> Guidance:
+    guidance: Guidance = _create(config, "guidance", config.sampling.guidance, "sampling", "guidance")
+    return guidance
+
+
+def build_features(config: Config, grey_levels: int) -> FeatureExtractor:
+    features: FeatureExtractor = _create(config, "features", config.evaluation.features, "evaluation", "features", grey_levels=grey_levels)
+    return features
+
+
+def _create(config: Config, kind: str, spec: Spec, *path: str, **context: Any) -> Any:
+    with _placed(config, *path):
+        return create(kind, spec, **context)
+
+
+@contextmanager
+def _placed(config: Config, *path: str) -> Iterator[None]:
+    """Gives an error that has no place the one of the config's `path`."""
+    try:
+        yield
+    except LapflowError as error:
+        if error.where is None and (place := config.origin(*path)):
+            error.where = f"{place} ({'.'.join(path)})"
+        raise

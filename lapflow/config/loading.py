@@ -1,0 +1,80 @@
+"""From YAML to a checked `Config`, and back: load, resolve, write, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from lapflow.config.layers import merge, read_overrides, read_source, recipes
+from lapflow.config.problems import explain_problems
+from lapflow.config.schema import Config, component_defaults
+from lapflow.config.yaml12 import Layer, write_yaml
+
+__all__ = ["difference", "dump_yaml", "file_schema", "load_config", "recipes", "resolved"]
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """A config from a recipe's name, a YAML file or a mapping, with dotted `key=value` overrides.
+
+    Raises `ConfigError` that says what is wrong, where it stands (file and line, or the override), and the nearest name.
+    """
+    layer = merge(Layer(component_defaults()), read_source(source))
+    for override in read_overrides(overrides):
+        layer = merge(layer, override)
+    try:
+        config = Config.model_validate(layer.values)
+    except pydantic.ValidationError as error:
+        raise explain_problems(error, layer) from None
+    config._origins = layer.origins
+    return config
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """The whole config as plain data, every default filled in; `load_config` of it gives an equal config."""
+    return config.model_dump(mode="json")
+
+
+def dump_yaml(config: Config) -> str:
+    """The resolved config as YAML."""
+    return write_yaml(resolved(config))
+
+
+def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """What changes from resolved config `a` to `b`: lines `path: old -> new`."""
+    before, after = _flat(a), _flat(b)
+    keys = [*before, *(key for key in after if key not in before)]
+    return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in keys if _shown(before, key) != _shown(after, key)]
+
+
+def file_schema() -> dict[str, Any]:
+    """JSON Schema of a config *file*: as of `Config`, but it may have a `base`, and then leave out what that gives."""
+    schema = _optional(Config.model_json_schema())
+    schema["properties"]["base"] = {"type": "string", "description": "a recipe or a file to start from", "examples": recipes()}
+    return schema
+
+
+def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= _flat(value, f"{at}{key}.") if isinstance(value, Mapping) and value else {f"{at}{key}": value}
+    return out
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return repr(flat[key]) if key in flat else "(absent)"
+
+
+def _optional(node: Any) -> Any:
+    """`node` without required sections, and with components that may leave their name to the base."""
+    if isinstance(node, list):
+        return [_optional(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "oneOf" in node and all("const" in option.get("properties", {}).get("name", {}) for option in node["oneOf"]):
+        unnamed = {"type": "object", "not": {"required": ["name"]}, "description": "arguments of the base's component"}
+        named = [{**option, "required": ["name"]} for option in node["oneOf"]]
+        return {**node, "oneOf": [*named, unnamed]}
+    return {key: _optional(value) for key, value in node.items() if key != "required"}

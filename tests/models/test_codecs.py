@@ -1,0 +1,98 @@
+"""Codecs: the shapes they state, what they load, and their errors."""
+
+import sys
+
+import pytest
+import torch
+
+from lapflow.core.errors import BackendError, ConfigError, SizeError
+from lapflow.models import AutoencoderKLCodec, Pixels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny real autoencoder, saved."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    model = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[4, 8],
+        latent_channels=2,
+        norm_num_groups=2,
+        scaling_factor=0.3,
+        shift_factor=0.1,
+    )
+    path = tmp_path_factory.mktemp("autoencoder")
+    model.save_pretrained(path)
+    return path
+
+
+def images(batch=2):
+    return torch.rand(batch, 3, 8, 12, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+def test_pixels_are_themselves():
+    x = images()
+    assert Pixels().latent_shape((3, 8, 12)) == (3, 8, 12)
+    assert Pixels().decode(Pixels().encode(x)) is x
+
+
+def test_latents_are_the_shifted_and_scaled_posterior_means(folder):
+    from diffusers import AutoencoderKL
+
+    own, given = (
+        AutoencoderKLCodec(str(folder), factor=2, channels=2),
+        AutoencoderKLCodec(str(folder), factor=2, channels=2, scale=2.0, shift=0.0),
+    )
+    model, x = AutoencoderKL.from_pretrained(folder).eval(), images()
+    with torch.no_grad():
+        mean = model.encode(x).latent_dist.mean
+        back = model.decode(mean).sample
+    assert own.encode(x).shape == (2, *own.latent_shape((3, 8, 12))) == (2, 2, 4, 6)
+    torch.testing.assert_close(own.encode(x), (mean - 0.1) * 0.3)
+    torch.testing.assert_close(given.encode(x), 2 * mean)
+    for codec in (own, given):
+        torch.testing.assert_close(codec.decode(codec.encode(x)), back, rtol=1e-4, atol=1e-4)
+
+
+def test_the_autoencoder_is_frozen_and_keeps_the_dtype(folder):
+    codec = AutoencoderKLCodec(str(folder), factor=2, channels=2)
+    assert codec.encode(images().bfloat16()).dtype == torch.bfloat16
+    latents = codec.encode(images())
+    assert not latents.requires_grad
+    assert not codec.decode(latents).requires_grad
+    assert not codec._model.training
+    latents.requires_grad_()
+    assert torch.autograd.grad(codec.decode(latents).sum(), latents)[0].any()  # guidance through the decoder stays possible
+
+
+def test_nothing_is_loaded_for_the_shape():
+    codec = AutoencoderKLCodec("no/such-autoencoder")
+    assert codec.latent_shape((3, 256, 128)) == (4, 32, 16)
+    with pytest.raises(SizeError, match="248 or 256"):
+        codec.latent_shape((3, 250, 256))
+
+
+@pytest.mark.parametrize(("options", "message"), [({"factor": 4}, "'factor': 2"), ({"factor": 2, "channels": 3}, "'channels': 2")])
+def test_an_autoencoder_that_disagrees_is_an_error(folder, options, message):
+    codec = AutoencoderKLCodec(str(folder), **{"channels": 2, **options})
+    with pytest.raises(ConfigError, match=message):
+        codec.encode(images())
+
+
+def test_grey_images_are_refused(folder):
+    with pytest.raises(SizeError, match="number of channels"):
+        AutoencoderKLCodec(str(folder), factor=2, channels=2).encode(images()[:, :1])
+
+
+def test_a_missing_autoencoder_is_an_error(tmp_path):
+    with pytest.raises(BackendError, match="cannot be loaded"):
+        AutoencoderKLCodec(str(tmp_path)).encode(images()[:, :, :8, :8])
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(BackendError, match=r"lapflow\[diffusers\]"):
+        AutoencoderKLCodec("stabilityai/sd-vae-ft-ema").decode(torch.zeros(1, 4, 2, 2))

@@ -1,0 +1,101 @@
+"""The conformance kits catch what they are for: each wrong component fails the promise it breaks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lapflow.flows import AppendBridge, ClassifierFreeGuidance, LinearPath
+from lapflow.plugins import conformance as kits
+from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from lapflow.solvers import Euler, Heun
+
+
+class WrongStd(LaplacianPyramid):
+    def bands(self, shape):
+        from dataclasses import replace
+
+        return {k: replace(band, pixel_std=0.9) for k, band in super().bands(shape).items()}
+
+
+class NoProjector(LaplacianPyramid):
+    def project(self, x, scale):
+        return x
+
+
+class FineFirst(LaplacianPyramid):
+    def analyze(self, x, start=0):
+        return dict(reversed(super().analyze(x, start).items()))
+
+
+class ForgetsStart(LaplacianPyramid):
+    def synthesize(self, state, start=0):
+        return super().synthesize({**state, start: 0.5 * state[start]} if start else state, start)
+
+
+class WrongDerivative(LinearPath):
+    def noise_part(self, t):
+        b, _, product = super().noise_part(t)
+        return b, torch.ones_like(t), product
+
+
+class ClaimsTooMuch(Euler):
+    order = 2
+
+
+class LooksOutside(Euler):
+    def solve(self, field, state, segment, generator=None, observe=None):
+        field.velocity(state, segment.stop + 0.1)
+        return super().solve(field, state, segment, generator, observe)
+
+
+class MixesSamples(AppendBridge):
+    def cross(self, state, noise, before, after, path):
+        return {k: x + x.mean(0) for k, x in super().cross(state, noise, before, after, path).items()}
+
+
+class AddsOne(AppendBridge):
+    def cross(self, state, noise, before, after, path):
+        return {k: x + 1 for k, x in super().cross(state, noise, before, after, path).items()}
+
+
+class TimesPastTheEnd(CumulativeIntervals):
+    def draw(self, segments, batch, **rest):
+        return super().draw(segments, batch, **{**rest, "end": 1.5})
+
+
+class AlwaysDoubles(ClassifierFreeGuidance):
+    def combine(self, conditional, unconditional, levels):
+        return {k: 2 * v for k, v in conditional.items()}
+
+
+WRONG = [
+    (kits.DecompositionConformance, WrongStd, "test_declared_stds_are_those_of_the_operator"),
+    (kits.DecompositionConformance, NoProjector, "test_declared_stds_are_those_of_the_operator"),
+    (kits.DecompositionConformance, FineFirst, "test_bands_come_coarse_to_fine_in_the_declared_shapes"),
+    (kits.DecompositionConformance, ForgetsStart, "test_reconstruction_at_every_start"),
+    (kits.PathConformance, WrongDerivative, "test_velocity_is_the_derivative_of_position"),
+    (kits.SolverConformance, ClaimsTooMuch, "test_it_converges_at_its_order"),
+    (kits.SolverConformance, LooksOutside, "test_nothing_is_evaluated_outside_the_segment"),
+    (kits.SolverConformance, LooksOutside, "test_statistics_count_the_work"),
+    (kits.BridgeConformance, MixesSamples, "test_samples_do_not_mix"),
+    (kits.BridgeConformance, AddsOne, "test_linear_in_state_and_noise"),
+    (kits.IntervalsConformance, TimesPastTheEnd, "test_times_lie_in_the_segment_s_domain"),
+    (kits.GuidanceConformance, AlwaysDoubles, "test_equal_predictions_are_left_alone"),
+    (kits.PathConformance, Heun, "test_is_a_component_of_its_kind"),
+]
+
+
+@pytest.mark.parametrize(("kit", "wrong", "promise"), WRONG, ids=[f"{wrong.__name__}-{promise}" for _, wrong, promise in WRONG])
+def test_a_broken_promise_is_caught(kit, wrong, promise):
+    tried = type("Tried", (kit,), {"make": lambda _: wrong()})()
+    with pytest.raises((AssertionError, ValueError)):
+        getattr(tried, promise)()
+
+
+def test_the_kit_needs_no_pytest():
+    import subprocess
+    import sys
+
+    script = "import sys; import lapflow.plugins.conformance; assert 'pytest' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)

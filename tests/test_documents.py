@@ -1,0 +1,96 @@
+"""What the documents show is run: every Python block, every YAML block, every `lapflow` command, every link.
+
+Commands run in a folder of their own with the real command line; training is made tiny by overrides added here.
+"""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from lapflow.config.loading import load_config
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+TINY = ["training.steps=2", "training.batch_size=8", "model.depth=1", "model.width=32", "model.heads=2", "training.warmup_steps=0"]
+LONG = {"make demo", "make test", "pip install"}
+
+
+def blocks(document, language):
+    return [body for kind, body in BLOCK.findall(document.read_text()) if kind == language]
+
+
+def commands(document):
+    lines = [line[2:].split("  #")[0].strip() for body in blocks(document, "console") for line in body.splitlines() if line.startswith("$ ")]
+    return [line for line in lines if not any(line.startswith(long) for long in LONG)]
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=lambda d: str(d.relative_to(ROOT)))
+def test_python_blocks_run(document, monkeypatch):
+    space = {"__name__": "document"}
+    for body in blocks(document, "python"):
+        exec(compile(ast.parse(body), str(document), "exec"), space)
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "yaml") or blocks(d, "toml")], ids=lambda d: str(d.relative_to(ROOT)))
+def test_yaml_and_toml_blocks_load(document, tmp_path):
+    for i, body in enumerate(blocks(document, "yaml")):
+        assert yaml.safe_load(body)
+        (tmp_path / f"{i}.yaml").write_text(body)
+        load_config(tmp_path / f"{i}.yaml")
+    for body in blocks(document, "toml"):
+        assert tomllib.loads(body)
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if commands(d)], ids=lambda d: str(d.relative_to(ROOT)))
+def test_commands_run(document, tmp_path):
+    for body in blocks(document, "yaml"):
+        if named := re.match(r"# (\S+\.yaml)", body):
+            (tmp_path / named[1]).write_text(body)
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.random.default_rng(i).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    for line in commands(document):
+        words = shlex.split(line)
+        assert words[0] == "lapflow", f"{document.name} shows a command that this test does not know: {line}"
+        if words[1] == "train":
+            words[3:3] = [*TINY, *(["sampling.solver.steps=1"] if "solver" not in line else [])]
+            words = [w for w in words if w != "training.steps=300"]
+        if words[1] == "sample":
+            words += ["--num", "4"]
+        if words[1] == "evaluate":
+            words += ["--num", "20"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-m", "lapflow.cli", *words[1:]], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", document.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.name != "README.md"], ids=lambda d: d.name)
+def test_every_page_is_in_the_index(document):
+    if document.parent == ROOT / "docs" and document.name != "index.md":
+        assert f"({document.name})" in (ROOT / "docs" / "index.md").read_text()
+
+
+def test_every_component_file_named_in_the_docs_exists():
+    for document in DOCUMENTS:
+        for path in re.findall(r"`(core/\w+\.py)`", document.read_text()):
+            assert (ROOT / "lapflow" / path).is_file(), f"{document.name} names {path}"
