@@ -18,7 +18,9 @@ DECOMPOSITIONS = {
 }
 
 
-def make_flow(levels: int = 2, decomposition: str = "laplacian", path: str = "linear", noise: str = "decomposed", draw: str = "batch") -> Flow:
+def make_flow(
+    levels: int = 2, decomposition: str = "laplacian", path: str = "linear", noise: str = "decomposed", draw: str = "batch"
+) -> Flow:
     intervals = CumulativeIntervals(starts=STARTS[levels], draw=draw)
     return Flow(DECOMPOSITIONS[decomposition](levels), intervals, PATHS[path](), AppendBridge(), noise=noise)
 

@@ -31,7 +31,9 @@ def blocks(document, language):
 
 
 def commands(document):
-    lines = [line[2:].split("  #")[0].strip() for body in blocks(document, "console") for line in body.splitlines() if line.startswith("$ ")]
+    lines = [
+        line[2:].split("  #")[0].strip() for body in blocks(document, "console") for line in body.splitlines() if line.startswith("$ ")
+    ]
     return [line for line in lines if not any(line.startswith(long) for long in LONG)]
 
 
@@ -42,7 +44,9 @@ def test_python_blocks_run(document, monkeypatch):
         exec(compile(ast.parse(body), str(document), "exec"), space)
 
 
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "yaml") or blocks(d, "toml")], ids=lambda d: str(d.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if blocks(d, "yaml") or blocks(d, "toml")], ids=lambda d: str(d.relative_to(ROOT))
+)
 def test_yaml_and_toml_blocks_load(document, tmp_path):
     for i, body in enumerate(blocks(document, "yaml")):
         assert yaml.safe_load(body)
@@ -73,7 +77,9 @@ def test_commands_run(document, tmp_path):
         if words[1] == "evaluate":
             words += ["--num", "20"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-m", "lapflow.cli", *words[1:]], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-m", "lapflow.cli", *words[1:]], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 

@@ -33,7 +33,11 @@ def check(
     if as_json:
         import json
 
-        document: dict[str, object] = {"laws": [asdict(r) for r in laws.rows], "oracle": asdict(converged), "solver": {**settings.sampling.solver, **asdict(own)}}
+        document: dict[str, object] = {
+            "laws": [asdict(r) for r in laws.rows],
+            "oracle": asdict(converged),
+            "solver": {**settings.sampling.solver, **asdict(own)},
+        }
         document["mask"] = {**asdict(price), "cross_error": {f"{i}-{j}": e for (i, j), e in price.cross_error.items()}}
         typer.echo(json.dumps(document, indent=2))
     else:

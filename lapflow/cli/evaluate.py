@@ -21,13 +21,19 @@ def evaluate(
     """Write RUN/metrics.json and RUN/report.md."""
     from lapflow.cli.progress import counter
     from lapflow.evaluation.run import evaluate_run, summary
-    from lapflow.sampling.pipeline import Pipeline, override_solver
+    from lapflow.sampling.pipeline import Pipeline, solver_spec
 
     pipeline = Pipeline.load(run, weights=weights, device=device)  # type: ignore[arg-type]
     total = num or pipeline.config.evaluation.samples
     with counter("sampling", total) as progress:
         metrics = evaluate_run(
-            run, pipeline, num=total, guidance=guidance, solver=override_solver(pipeline.config, solver, steps), seed=seed, progress=progress
+            run,
+            pipeline,
+            num=total,
+            guidance=guidance,
+            solver=solver_spec(pipeline.config, solver, steps),
+            seed=seed,
+            progress=progress,
         )
     typer.echo(summary(metrics))
     typer.echo(f"-> {run}/metrics.json, {run}/report.md")

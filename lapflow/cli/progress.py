@@ -19,7 +19,13 @@ def watcher() -> Iterator[Watch]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns) as bars:
         task = bars.add_task("training", total=None, note="")
 
@@ -27,7 +33,8 @@ def watcher() -> Iterator[Watch]:
             kind = event["event"]
             if kind in ("start", "resume"):
                 verb = "continuing at step " + str(event["step"]) if kind == "resume" else "training"
-                bars.console.print(f"{verb}: {event['parameters'] / 1e6:.2f} M parameters, {event['images']} images, {event['device']}, attention {event['attention']}")
+                where = f"{event['device']}, attention {event['attention']}"
+                bars.console.print(f"{verb}: {event['parameters'] / 1e6:.2f} M parameters, {event['images']} images, {where}")
                 bars.update(task, total=event["steps"], completed=event["step"])
             elif kind == "train":
                 bars.update(task, completed=event["step"], note=f"loss {event['loss']:.4f}  {event['images_per_second']:.0f} images/s")

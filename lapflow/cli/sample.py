@@ -11,7 +11,9 @@ import typer
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     num: Annotated[int, typer.Option(min=1, help="Number of images.")] = 100,
-    classes: Annotated[list[str] | None, typer.Option("--class", help="A class, by name or number; may be repeated. Default: all in turn.")] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A class, by name or number; may be repeated. Default: all in turn.")
+    ] = None,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")] = None,
     solver: Annotated[str | None, typer.Option(help="Solver, such as euler, heun, dopri5. Default: the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")] = None,
@@ -26,7 +28,8 @@ def sample(
     """Write grid.png, one PNG per image, scales.png (each scale maturing over time) and samples.npz."""
     from lapflow.cli.progress import counter
     from lapflow.core.errors import ConfigError
-    from lapflow.sampling.pipeline import Pipeline, override_solver
+    from lapflow.plugins.registry import create
+    from lapflow.sampling.pipeline import Pipeline, solver_spec
     from lapflow.sampling.writing import write_samples
 
     if weights not in (None, "ema", "raw"):
@@ -40,7 +43,7 @@ def sample(
         samples = pipeline.sample(
             num,
             labels=labels,
-            solver=override_solver(pipeline.config, solver, steps),
+            solver=create("solver", solver_spec(pipeline.config, solver, steps)),
             guidance=guidance,
             seed=seed,
             batch_size=batch_size,

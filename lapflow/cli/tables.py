@@ -20,13 +20,25 @@ def law_table(report: LawReport) -> Table:
         table.add_column(name, justify="left" if name == "place" else "right")
     for r in report.rows:
         deviation = max(r.noise_error, r.mean_error)
-        table.add_row(str(r.segment), f"{r.t:g}", r.place, str(r.scale), f"{r.noise_std:.6g}", f"{r.expected_noise_std:.6g}", f"{deviation:.1e}", "ok" if r.right else "WRONG")
+        table.add_row(
+            str(r.segment),
+            f"{r.t:g}",
+            r.place,
+            str(r.scale),
+            f"{r.noise_std:.6g}",
+            f"{r.expected_noise_std:.6g}",
+            f"{deviation:.1e}",
+            "ok" if r.right else "WRONG",
+        )
     return table
 
 
 def oracle_table(converged: OracleReport, own: OracleReport, converged_name: str, own_name: str) -> Table:
     """The Gaussian oracle: errors of each band's std and mean, converged and with the config's own solver."""
-    table = _table("Gaussian oracle: the optimum in the network's place", "std and mean are relative errors of the sampled band; prior is what entering from noise alone costs")
+    table = _table(
+        "Gaussian oracle: the optimum in the network's place",
+        "std and mean are relative errors of the sampled band; prior is what entering from noise alone costs",
+    )
     table.add_column("scale", justify="right")
     for name, report in ((converged_name, converged), (own_name, own)):
         table.add_column(f"{name}\n{report.evaluations} evaluations\nstd", justify="right")
@@ -41,7 +53,10 @@ def oracle_table(converged: OracleReport, own: OracleReport, converged_name: str
 
 def mask_table(price: MaskPrice) -> Table:
     """The price of the mask on correlated images."""
-    table = _table(f"Price of mask {price.mask!r}: correlated Gaussian images (power 1/k^2, 8x8)", f"whole covariance off by {_percent(price.covariance_error)}")
+    table = _table(
+        f"Price of mask {price.mask!r}: correlated Gaussian images (power 1/k^2, 8x8)",
+        f"whole covariance off by {_percent(price.covariance_error)}",
+    )
     table.add_column("scale", justify="right")
     table.add_column("std", justify="right")
     table.add_column("covariance with coarser scales", justify="right")
@@ -62,7 +77,9 @@ def cost_table(cost: Cost) -> Table:
         table.add_column(name, justify="right")
     for s in cost.segments:
         parts = [_giga(s.parts[n]) for n in names]
-        table.add_row(f"{s.start:g} - {s.stop:g}", " ".join(map(str, s.scales)), *parts, _giga(s.total), f"{s.total / cost.single_scale:.4f}")
+        table.add_row(
+            f"{s.start:g} - {s.stop:g}", " ".join(map(str, s.scales)), *parts, _giga(s.total), f"{s.total / cost.single_scale:.4f}"
+        )
     table.add_section()
     table.add_row("mean over t", "", *[""] * len(names), _giga(cost.mean), f"{cost.ratio_to_single_scale:.4f}")
     table.add_row("one scale", "", *[""] * len(names), _giga(cost.single_scale), "1")

@@ -10,7 +10,9 @@ import typer
 
 def train(
     config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as flow.intervals.starts=[0,0.2].", metavar="[KEY=VALUE]...")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes, such as flow.intervals.starts=[0,0.2].", metavar="[KEY=VALUE]...")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/NAME.")] = None,
 ) -> None:
     """Train CONFIG. The same command continues an interrupted run."""

@@ -34,9 +34,10 @@ class AttentionBackend(Component):
     def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> None:
         """Raises `BackendError` with the reason unless this backend can run there."""
         if reason := self.supports(device, dtype, head_dim, needs_grad):
+            gradients = "with" if needs_grad else "without"
             raise BackendError(
                 f"the attention backend {type(self).__name__} cannot run here",
-                got=f"device {device.type}, {str(dtype).removeprefix('torch.')}, head dimension {head_dim}, {'with' if needs_grad else 'without'} gradients",
+                got=f"device {device.type}, {str(dtype).removeprefix('torch.')}, head dimension {head_dim}, {gradients} gradients",
                 expected=reason,
                 remedy="choose attention=auto, which takes the first that can",
             )

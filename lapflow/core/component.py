@@ -96,8 +96,12 @@ def explain(problem: Any, schema: type[pydantic.BaseModel], owner: str) -> Confi
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
         known = list(schema.model_fields)
-        return ConfigError(f"{owner} has no key {key!r}", got=f"{path}: {problem['input']!r}", expected=suggest(key, known) if known else "no keys")
+        return ConfigError(
+            f"{owner} has no key {key!r}", got=f"{path}: {problem['input']!r}", expected=suggest(key, known) if known else "no keys"
+        )
     if problem["type"] == "missing":
         field = schema.model_fields.get(str(problem["loc"][-1]))
         return ConfigError(f"{owner} needs {path!r}", expected=(field.description if field else None) or f"a value for {path}")
-    return ConfigError(f"{owner}: {path} is not valid" if path else f"{owner} is not valid", got=repr(problem["input"]), expected=problem["msg"])
+    return ConfigError(
+        f"{owner}: {path} is not valid" if path else f"{owner} is not valid", got=repr(problem["input"]), expected=problem["msg"]
+    )

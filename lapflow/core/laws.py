@@ -142,7 +142,8 @@ def _compare(
     got_mean, want_mean = sampled(data, white), trained(data, white)
     probe = {k: _random(want_mean[k].shape, k) for k in segment.scales}
     got, want, unit = (
-        _covariance(law, white, probe) for law in (lambda w: sampled(_zeros(data), w), lambda w: trained(_zeros(data), w), flow.noise.from_white)
+        _covariance(law, white, probe)
+        for law in (lambda w: sampled(_zeros(data), w), lambda w: trained(_zeros(data), w), flow.noise.from_white)
     )
     bands = flow.bands(shape)
     rows = []

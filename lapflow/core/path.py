@@ -42,7 +42,7 @@ class Coefficients:
         return self.dalpha * data + self.dsigma * noise
 
     def endpoints_from_velocity(self, x: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """(x1, x0) that give position x and this velocity. Finite where alpha' sigma - alpha sigma' is not 0: t < 1 for VP, all t otherwise."""
+        """(x1, x0) that give position x and this velocity. Finite where alpha' sigma - alpha sigma' is: t < 1 for VP, else all t."""
         determinant = self.dalpha * self.sigma - self.alpha * self.dsigma
         data = (self.sigma * velocity - self.dsigma * x) / determinant
         noise = (self.dalpha * x - self.alpha * velocity) / determinant

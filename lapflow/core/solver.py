@@ -47,7 +47,12 @@ class Solver(Component):
 
     @abstractmethod
     def solve(
-        self, field: Field, state: Mapping[int, Tensor], segment: Segment, generator: Generators | None = None, observe: Observer | None = None
+        self,
+        field: Field,
+        state: Mapping[int, Tensor],
+        segment: Segment,
+        generator: Generators | None = None,
+        observe: Observer | None = None,
     ) -> tuple[State, Statistics]:
         """Integrate from `segment.start` to `segment.stop`.
 

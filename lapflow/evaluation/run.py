@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lapflow.config.building import build_features
 from lapflow.config.loading import resolved
-from lapflow.core.guidance import Guidance
-from lapflow.core.solver import Solver
 from lapflow.evaluation.agreement import svm_agreement
 from lapflow.evaluation.evaluate import evaluate_images
 from lapflow.evaluation.report import write_report
@@ -25,43 +24,54 @@ def evaluate_run(
     pipeline: Pipeline,
     *,
     num: int,
-    guidance: float | Guidance | None = None,
-    solver: Solver | None = None,
+    guidance: float | None = None,
+    solver: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> dict[str, Any]:
     """Draw `num` images, classes in turn, measure them against the run's data, write `metrics.json` and `report.md` in `run`.
 
-    The metrics say how they were made: solver, evaluations, guidance, weights, step, seed.
+    `solver` ({name: ..., **arguments}) and `guidance` replace the config's. The metrics say how they were made: solver,
+    evaluations, guidance, weights, step, seed.
     """
-    settings = pipeline.config.evaluation
-    samples = pipeline.sample(num, solver=solver, guidance=guidance, seed=seed, progress=progress)
-    features = create("features", settings.features, grey_levels=pipeline.dataset.grey_levels)
-    classifier = None if settings.classifier is None else CLASSIFIERS[settings.classifier]
+    config = pipeline.config
+    used = dict(solver or config.sampling.solver)
+    samples = pipeline.sample(num, solver=create("solver", used), guidance=guidance, seed=seed, progress=progress)
+    classifier = None if config.evaluation.classifier is None else CLASSIFIERS[config.evaluation.classifier]
+    features = build_features(config, pipeline.dataset.grey_levels)
     metrics = evaluate_images(samples.images, samples.labels, pipeline.dataset, features, classifier)
-    used = pipeline.config.sampling.solver if solver is None else {"name": type(solver).__name__.lower(), **solver.config}
     metrics["made_with"] = {
-        "solver": " ".join(str(v) if k == "name" else f"{k}={v}" for k, v in used.items()),
+        "solver": _words(used),
         "evaluations": samples.evaluations,
-        "guidance": guidance if guidance is not None else pipeline.config.sampling.guidance["scale"],
+        "guidance": _words(config.sampling.guidance) if guidance is None else f"cfg scale={guidance}",
         "weights": pipeline.weights,
         "step": pipeline.step,
         "seed": seed,
     }
     pictures = {caption: run / path for caption, path in PICTURES.items() if (run / path).is_file()}
-    write_report(run, metrics, resolved(pipeline.config), pictures, title=f"Evaluation of {run.name}")
+    write_report(run, metrics, resolved(config), pictures, title=f"Evaluation of {run.name}")
     return metrics
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
     """The figures of an evaluation in a few lines."""
-    made, rows = metrics["made_with"], []
-    rows.append(f"{metrics['counts']['samples']} samples, {made['solver']}, {made['evaluations']} evaluations, guidance {made['guidance']}, {made['weights']} weights")
+    made = metrics["made_with"]
+    rows = [
+        f"{metrics['counts']['samples']} samples, {made['evaluations']} evaluations each, {made['weights']} weights",
+        f"solver {made['solver']}; guidance {made['guidance']}",
+    ]
     if "frechet_ratio" in metrics:
-        rows.append(
-            f"Frechet distance to held-out images: {metrics['frechet']:.2f} (real training images: {metrics['frechet_real']:.2f}, ratio {metrics['frechet_ratio']:.3f})"
-        )
+        distance, real, ratio = (metrics[key] for key in ("frechet", "frechet_real", "frechet_ratio"))
+        rows.append(f"Frechet distance to held-out images {distance:.2f}; of the real training images {real:.2f}; ratio {ratio:.3f}")
+    else:
+        rows.append(f"Frechet distance to the training images {metrics['frechet']:.2f}")
     if "agreement" in metrics:
-        rows.append(f"classifier agrees with the class asked for: {100 * metrics['agreement']:.1f} % (held-out real images: {100 * metrics['agreement_real']:.1f} %)")
-    rows.append(f"copies of training images: {metrics['copies']['copies']}")
+        held_out = f" (held-out real images {100 * metrics['agreement_real']:.1f} %)" if "agreement_real" in metrics else ""
+        rows.append(f"a classifier sees the class asked for in {100 * metrics['agreement']:.1f} %{held_out}")
+    rows.append(f"copies of training images {metrics['copies']['copies']}")
     return "\n".join(rows)
+
+
+def _words(spec: Mapping[str, Any]) -> str:
+    """A component's spec in one line: name, then what is set."""
+    return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in spec.items() if value is not None)

@@ -20,7 +20,9 @@ class ClassifierFreeGuidance(Guidance):
     def __init__(
         self,
         *,
-        scale: Annotated[float | Sequence[float], Field(description="guidance scale s; a list gives one per scale, coarse to fine; 1 is off")] = 1.0,
+        scale: Annotated[
+            float | Sequence[float], Field(description="guidance scale s; a list gives one per scale, coarse to fine; 1 is off")
+        ] = 1.0,
         interval: Annotated[
             Sequence[float], Field(min_length=2, max_length=2, description="guide only at times in [first, last]; elsewhere s = 1")
         ] = (0.0, 1.0),
@@ -51,5 +53,7 @@ class ClassifierFreeGuidance(Guidance):
         if not isinstance(self.scale, tuple):
             return self.scale
         if len(self.scale) != levels:
-            raise ConfigError("guidance.scale must name every scale", got=f"{len(self.scale)} values", expected=f"{levels}, coarse to fine, or one number")
+            raise ConfigError(
+                "guidance.scale must name every scale", got=f"{len(self.scale)} values", expected=f"{levels}, coarse to fine, or one number"
+            )
         return self.scale[levels - 1 - scale]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
-from pydantic import Field
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from lapflow.backends.attention import resolve

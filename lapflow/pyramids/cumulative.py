@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -32,7 +33,11 @@ class CumulativeIntervals(IntervalSchedule):
         self.law, self.weights = draw, None if weights is None else tuple(weights)
         _check_starts(self.starts)
         if self.weights is not None and len(self.weights) != len(self.starts):
-            raise ConfigError("intervals.weights must name every scale", got=f"{len(self.weights)} weights", expected=f"{len(self.starts)}, coarse to fine")
+            raise ConfigError(
+                "intervals.weights must name every scale",
+                got=f"{len(self.weights)} weights",
+                expected=f"{len(self.starts)}, coarse to fine",
+            )
 
     def segments(self, levels: int) -> tuple[Segment, ...]:
         if len(self.starts) != levels:
@@ -82,7 +87,12 @@ def _check_starts(starts: tuple[float, ...]) -> None:
     expected = "times in [0, 1), coarse to fine, strictly rising, the first 0, for instance [0.0, 0.5]"
     if not starts or starts[0] != 0:
         raise ConfigError("interval starts must begin at 0, the coarsest scale's start", got=list(starts), expected=expected)
-    if any(b <= a for a, b in zip(starts, starts[1:])):
-        raise ConfigError("interval starts are out of order", got=list(starts), expected=expected, remedy="list them coarse to fine, each later than the one before")
+    if any(b <= a for a, b in pairwise(starts)):
+        raise ConfigError(
+            "interval starts are out of order",
+            got=list(starts),
+            expected=expected,
+            remedy="list them coarse to fine, each later than the one before",
+        )
     if not all(0 <= s < 1 for s in starts):
         raise ConfigError("interval starts are out of range", got=list(starts), expected=expected)

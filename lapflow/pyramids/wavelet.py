@@ -118,7 +118,9 @@ def low_pass(name: str) -> np.ndarray:
     try:
         import pywt
     except ImportError as error:
-        raise BackendError(f"the wavelet {name!r} needs PyWavelets: {error}", remedy="pip install 'lapflow[wavelets]', or use wavelet=haar") from None
+        raise BackendError(
+            f"the wavelet {name!r} needs PyWavelets: {error}", remedy="pip install 'lapflow[wavelets]', or use wavelet=haar"
+        ) from None
     known = pywt.wavelist(kind="discrete")
     if name not in known:
         raise ConfigError("unknown wavelet", got=repr(name), expected=suggest(name, known))

@@ -68,7 +68,9 @@ class OracleReport:
 class BandOracle(Field):
     """The optimal velocity for Gaussian data that is independent between bands and white inside each band's range."""
 
-    def __init__(self, flow: Flow, segment: Segment, shape: tuple[int, int, int], std: Mapping[int, float], mean: Mapping[int, Tensor]) -> None:
+    def __init__(
+        self, flow: Flow, segment: Segment, shape: tuple[int, int, int], std: Mapping[int, float], mean: Mapping[int, Tensor]
+    ) -> None:
         self.flow, self.segment, self.std, self.mean = flow, segment, std, mean
         self.bands = flow.bands(shape)
 
@@ -116,7 +118,9 @@ def check_bands(flow: Flow, solver: Solver, *, std: tuple[float, ...] = DEFAULT_
     return OracleReport(tuple(rows), run.evaluations)
 
 
-def _prior_error(flow: Flow, scale: int, shape: tuple[int, int, int], lam: Mapping[int, float], mean_error: float) -> tuple[float, float, float]:
+def _prior_error(
+    flow: Flow, scale: int, shape: tuple[int, int, int], lam: Mapping[int, float], mean_error: float
+) -> tuple[float, float, float]:
     """(expected std error, mean error, expected mean error): entering at alpha_0, sigma_0 from noise alone multiplies the std by
     sigma_0 g / sqrt(V_0) and the mean by 1 - alpha_0 d / sqrt(V_0), V_0 = alpha_0^2 d^2 + sigma_0^2 g^2."""
     segment = next(s for s in flow.segments if scale in s.entry)

@@ -22,7 +22,6 @@ from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.random import keyed_generator
 from lapflow.core.solver import Solver, Statistics
-from lapflow.plugins.registry import create
 from lapflow.sampling.sampler import sample
 from lapflow.sampling.trajectory import Trajectory
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -60,7 +59,15 @@ class Pipeline:
     weights: Weights
 
     @classmethod
-    def load(cls, run: str | Path, *, checkpoint: str | None = None, weights: Weights | None = None, device: str = "auto", attention: str | None = None) -> Pipeline:
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        checkpoint: str | None = None,
+        weights: Weights | None = None,
+        device: str = "auto",
+        attention: str | None = None,
+    ) -> Pipeline:
         """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw weights.
 
         `attention` replaces the run's attention backend. Raises `CheckpointError` for what is not a whole run.
@@ -69,13 +76,22 @@ class Pipeline:
         run_config(run)  # names what is wrong with a folder that is no run
         path = run / "checkpoints" / checkpoint if checkpoint else latest_checkpoint(run / "checkpoints")
         if path is None:
-            raise CheckpointError(f"the run {run} has no checkpoint yet", expected="a run that saved at least once", remedy="train longer, or set training.checkpoint_every lower")
+            raise CheckpointError(
+                f"the run {run} has no checkpoint yet",
+                expected="a run that saved at least once",
+                remedy="train longer, or set training.checkpoint_every lower",
+            )
         saved = load_checkpoint(path, only=("model", "ema"))
         config = load_config({**saved.documents["config"], **({"attention": attention} if attention else {})})
         weights = weights or config.sampling.weights
         group = {"ema": "ema", "raw": "model"}[weights]
         if group not in saved.tensors:
-            raise CheckpointError(f"the checkpoint {path} has no averaged weights", got=f"weights={weights}", expected="weights=raw", remedy="the run trained with ema_decay null")
+            raise CheckpointError(
+                f"the checkpoint {path} has no averaged weights",
+                got=f"weights={weights}",
+                expected="weights=raw",
+                remedy="the run trained with ema_decay null",
+            )
         flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
         model = build_model(config, flow, codec.latent_shape(dataset.shape), dataset.num_classes, "cpu")
         try:
@@ -153,16 +169,12 @@ class Pipeline:
         return Samples(torch.cat(images), wanted, tuple(statistics), record)
 
 
-def override_solver(config: Config, name: str | None, steps: int | None) -> Solver:
-    """The config's solver, with another name or number of steps per segment. Raises `ConfigError` if it takes no steps."""
+def solver_spec(config: Config, name: str | None, steps: int | None) -> dict[str, Any]:
+    """The config's solver as `{name: ..., **arguments}`, with another name or number of steps per segment."""
     spec = dict(config.sampling.solver)
     if name is not None and name != spec["name"]:
         spec = {"name": name}
-    if steps is not None:
-        spec["steps"] = steps
-    solver = create("solver", spec)
-    assert isinstance(solver, Solver)
-    return solver
+    return spec if steps is None else {**spec, "steps": steps}
 
 
 load = Pipeline.load

@@ -122,8 +122,14 @@ def check_labels(labels: Tensor | None, batch: int, num_classes: int, guidance: 
     if num_classes == 0:
         raise ConfigError("this model has no classes", got="labels", expected="no labels")
     if labels.shape != (batch,) or labels.dtype != torch.int64:
-        raise ConfigError("labels must be one class index per sample", got=f"{labels.dtype} of shape {tuple(labels.shape)}", expected=f"torch.int64 of shape ({batch},)")
+        raise ConfigError(
+            "labels must be one class index per sample",
+            got=f"{labels.dtype} of shape {tuple(labels.shape)}",
+            expected=f"torch.int64 of shape ({batch},)",
+        )
     outside = labels[(labels < 0) | (labels > num_classes)]
     if outside.numel():
-        raise ConfigError("a class is out of range", got=int(outside[0]), expected=f"0 to {num_classes - 1} ({num_classes} is the null class)")
+        raise ConfigError(
+            "a class is out of range", got=int(outside[0]), expected=f"0 to {num_classes - 1} ({num_classes} is the null class)"
+        )
     return labels

@@ -39,7 +39,12 @@ class Adaptive(Solver):
         self.rtol, self.atol, self.max_evaluations = rtol, atol, max_evaluations
 
     def solve(
-        self, field: Field, state: Mapping[int, Tensor], segment: Segment, generator: Generators | None = None, observe: Observer | None = None
+        self,
+        field: Field,
+        state: Mapping[int, Tensor],
+        segment: Segment,
+        generator: Generators | None = None,
+        observe: Observer | None = None,
     ) -> tuple[State, Statistics]:
         dtypes = {k: x.dtype for k, x in state.items()}
         wide = tuple(x if x.dtype == torch.float64 else x.float() for x in state.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, ClassVar
 
 import torch
@@ -54,11 +55,16 @@ class RungeKutta(Solver):
         return self.tableau.order
 
     def solve(
-        self, field: Field, state: Mapping[int, Tensor], segment: Segment, generator: Generators | None = None, observe: Observer | None = None
+        self,
+        field: Field,
+        state: Mapping[int, Tensor],
+        segment: Segment,
+        generator: Generators | None = None,
+        observe: Observer | None = None,
     ) -> tuple[State, Statistics]:
         grid = segment.grid(self._steps(segment))
         current = dict(state)
-        for t, t_next in zip(grid, grid[1:]):
+        for t, t_next in pairwise(grid):
             current = rk_step(self.tableau, field.velocity, current, t, t_next)
             if observe is not None:
                 observe(t_next, current)
@@ -70,7 +76,9 @@ class RungeKutta(Solver):
             return self.steps
         if segment.index >= len(self.steps):
             raise ConfigError(
-                "solver.steps does not name every segment", got=f"{len(self.steps)} numbers, segment {segment.index}", expected="one number per segment, or a single number"
+                "solver.steps does not name every segment",
+                got=f"{len(self.steps)} numbers, segment {segment.index}",
+                expected="one number per segment, or a single number",
             )
         return self.steps[segment.index]
 

@@ -26,7 +26,8 @@ class Tableau:
 
     def __post_init__(self) -> None:
         stages = len(self.b)
-        assert len(self.c) == stages and [len(row) for row in self.a] == list(range(stages)), "row i of a holds i entries"
+        assert len(self.c) == stages, "c has one entry per stage"
+        assert [len(row) for row in self.a] == list(range(stages)), "row i of a holds i entries"
         assert all(sum(row) == c for row, c in zip(self.a, self.c)), "c_i must be the sum of row i of a"
         assert 1 <= self.order <= 4, "order conditions are written out for orders 1 to 4"
         for condition, value in self._conditions()[: (1, 2, 4, 8)[self.order - 1]]:

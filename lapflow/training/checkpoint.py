@@ -84,7 +84,9 @@ def load_checkpoint(path: Path, only: tuple[str, ...] | None = None) -> Checkpoi
         except OSError as error:
             raise CheckpointError(f"the checkpoint {path} lacks {file}: {error.strerror}", remedy=_REMEDY) from None
         if hashlib.sha256(data).hexdigest() != digest:
-            raise CheckpointError(f"{file} in the checkpoint {path} is not what was saved", got="another SHA-256", expected=digest, remedy=_REMEDY)
+            raise CheckpointError(
+                f"{file} in the checkpoint {path} is not what was saved", got="another SHA-256", expected=digest, remedy=_REMEDY
+            )
         try:
             if kind == "safetensors":
                 tensors[name] = load_tensors(data)
@@ -130,7 +132,11 @@ def _manifest(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"the manifest of {path} cannot be read: {error}", remedy=_REMEDY) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("sha256"), dict):
-        raise CheckpointError(f"{path} is not a checkpoint of this kind", got=f"format {manifest.get('format') if isinstance(manifest, Mapping) else manifest!r}", expected=FORMAT)
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this kind",
+            got=f"format {manifest.get('format') if isinstance(manifest, Mapping) else manifest!r}",
+            expected=FORMAT,
+        )
     if any("/" in file or not file.endswith((".safetensors", ".json")) for file in manifest["sha256"]):
         raise CheckpointError(f"the manifest of {path} names files a checkpoint does not have", remedy=_REMEDY)
     return manifest
@@ -149,4 +155,3 @@ def _sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-

@@ -53,9 +53,11 @@ def read_events(folder: Path) -> list[Event]:
     return events
 
 
-def _summary_writer(folder: Path) -> Any:  # noqa: ANN401 - TensorBoard is an optional package without types
+def _summary_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise BackendError(f"training.tensorboard needs TensorBoard: {error}", remedy="pip install 'lapflow[tensorboard]', or set it to false") from None
+        raise BackendError(
+            f"training.tensorboard needs TensorBoard: {error}", remedy="pip install 'lapflow[tensorboard]', or set it to false"
+        ) from None
     return SummaryWriter(str(folder))

@@ -1,9 +1,9 @@
 """A run's folder: who may write in it, what it holds, whether a command continues it.
 
-    config.yaml        the resolved config; `lapflow train RUN/config.yaml` starts the same run elsewhere
-    environment.json   versions of lapflow, torch, Python and of every plugin the config names
-    log.jsonl          one event a line
-    checkpoints/       step-NNNNNNN/ directories and the file `latest`
+config.yaml        the resolved config; `lapflow train RUN/config.yaml` starts the same run elsewhere
+environment.json   versions of lapflow, torch, Python and of every plugin the config names
+log.jsonl          one event a line
+checkpoints/       step-NNNNNNN/ directories and the file `latest`
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class RunFolder:
         self.path, self.config = path, config
         existing = path.exists()
         if existing and not path.is_dir():
-            raise CheckpointError("the output folder is a file", got=str(path), expected="a new or empty folder, or the folder of an interrupted run")
+            raise CheckpointError(
+                "the output folder is a file", got=str(path), expected="a new or empty folder, or the folder of an interrupted run"
+            )
         if existing and any(path.iterdir()) and not (path / "config.yaml").is_file():
             raise CheckpointError(
                 "the output folder is in use",
@@ -83,7 +85,10 @@ class RunFolder:
         except OSError:
             lock.close()
             raise CheckpointError(
-                "the output folder is in use", got=f"another process trains in {self.path}", expected="a folder of its own for each run", remedy="choose another --out"
+                "the output folder is in use",
+                got=f"another process trains in {self.path}",
+                expected="a folder of its own for each run",
+                remedy="choose another --out",
             ) from None
         return lock
 
@@ -92,7 +97,11 @@ def run_config(run: Path) -> Config:
     """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one."""
     file = run / "config.yaml"
     if not file.is_file():
-        raise CheckpointError(f"{run} is not a run folder", got="no config.yaml" if run.is_dir() else "no such folder", expected="a folder that `lapflow train --out` wrote")
+        raise CheckpointError(
+            f"{run} is not a run folder",
+            got="no config.yaml" if run.is_dir() else "no such folder",
+            expected="a folder that `lapflow train --out` wrote",
+        )
     try:
         return load_config(file)
     except yaml.YAMLError as error:

@@ -17,7 +17,14 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.25}
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", [*DECOMPOSITIONS, "sym5", "coif2", "db20"])
-@given(levels=st.integers(1, 5), rows=st.integers(1, 3), columns=st.integers(1, 3), batch=st.sampled_from([1, 3]), channels=st.integers(1, 3), start=st.integers(0, 4))
+@given(
+    levels=st.integers(1, 5),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+    batch=st.sampled_from([1, 3]),
+    channels=st.integers(1, 3),
+    start=st.integers(0, 4),
+)
 def test_synthesize_inverts_analyze(name, dtype, levels, rows, columns, batch, channels, start):
     make = DECOMPOSITIONS.get(name, lambda k: WaveletPyramid(levels=k, wavelet=name))
     decomposition, start = make(levels), min(start, levels - 1)

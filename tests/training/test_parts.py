@@ -1,5 +1,7 @@
 """Learning rate, moving average, event log."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,12 +12,14 @@ from lapflow.training.events import EventLog, read_events
 from lapflow.training.schedule import learning_rate
 
 
-@given(steps=st.integers(1, 500), warmup=st.integers(0, 100), decay=st.sampled_from(["constant", "cosine", "linear"]), final=st.floats(0, 1))
+@given(
+    steps=st.integers(1, 500), warmup=st.integers(0, 100), decay=st.sampled_from(["constant", "cosine", "linear"]), final=st.floats(0, 1)
+)
 def test_learning_rate_rises_then_falls(steps, warmup, decay, final):
     rates = [learning_rate(i, steps, peak=2.0, warmup=warmup, decay=decay, final=final) for i in range(steps)]
     assert all(0 <= r <= 2.0 + 1e-12 for r in rates)
-    assert all(a < b for a, b in zip(rates[: warmup - 1], rates[1:warmup]))
-    assert all(a >= b - 1e-12 for a, b in zip(rates[warmup:], rates[warmup + 1 :]))
+    assert all(a < b for a, b in pairwise(rates[:warmup]))
+    assert all(a >= b - 1e-12 for a, b in pairwise(rates[warmup:]))
     if steps > warmup:
         assert rates[warmup] == 2.0
 

@@ -42,17 +42,19 @@ def losses(run):
     return [e["loss"] for e in read_events(run) if e["event"] == "train"]
 
 
-@pytest.mark.parametrize("options", [(), ("flow.intervals.draw=sample",), ("training.accumulation=2",), ("training.workers=2", "training.flip=true")], ids=str)
+@pytest.mark.parametrize(
+    "options", [(), ("flow.intervals.draw=sample",), ("training.accumulation=2",), ("training.workers=2", "training.flip=true")], ids=str
+)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, options):
-    class StopHere(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(event):
         if event["event"] == "checkpoint" and event["step"] == 6:
-            raise StopHere
+            raise StoppedError
 
     whole = train(tiny(*options), tmp_path / "whole")
-    with pytest.raises(StopHere):
+    with pytest.raises(StoppedError):
         train(tiny(*options), tmp_path / "cut", stop)
     assert final(tmp_path / "cut").documents["state"]["step"] == 6
     train(tiny(*options), tmp_path / "cut")
@@ -89,8 +91,20 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 
 def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
     """The mean over two halves is the gradient of the whole batch, up to the segments that the halves draw."""
-    one = train(tiny("training.accumulation=2", "training.batch_size=8", "training.steps=2", "flow.intervals={name: cumulative, starts: [0.0]}", "flow.decomposition={name: laplacian, levels: 1}"), tmp_path / "a")
-    two = train(tiny("training.steps=2", "flow.intervals={name: cumulative, starts: [0.0]}", "flow.decomposition={name: laplacian, levels: 1}"), tmp_path / "b")
+    one = train(
+        tiny(
+            "training.accumulation=2",
+            "training.batch_size=8",
+            "training.steps=2",
+            "flow.intervals={name: cumulative, starts: [0.0]}",
+            "flow.decomposition={name: laplacian, levels: 1}",
+        ),
+        tmp_path / "a",
+    )
+    two = train(
+        tiny("training.steps=2", "flow.intervals={name: cumulative, starts: [0.0]}", "flow.decomposition={name: laplacian, levels: 1}"),
+        tmp_path / "b",
+    )
     a, b = (final(run).tensors["model"] for run in (one, two))
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=1e-3)
@@ -237,4 +251,8 @@ class TestRefusals:
     def test_a_diverged_run_stops_before_the_update(self, tmp_path):
         with pytest.raises(TrainingError, match="not finite"):
             train(tiny("training.learning_rate=1e30", "training.clip=null", "training.warmup_steps=0"), tmp_path / "run")
-        assert all(torch.isfinite(w).all() for w in final(tmp_path / "run").tensors["model"].values()) if latest_checkpoint(tmp_path / "run" / "checkpoints") else True
+        assert (
+            all(torch.isfinite(w).all() for w in final(tmp_path / "run").tensors["model"].values())
+            if latest_checkpoint(tmp_path / "run" / "checkpoints")
+            else True
+        )

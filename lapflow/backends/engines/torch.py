@@ -92,5 +92,10 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise BackendError("unknown device", got=repr(name), expected="auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise BackendError(f"the device {name} is not here", got=f"{torch.cuda.device_count()} CUDA devices", expected=name, remedy="use engine.device=auto")
+        raise BackendError(
+            f"the device {name} is not here",
+            got=f"{torch.cuda.device_count()} CUDA devices",
+            expected=name,
+            remedy="use engine.device=auto",
+        )
     return device
