@@ -7,24 +7,9 @@ or numpy, and in a folder it does not change when other images come or go.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 
 def unit_hash(*key: int | str) -> float:
     """A number in [0, 1) that is a function of `key` alone, uniform over keys (the first 53 bits of SHA-256)."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
-
-
-def stratified(labels: Sequence[int], held_out: float, name: str) -> list[bool]:
-    """For each item, whether it is held out: of a class with n items the round(held_out n) with the smallest hashes.
-
-    The hash is that of (`name`, the item's position).
-    """
-    chosen = [False] * len(labels)
-    for label in sorted(set(labels)):
-        members = [i for i, other in enumerate(labels) if other == label]
-        members.sort(key=lambda i: unit_hash(name, i))
-        for i in members[: round(held_out * len(members))]:
-            chosen[i] = True
-    return chosen

@@ -1,4 +1,4 @@
-"""The built-in digits: real, exact grey levels, a fixed stratified split."""
+"""The built-in digits: real, exact grey levels, a fixed split by writer."""
 
 import sys
 
@@ -8,7 +8,7 @@ import torch
 from lapflow.core.errors import BackendError, ConfigError, DataError
 from lapflow.data import Digits, PixelFeatures, load_split
 from lapflow.data import digits as module
-from lapflow.data.split import stratified, unit_hash
+from lapflow.data.split import unit_hash
 
 
 def test_known_without_loading(monkeypatch):
@@ -37,11 +37,10 @@ def test_split_is_stratified_complete_and_fixed():
     whole = torch.bincount(everything, minlength=10)
     assert held.tolist() == [round(0.2 * n) for n in whole.tolist()]
     assert torch.equal(held + torch.bincount(train[1], minlength=10), whole)
-    # The split of a published result must never move: these are the first positions held out.
-    assert module._split(0.2)["test"][:6] == FIRST_HELD_OUT
-
-
-FIRST_HELD_OUT = [2, 6, 7, 10, 13, 14]
+    # The split of a published result must never move: the last images of each class in the file.
+    held_out = module._split(0.2)["test"]
+    assert held_out[0] == 1419
+    assert held_out[-1] == 1796
 
 
 def test_no_held_out():
@@ -77,11 +76,6 @@ def test_unit_hash_is_uniform_and_stable():
     assert 0 <= values.min() < values.max() < 1
     assert abs(values.mean() - 0.5) < 0.02
     assert unit_hash("digits", 0) == unit_hash("digits", 0) != unit_hash("digit", 0)
-
-
-def test_stratified_counts():
-    chosen = stratified([0] * 10 + [1] * 5, 0.4, "x")
-    assert (sum(chosen[:10]), sum(chosen[10:])) == (4, 2)
 
 
 def test_pixel_features_are_clipped_grey_levels():
