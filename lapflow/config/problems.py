@@ -9,17 +9,15 @@ import pydantic
 
 from lapflow.config.schema import component_kinds, section_at
 from lapflow.config.yaml12 import KeyPath, Layer
-from lapflow.core.component import explain
+from lapflow.core.component import explain, first_problem
 from lapflow.core.errors import ConfigError, LapflowError
 from lapflow.plugins.registry import config_model
 
 
 def explain_problems(error: pydantic.ValidationError, layer: Layer) -> LapflowError:
     """The first problem of `error`, unknown keys before others; the alternatives of a union count as one."""
-    problems = error.errors()
-    # A misspelt key is often why another is missing.
-    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    path = _clean(first["loc"], layer.values)
+    first = first_problem(error, layer.values)
+    path = tuple(str(part) for part in first["loc"])
     place = _place(path, layer) if path else None
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, LapflowError):
@@ -27,7 +25,6 @@ def explain_problems(error: pydantic.ValidationError, layer: Layer) -> LapflowEr
         if path:
             raised.what = f"{'.'.join(path)}: {raised.what}"
         return raised
-    alternatives = [p["msg"] for p in problems if _clean(p["loc"], layer.values) == path]
     schema, owner = _schema_at(path, layer.values)
     if schema is section_at(path) and first["type"] not in ("extra_forbidden", "missing"):
         owner = "the config"  # the path names the section already
@@ -36,23 +33,8 @@ def explain_problems(error: pydantic.ValidationError, layer: Layer) -> LapflowEr
         found = ConfigError(
             f"{'.'.join(path)} is a section", got=found.got, expected=f"a mapping with keys of {', '.join(section_at(path).model_fields)}"
         )
-    elif len(alternatives) > 1:
-        found = ConfigError(found.what, got=found.got, expected="; or: ".join(dict.fromkeys(alternatives)))
     found.where = place
     return found
-
-
-def _clean(location: tuple[int | str, ...], values: Any) -> KeyPath:
-    """The path of a problem in the config. pydantic also names the alternatives of a union, which are no keys."""
-    path: list[str] = []
-    for i, part in enumerate(location):
-        inside = part in values if isinstance(values, Mapping) else isinstance(values, list) and isinstance(part, int)
-        if inside:
-            values = values[part]
-        elif i < len(location) - 1 or not isinstance(values, Mapping):
-            continue
-        path.append(str(part))
-    return tuple(path)
 
 
 def _place(path: KeyPath, layer: Layer) -> str | None:

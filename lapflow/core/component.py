@@ -87,7 +87,30 @@ def validate(schema: type[pydantic.BaseModel], values: Mapping[str, Any], owner:
     try:
         return schema.model_validate(values)
     except pydantic.ValidationError as error:
-        raise explain(error.errors()[0], schema, owner) from None
+        raise explain(first_problem(error, values), schema, owner) from None
+
+
+def first_problem(error: pydantic.ValidationError, values: Any) -> dict[str, Any]:
+    """The first problem of `error`, unknown keys before others: its `loc` a path in `values`, a union's alternatives one `msg`."""
+    problems = error.errors()
+    # A misspelt key is often why another is missing.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    path = _path(first["loc"], values)
+    alternatives = dict.fromkeys(p["msg"] for p in problems if _path(p["loc"], values) == path)
+    return {**first, "loc": path, "msg": "; or: ".join(alternatives)}
+
+
+def _path(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
+    """The part of a problem's location that names keys of `values`; pydantic also names the alternatives of a union."""
+    path: list[int | str] = []
+    for i, part in enumerate(location):
+        inside = part in values if isinstance(values, Mapping) else isinstance(values, list | tuple) and isinstance(part, int)
+        if inside:
+            values = values[part]
+        elif i < len(location) - 1 or not isinstance(values, Mapping):
+            continue
+        path.append(part)
+    return tuple(path)
 
 
 def explain(problem: Any, schema: type[pydantic.BaseModel], owner: str) -> ConfigError:

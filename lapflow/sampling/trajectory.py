@@ -34,7 +34,8 @@ class Trajectory:
         decomposition = self.flow.decomposition
         rows = []
         for wanted in times:
-            t, state = min(self.frames, key=lambda frame: abs(frame[0] - wanted))
+            # Of two frames at one time, the later: at a bridge it holds the scale that just entered.
+            t, state = min(reversed(self.frames), key=lambda frame: abs(frame[0] - wanted))
             pictures = {f"scale {k}": decomposition.synthesize(state, k)[0] / decomposition.gain(k) for k in state}
             rows.append((t, pictures))
         return rows
