@@ -20,7 +20,8 @@ def check(
     from lapflow.config.building import build_flow, build_solver
     from lapflow.config.loading import load_config
     from lapflow.core.attention import Mask
-    from lapflow.sampling.oracle import check_bands, check_mask
+    from lapflow.plugins.registry import create
+    from lapflow.sampling.oracle import check_bands, check_mask, ladder
     from lapflow.solvers import RK4
 
     settings = load_config(config, overrides or [])
@@ -28,6 +29,7 @@ def check(
     laws = flow.laws()
     converged = check_bands(flow, RK4(steps=CONVERGED_STEPS))
     own = check_bands(flow, build_solver(settings))
+    rungs = [(spec, check_bands(flow, create("solver", spec))) for spec in ladder(settings.sampling.solver)]
     mask: Mask = settings.model.get("mask", "none") if flow.levels > 1 else "none"
     price = check_mask(flow, RK4(steps=50), mask)
     if as_json:
@@ -38,14 +40,16 @@ def check(
             "oracle": asdict(converged),
             "solver": {**settings.sampling.solver, **asdict(own)},
         }
+        document["solver_costs"] = [{**spec, **asdict(report)} for spec, report in rungs]
         document["mask"] = {**asdict(price), "cross_error": {f"{i}-{j}": e for (i, j), e in price.cross_error.items()}}
         typer.echo(json.dumps(document, indent=2))
     else:
         from lapflow.cli.output import print_table
-        from lapflow.cli.tables import law_table, mask_table, oracle_table
+        from lapflow.cli.tables import ladder_table, law_table, mask_table, oracle_table
 
         name = settings.sampling.solver["name"]
-        tables = law_table(laws), oracle_table(converged, own, f"rk4, {CONVERGED_STEPS} steps a segment", name), mask_table(price)
+        converged_name = f"rk4, {CONVERGED_STEPS} steps a segment"
+        tables = [law_table(laws), oracle_table(converged, own, converged_name, name), ladder_table(rungs), mask_table(price)]
         for table in tables:
             print_table(table)
     laws.require()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from rich.table import Table
 
 from lapflow.core.laws import LawReport
@@ -48,6 +51,19 @@ def oracle_table(converged: OracleReport, own: OracleReport, converged_name: str
     for a, b in zip(converged.bands, own.bands):
         values = (a.std_error, a.mean_error, b.std_error, b.mean_error, a.expected_std_error, a.expected_mean_error)
         table.add_row(str(a.scale), *(_percent(v) for v in values))
+    return table
+
+
+def ladder_table(rungs: Sequence[tuple[Mapping[str, Any], OracleReport]]) -> Table:
+    """What the config's solver costs: errors of each band's std against evaluations."""
+    table = _table("What the solver costs: error of each band's std against evaluations", "")
+    for name in ("solver", "evaluations"):
+        table.add_column(name, justify="left" if name == "solver" else "right")
+    for band in rungs[0][1].bands if rungs else ():
+        table.add_column(f"scale {band.scale}", justify="right")
+    for spec, report in rungs:
+        knob = "steps" if "steps" in spec else "rtol"
+        table.add_row(f"{spec['name']} {knob}={spec[knob]:g}", str(report.evaluations), *(_percent(b.std_error) for b in report.bands))
     return table
 
 

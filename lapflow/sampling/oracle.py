@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from lapflow.core.path import Coefficients
 from lapflow.core.random import keyed_generator, randn
 from lapflow.core.solver import Field, Solver
 from lapflow.core.state import State
+from lapflow.plugins.registry import config_model
 from lapflow.sampling.sampler import integrate
 
 DEFAULT_STD = (0.3, 0.6, 1.2, 2.5)
@@ -129,6 +131,19 @@ def _prior_error(
     d, g = c.alpha.item() * lam[scale] * band.direction_std, c.sigma.item() * flow.noise.direction_std(band)
     root = (d**2 + g**2) ** 0.5
     return g / root - 1, mean_error, -d / root
+
+
+def ladder(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Settings of a solver from cheap to dear: steps per segment of a fixed-step one, tolerances of an adaptive one.
+
+    `spec` is `{name: ..., **arguments}`; a solver with neither knob gives no rungs.
+    """
+    known = config_model("solver", spec["name"]).model_fields
+    if "steps" in known:
+        return [{**spec, "steps": steps} for steps in (5, 10, 20, 40, 80)]
+    if "rtol" in known and "atol" in known:
+        return [{**spec, "rtol": tolerance, "atol": tolerance} for tolerance in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)]
+    return []
 
 
 class CorrelatedOracle(Field):

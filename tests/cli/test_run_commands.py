@@ -84,12 +84,23 @@ def test_check_prints_the_figures(call):
     code, out, _ = call("check", "lapflow-digits", "sampling.solver={name: euler, steps: 20}")
     assert code == 0
     assert "-6.722 %" in out
+    assert "euler steps=80" in out
     assert "WRONG" not in out
     code, out, _ = call("check", "lapflow-digits", "--json")
     report = json.loads(out)
     assert report["oracle"]["evaluations"] == 1600
     assert max(abs(b["std_error"]) for b in report["oracle"]["bands"]) < 1e-6
     assert report["mask"]["mask"] == "causal"
+
+
+def test_check_shows_an_adaptive_solvers_tolerances(call):
+    code, out, _ = call("check", "lapflow-digits", "sampling.solver=dopri5", "--json")
+    rungs = json.loads(out)["solver_costs"]
+    assert code == 0
+    assert [r["rtol"] for r in rungs] == [1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+    worst = [max(abs(b["std_error"]) for b in r["bands"]) for r in rungs]
+    assert worst[-1] < 1e-4 < worst[0]
+    assert rungs[0]["evaluations"] < rungs[-1]["evaluations"]
 
 
 def test_flops_counts_the_papers_networks(call):
