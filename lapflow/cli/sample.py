@@ -27,14 +27,13 @@ def sample(
 ) -> None:
     """Write grid.png, one PNG per image, scales.png (each scale maturing over time) and samples.npz."""
     from lapflow.cli.progress import counter
-    from lapflow.core.errors import ConfigError
     from lapflow.plugins.registry import create
     from lapflow.sampling.pipeline import Pipeline, solver_spec
-    from lapflow.sampling.writing import write_samples
+    from lapflow.sampling.writing import prepare_folder, write_samples
 
-    if weights not in (None, "ema", "raw"):
-        raise ConfigError("unknown weights", got=weights, expected="ema or raw")
     pipeline = Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device, attention=attention)  # type: ignore[arg-type]
+    folder = out or run / "samples"
+    prepare_folder(folder)
     labels = None
     if classes:
         wanted = [pipeline.label(name) for name in classes]
@@ -50,6 +49,5 @@ def sample(
             trajectory=True,
             progress=progress,
         )
-    folder = out or run / "samples"
     write_samples(folder, samples, pipeline)
     typer.echo(f"{num} images, {samples.evaluations} evaluations each -> {folder}/grid.png, scales.png, samples.npz, images/")

@@ -18,7 +18,7 @@ Decay = Literal["constant", "cosine", "linear"]
 class Section(BaseModel):
     """A strict mapping: unknown keys and wrong types are errors, and a bare component name in a default is resolved too."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, validate_assignment=True)
 
 
 class FlowConfig(Section):

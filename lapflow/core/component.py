@@ -53,7 +53,7 @@ def _derive(cls: type[Component]) -> type[pydantic.BaseModel]:
                 continue
             assert name in hints, f"{cls.__qualname__}.__init__ must annotate {name!r}: its annotation is its config"
             fields[name] = (hints[name], ... if parameter.default is parameter.empty else parameter.default)
-    config = pydantic.ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+    config = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     doc = inspect.getdoc(cls) or ""
     return pydantic.create_model(cls.__name__, __config__=config, __doc__=doc.split("\n\n")[0], **fields)
 

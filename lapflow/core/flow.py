@@ -150,11 +150,3 @@ class Flow:
     def finish(self, state: Mapping[int, Tensor]) -> Tensor:
         """The image [b, c, h, w] that the final state stands for."""
         return self.decomposition.synthesize(state)
-
-    def denoised(self, state: Mapping[int, Tensor], velocity: Mapping[int, Tensor], t: Tensor, segment: Segment) -> State:
-        """The data each band is heading for: E[x1 | x_t] when `velocity` is the optimum."""
-        out = {}
-        for k, x in state.items():
-            c = self.path.coefficients(t, segment, k).expand(x)
-            out[k] = c.endpoints_from_velocity(x, velocity[k])[0].to(x.dtype)
-        return out

@@ -16,6 +16,14 @@ class Guidance(Component):
 
     kind = "guidance"
 
+    @property
+    @abstractmethod
+    def off(self) -> bool:
+        """Whether the unconditional prediction is never needed; if not, sampling needs labels."""
+
+    def require(self, levels: int) -> None:
+        """Raises `ConfigError` unless the settings fit a composition of `levels` scales."""
+
     @abstractmethod
     def active(self, t: float) -> bool:
         """Whether the unconditional prediction is needed at time `t`; where not, it is not computed."""

@@ -45,6 +45,9 @@ class Solver(Component):
     order: int
     """Convergence order of the method's error in the step size."""
 
+    def require(self, segments: int) -> None:
+        """Raises `ConfigError` unless the settings fit a composition of `segments` segments."""
+
     @abstractmethod
     def solve(
         self,

@@ -36,9 +36,18 @@ class ClassifierFreeGuidance(Guidance):
         if not 0 <= self.first <= self.last <= 1:
             raise ConfigError("guidance.interval is not an interval of the clock", got=list(interval), expected="0 <= first <= last <= 1")
 
+    @property
+    def off(self) -> bool:
+        return all(s == 1 for s in self.scale) if isinstance(self.scale, tuple) else self.scale == 1
+
+    def require(self, levels: int) -> None:
+        if isinstance(self.scale, tuple) and len(self.scale) != levels:
+            raise ConfigError(
+                "guidance.scale must name every scale", got=f"{len(self.scale)} values", expected=f"{levels}, coarse to fine, or one number"
+            )
+
     def active(self, t: float) -> bool:
-        off = all(s == 1 for s in self.scale) if isinstance(self.scale, tuple) else self.scale == 1
-        return not off and self.first <= t <= self.last
+        return not self.off and self.first <= t <= self.last
 
     def combine(self, conditional: Mapping[int, Tensor], unconditional: Mapping[int, Tensor], levels: int) -> State:
         return {k: self._guide(v, unconditional[k], self._scale(k, levels)) for k, v in conditional.items()}
@@ -50,10 +59,4 @@ class ClassifierFreeGuidance(Guidance):
         return torch.cat([guided[:, : self.channels], conditional[:, self.channels :]], dim=1)
 
     def _scale(self, scale: int, levels: int) -> float:
-        if not isinstance(self.scale, tuple):
-            return self.scale
-        if len(self.scale) != levels:
-            raise ConfigError(
-                "guidance.scale must name every scale", got=f"{len(self.scale)} values", expected=f"{levels}, coarse to fine, or one number"
-            )
-        return self.scale[levels - 1 - scale]
+        return self.scale[levels - 1 - scale] if isinstance(self.scale, tuple) else self.scale

@@ -38,6 +38,8 @@ class CumulativeIntervals(IntervalSchedule):
                 got=f"{len(self.weights)} weights",
                 expected=f"{len(self.starts)}, coarse to fine",
             )
+        if self.weights is not None and not any(self.weights):
+            raise ConfigError("intervals.weights are all zero", got=list(self.weights), expected="at least one positive weight")
 
     def segments(self, levels: int) -> tuple[Segment, ...]:
         if len(self.starts) != levels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,7 +69,7 @@ def sample(
     *,
     labels: Tensor | None = None,
     solver: Solver | None = None,
-    guidance: float | Guidance = 1.0,
+    guidance: float | Sequence[float] | Guidance = 1.0,
     generator: Generators | None = None,
     noise: Mapping[int, Tensor] | None = None,
     observe: Callable[[Field], Observer] | None = None,
@@ -81,7 +81,7 @@ def sample(
         shape: (b, c, h, w) of the result.
         labels: [b] class labels in [0, num_classes); None draws from the null class.
         solver: default `Dopri5()` per segment.
-        guidance: the scale s of classifier-free guidance, or a `Guidance`.
+        guidance: the scale s of classifier-free guidance (one, or one per scale coarse to fine), or a `Guidance`.
         generator: one generator, or one per sample: then a sample depends on its own generator only (an adaptive
             solver's steps still depend on the whole batch). Default: torch's global generator seeds one.
         noise: the noise pyramids, in place of drawing them.
@@ -93,10 +93,13 @@ def sample(
     from lapflow.solvers.adaptive import Dopri5
 
     parameter = next(model.parameters())
-    guide = ClassifierFreeGuidance(scale=float(guidance)) if isinstance(guidance, int | float) else guidance
+    solver = Dopri5() if solver is None else solver
+    guide = guidance if isinstance(guidance, Guidance) else ClassifierFreeGuidance(scale=guidance)
+    solver.require(len(flow.segments))
+    guide.require(flow.levels)
     labels = check_labels(labels, shape[0], model.num_classes, guide)
     labels = None if labels is None else labels.to(parameter.device)
-    generator = torch.Generator().manual_seed(torch.seed() >> 1) if generator is None else generator
+    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     if noise is None:
         noise = flow.noise.draw(shape[1:], shape[0], generator, dtype=dtype, device=parameter.device)
@@ -104,7 +107,7 @@ def sample(
         flow,
         lambda segment: ModelField(model, segment, labels, guide, flow.levels),
         noise,
-        Dopri5() if solver is None else solver,
+        solver,
         generator=generator,
         observe=observe,
     )
@@ -116,7 +119,7 @@ def sample(
 def check_labels(labels: Tensor | None, batch: int, num_classes: int, guidance: Guidance) -> Tensor | None:
     """The labels, checked against the batch, the model's classes and the guidance. Raises `ConfigError`."""
     if labels is None:
-        if any(guidance.active(t) for t in (0.0, 0.5, 1.0)):
+        if not guidance.off:
             raise ConfigError("guidance needs class labels", got="no labels", expected="labels [b], or guidance scale 1")
         return None
     if num_classes == 0:

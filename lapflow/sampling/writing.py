@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,16 @@ from lapflow.sampling.pipeline import Pipeline, Samples
 
 STRIP_COLUMNS = 9
 GRID_MOST = 400
+OURS = re.compile(r"\d{5}(-[\w-]*)?\.png")
+"""The names that `write_samples` gives to images."""
 
 
 def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
     """Write `grid.png` (a column per class where there are few classes), `scales.png`, `images/NNNNN-CLASS.png` and
     `samples.npz` (`arr_0` uint8 [n, h, w, c], `arr_1` labels; ADM's layout). The images of an earlier call are replaced."""
-    try:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        for old in (folder / "images").glob("[0-9]*.png"):
-            old.unlink()
-    except OSError as error:
-        raise CheckpointError(f"cannot write samples: {error.strerror}", got=str(folder), expected="a folder that can be written") from None
+    prepare_folder(folder)
+    for old in (folder / "images").iterdir():
+        old.unlink()
     pixels = to_uint8(samples.images)
     names = pipeline.dataset.class_names
     for i, image in enumerate(pixels):
@@ -37,6 +37,25 @@ def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
     if samples.trajectory is not None:
         times = [i / (STRIP_COLUMNS - 1) for i in range(STRIP_COLUMNS)]
         scale_strip(samples.trajectory.images(times)).save(folder / "scales.png")
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make `folder`, before any work is done for it. Raises `CheckpointError` if it cannot be written, or if its `images`
+    are not those of an earlier call: nothing of anybody else's is ever replaced."""
+    try:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        names = [p.name for p in (folder / "images").iterdir()]
+    except OSError as error:
+        raise CheckpointError(
+            f"samples cannot be written there: {error.strerror}", got=str(folder), expected="a folder that can be written"
+        ) from None
+    if not all(OURS.fullmatch(name) for name in names) or (names and not (folder / "samples.npz").is_file()):
+        raise CheckpointError(
+            "the output folder is in use",
+            got=f"{folder / 'images'} holds files that are not an earlier call's samples",
+            expected="a new folder, or one of earlier samples",
+            remedy="choose another --out",
+        )
 
 
 def _columns(labels: Tensor | None, num: int) -> int:

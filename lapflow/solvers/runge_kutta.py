@@ -62,7 +62,7 @@ class RungeKutta(Solver):
         generator: Generators | None = None,
         observe: Observer | None = None,
     ) -> tuple[State, Statistics]:
-        grid = segment.grid(self._steps(segment))
+        grid = segment.grid(self.steps if isinstance(self.steps, int) else self.steps[segment.index])
         current = dict(state)
         for t, t_next in pairwise(grid):
             current = rk_step(self.tableau, field.velocity, current, t, t_next)
@@ -71,16 +71,13 @@ class RungeKutta(Solver):
         require_finite(current, segment)
         return current, Statistics(evaluations=(len(grid) - 1) * len(self.tableau.b), steps=len(grid) - 1)
 
-    def _steps(self, segment: Segment) -> int:
-        if isinstance(self.steps, int):
-            return self.steps
-        if segment.index >= len(self.steps):
+    def require(self, segments: int) -> None:
+        if not isinstance(self.steps, int) and len(self.steps) != segments:
             raise ConfigError(
-                "solver.steps does not name every segment",
-                got=f"{len(self.steps)} numbers, segment {segment.index}",
-                expected="one number per segment, or a single number",
+                "solver.steps must name every segment",
+                got=f"{len(self.steps)} numbers for {segments} segments",
+                expected="one number per segment, in time order, or a single number",
             )
-        return self.steps[segment.index]
 
 
 def require_finite(state: Mapping[int, Tensor], segment: Segment) -> None:

@@ -68,12 +68,18 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
     return target
 
 
-def load_checkpoint(path: Path, only: tuple[str, ...] | None = None) -> Checkpoint:
-    """Read and verify a checkpoint directory; `only` names the tensor groups wanted (None: all).
+def load_checkpoint(path: Path, only: tuple[str, ...] | None = None, needs: tuple[str, ...] = ()) -> Checkpoint:
+    """Read and verify a checkpoint directory; `only` names the tensor groups wanted (None: all), `needs` the groups and
+    documents without which it is of no use.
 
     Raises `CheckpointError` for a missing, foreign, incomplete or altered one, naming the file.
     """
     manifest = _manifest(path)
+    held = {file.rsplit(".", 1)[0] for file in manifest["sha256"]}
+    if missing := [name for name in needs if name not in held]:
+        raise CheckpointError(
+            f"the checkpoint {path} holds no {', '.join(missing)}", got=", ".join(sorted(held)) or "nothing", remedy=_REMEDY
+        )
     tensors, documents = {}, {}
     for file, digest in manifest["sha256"].items():
         name, kind = file.rsplit(".", 1)
@@ -98,9 +104,12 @@ def load_checkpoint(path: Path, only: tuple[str, ...] | None = None) -> Checkpoi
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in `folder`, or None. `latest` names it; should a crash have come between the rename
-    and the update of `latest`, the newer directory, which is complete, wins."""
-    complete = sorted(p for p in folder.glob("step-*") if (p / MANIFEST).is_file())
+    """The newest complete checkpoint in `folder`, or None.
+
+    The directories themselves are asked, not the file `latest`, which is for people and other programs: should a crash
+    come between the rename and the update of `latest`, the newer directory is whole and wins.
+    """
+    complete = [p for p in _by_step(folder) if (p / MANIFEST).is_file()]
     return complete[-1] if complete else None
 
 
@@ -143,10 +152,15 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in _by_step(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     for left in folder.glob(".writing-*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """The checkpoint directories, oldest first, by number and not by name."""
+    return sorted((p for p in folder.glob("step-*") if p.name[5:].isdecimal()), key=lambda p: int(p.name[5:]))
 
 
 def _sync_folder(path: Path) -> None:

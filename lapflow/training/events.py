@@ -18,7 +18,7 @@ class EventLog:
 
     def __init__(self, folder: Path, watch: Watcher, tensorboard: bool) -> None:
         self.watch = watch
-        self.writer = _summary_writer(folder / "tensorboard") if tensorboard else None
+        self.writer = summary_writer()(str(folder / "tensorboard")) if tensorboard else None
         self.file = (folder / "log.jsonl").open("a")
 
     def __call__(self, event: Event) -> None:
@@ -47,17 +47,20 @@ def read_events(folder: Path) -> list[Event]:
             event = json.loads(line)
         except ValueError:  # the last line of a run that was killed while writing it
             continue
+        if event.get("event") == "start":  # a run that was killed before its first checkpoint began anew
+            events = []
         if event.get("event") == "resume":
             events = [e for e in events if e["event"] != "train" or e["step"] <= event["step"]]
         events.append(event)
     return events
 
 
-def _summary_writer(folder: Path) -> Any:
+def summary_writer() -> Any:
+    """TensorBoard's writer class. Raises `BackendError` where the extra is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise BackendError(
             f"training.tensorboard needs TensorBoard: {error}", remedy="pip install 'lapflow[tensorboard]', or set it to false"
         ) from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter

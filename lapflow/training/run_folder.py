@@ -40,7 +40,7 @@ class RunFolder:
             raise CheckpointError(
                 "the output folder is a file", got=str(path), expected="a new or empty folder, or the folder of an interrupted run"
             )
-        if existing and any(path.iterdir()) and not (path / "config.yaml").is_file():
+        if existing and any(p.name != ".lock" for p in path.iterdir()) and not (path / "config.yaml").is_file():
             raise CheckpointError(
                 "the output folder is in use",
                 got=f"{path} holds {', '.join(sorted(p.name for p in path.iterdir())[:3])}, ...",

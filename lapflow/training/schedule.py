@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-Decay = Literal["constant", "cosine", "linear"]
+from lapflow.config.schema import Decay
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: int, decay: Decay, final: float) -> float:

@@ -75,9 +75,8 @@ class TorchEngine(Engine):
             name, key = full.rsplit("/", 1)
             if name not in parameters:
                 raise CheckpointError("the optimizer state is of another model", got=name, expected="the names of this model's parameters")
-            # Step counts stay on the CPU, where torch keeps them; moments live beside their parameter.
-            place = value.device if value.ndim == 0 else parameters[name].device
-            self.optimizer.state[parameters[name]][key] = value.clone().to(place)
+            # The fused AdamW keeps its step counts, like its moments, beside the parameter.
+            self.optimizer.state[parameters[name]][key] = value.clone().to(parameters[name].device)
 
     def agree(self, flag: bool) -> bool:
         return flag
@@ -89,8 +88,10 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise BackendError("unknown device", got=repr(name), expected="auto, cpu, cuda or cuda:N") from error
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise BackendError("unknown device", got=repr(name), expected="auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise BackendError(
             f"the device {name} is not here",
