@@ -70,3 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         typer.echo(f"lapflow: {error}", err=True)
         sys.exit(USER_ERROR)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        sys.exit(0)
+    except OSError as error:
+        if len(rest) < len(given):
+            raise
+        typer.echo(f"lapflow: the system refused: {error.strerror or error}\n  got:      {error.filename or 'no file named'}", err=True)
+        sys.exit(USER_ERROR)

@@ -23,7 +23,7 @@ def evaluate(
     from lapflow.evaluation.run import evaluate_run, summary
     from lapflow.sampling.pipeline import Pipeline, solver_spec
 
-    pipeline = Pipeline.load(run, weights=weights, device=device)  # type: ignore[arg-type]
+    pipeline = Pipeline.load(run, weights=weights, device=device)
     total = num or pipeline.config.evaluation.samples
     with counter("sampling", total) as progress:
         metrics = evaluate_run(

@@ -31,7 +31,7 @@ def sample(
     from lapflow.sampling.pipeline import Pipeline, solver_spec
     from lapflow.sampling.writing import prepare_folder, write_samples
 
-    pipeline = Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device, attention=attention)  # type: ignore[arg-type]
+    pipeline = Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device, attention=attention)
     folder = out or run / "samples"
     prepare_folder(folder)
     labels = None

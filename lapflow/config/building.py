@@ -59,8 +59,20 @@ class Composition:
     def guidance(self) -> Guidance:
         return build_guidance(self.config)
 
-    def require_training_data(self) -> None:
-        """Raises `DataError` unless there is an image to train on."""
+    def require(self) -> None:
+        """Raises what would otherwise go wrong in the middle of the work: no images, sampling settings that do not fit the
+        flow, a codec that cannot be loaded, a kernel that cannot run on the engine's device in its precision."""
+        self._require_images()
+        with _placed(self.config, "sampling", "solver"):
+            self.solver.require(len(self.flow.segments))
+        with _placed(self.config, "sampling", "guidance"):
+            self.guidance.require(self.flow.levels)
+        with _placed(self.config, "codec"):
+            self.codec.load()
+        with _placed(self.config, "attention"), self.engine.autocast():
+            self.model.require(self.engine.device, working_dtype(self.engine.device), needs_grad=True)
+
+    def _require_images(self) -> None:
         if self.dataset.size("train") == 0:
             raise DataError(
                 "there is no image to train on",
@@ -78,6 +90,11 @@ class Composition:
             "device": str(self.engine.device),
             "attention": self.config.attention["name"],
         }
+
+
+def working_dtype(device: torch.device) -> torch.dtype:
+    """What a float32 network computes in under the present autocast."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
 
 
 def build(config: Config, device: torch.device | str = "cpu") -> Composition:
@@ -139,8 +156,10 @@ def build_attention(config: Config) -> AttentionBackend:
     return attention
 
 
-def build_engine(config: Config) -> Engine:
-    engine: Engine = _create(config, "engine", config.engine, "engine")
+def build_engine(config: Config, device: str | None = None) -> Engine:
+    """The engine, on another device if one is given."""
+    spec = config.engine if device is None else {**config.engine, "device": device}
+    engine: Engine = _create(config, "engine", spec, "engine")
     return engine
 
 

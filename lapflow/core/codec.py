@@ -18,6 +18,9 @@ class Codec(Component):
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """The (c, h, w) of the latent of an image of `shape`. Raises `SizeError` if the codec cannot take the size."""
 
+    def load(self) -> None:
+        """Bring what `encode` and `decode` need. Called before work starts, so that what is missing is said then."""
+
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
         """Images [b, c, h, w] in [-1, 1] -> latents, shifted and scaled for the flow."""

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lapflow.backends.engines import resolve_device
-from lapflow.config.building import build_codec, build_dataset, build_flow, build_guidance, build_model, build_solver
+from lapflow.config.building import (
+    build_codec,
+    build_dataset,
+    build_engine,
+    build_flow,
+    build_guidance,
+    build_model,
+    build_solver,
+    working_dtype,
+)
 from lapflow.config.loading import load_config
 from lapflow.config.schema import Config
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
 from lapflow.core.dataset import Dataset
+from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, ConfigError, suggest
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
@@ -26,8 +35,6 @@ from lapflow.sampling.sampler import sample
 from lapflow.sampling.trajectory import Trajectory
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.run_folder import run_config
-
-Weights = Literal["ema", "raw"]
 
 
 @dataclass(frozen=True)
@@ -48,15 +55,20 @@ class Samples:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A composition with trained weights. `step` is the training step of its checkpoint."""
+    """A composition with trained weights. The class names are the checkpoint's own: sampling needs no training images.
+
+    `step` is the training step of the checkpoint, `weights` is ema or raw.
+    """
 
     config: Config
     flow: Flow
     model: Backbone
     codec: Codec
     dataset: Dataset
+    engine: Engine
+    class_names: tuple[str, ...]
     step: int
-    weights: Weights
+    weights: str
 
     @classmethod
     def load(
@@ -64,7 +76,7 @@ class Pipeline:
         run: str | Path,
         *,
         checkpoint: str | None = None,
-        weights: Weights | None = None,
+        weights: str | None = None,
         device: str = "auto",
         attention: str | None = None,
     ) -> Pipeline:
@@ -81,25 +93,30 @@ class Pipeline:
                 expected="a run that saved at least once",
                 remedy="train longer, or set training.checkpoint_every lower",
             )
-        saved = load_checkpoint(path, only=("model", "ema"))
+        saved = load_checkpoint(path, only=("model", "ema"), needs=("config", "state", "classes"))
         config = load_config({**saved.documents["config"], **({"attention": attention} if attention else {})})
-        weights = weights or config.sampling.weights
-        group = {"ema": "ema", "raw": "model"}[weights]
+        group = {"ema": "ema", "raw": "model"}.get(weights := weights or config.sampling.weights)
+        if group is None:
+            raise ConfigError("unknown weights", got=weights, expected="ema or raw")
         if group not in saved.tensors:
             raise CheckpointError(
-                f"the checkpoint {path} has no averaged weights",
-                got=f"weights={weights}",
-                expected="weights=raw",
-                remedy="the run trained with ema_decay null",
+                f"the checkpoint {path} holds no {weights} weights",
+                got=", ".join(saved.tensors) or "no weights",
+                expected=group,
+                remedy="ask for the other kind with weights=raw or weights=ema",
             )
         flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
-        model = build_model(config, flow, codec.latent_shape(dataset.shape), dataset.num_classes, "cpu")
+        engine = build_engine(config, device)
+        classes = tuple(saved.documents["classes"])
+        model = build_model(config, flow, codec.latent_shape(dataset.shape), len(classes), "cpu")
         try:
             model.load_state_dict(saved.tensors[group])
         except RuntimeError as error:
             raise CheckpointError(f"the weights in {path} do not fit the config beside them: {error}") from None
-        model = model.to(resolve_device(device)).eval().requires_grad_(False)
-        return cls(config, flow, model, codec, dataset, saved.documents["state"]["step"], weights)
+        model = model.to(engine.device).eval().requires_grad_(False)
+        with engine.autocast():
+            model.require(engine.device, working_dtype(engine.device), needs_grad=False)
+        return cls(config, flow, model, codec, dataset, engine, classes, saved.documents["state"]["step"], weights)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -108,10 +125,10 @@ class Pipeline:
 
     def label(self, name: str | int) -> int:
         """The label of a class given by name or number. Raises `ConfigError` with the nearest names."""
-        names = list(self.dataset.class_names)
+        names = list(self.class_names)
         if str(name) in names:
             return names.index(str(name))
-        if str(name).isdecimal() and int(name) < self.dataset.num_classes:
+        if str(name).isdecimal() and int(name) < len(names):
             return int(name)
         if not names:
             raise ConfigError("this run has no classes", got=f"class {name}", expected="no class")
@@ -138,8 +155,8 @@ class Pipeline:
         `labels` default to the classes in turn; `solver` and `guidance` to the config's. `progress` is called with the
         number of images after each batch.
         """
-        if labels is None and self.dataset.num_classes:
-            labels = [i % self.dataset.num_classes for i in range(num)]
+        if labels is None and self.class_names:
+            labels = [i % len(self.class_names) for i in range(num)]
         wanted = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         if wanted is not None and len(wanted) != num:
             raise ConfigError("labels must be one per sample", got=f"{len(wanted)} labels", expected=f"{num}")
@@ -150,17 +167,18 @@ class Pipeline:
         for start in range(0, num, size):
             rows = range(start, min(start + size, num))
             work: list[Statistics] = []
-            latents = sample(
-                self.flow,
-                self.model,
-                (len(rows), *self.shape),
-                labels=None if wanted is None else wanted[rows.start : rows.stop],
-                solver=solver,
-                guidance=guidance,
-                generator=[keyed_generator(seed, "noise", i) for i in rows],
-                observe=record.observer if record is not None and start == 0 else None,
-                statistics=work,
-            )
+            with self.engine.autocast():
+                latents = sample(
+                    self.flow,
+                    self.model,
+                    (len(rows), *self.shape),
+                    labels=None if wanted is None else wanted[rows.start : rows.stop],
+                    solver=solver,
+                    guidance=guidance,
+                    generator=[keyed_generator(seed, "noise", i) for i in rows],
+                    observe=record.observer if record is not None and start == 0 else None,
+                    statistics=work,
+                )
             with torch.inference_mode():
                 images.append(self.codec.decode(latents).float().cpu())
             statistics.append(sum(work[1:], work[0]))

@@ -27,7 +27,7 @@ def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
     for old in (folder / "images").iterdir():
         old.unlink()
     pixels = to_uint8(samples.images)
-    names = pipeline.dataset.class_names
+    names = pipeline.class_names
     for i, image in enumerate(pixels):
         label = "" if samples.labels is None else f"-{_plain(names, int(samples.labels[i]))}"
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / "images" / f"{i:05d}{label}.png")

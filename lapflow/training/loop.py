@@ -24,7 +24,7 @@ from lapflow.core.random import keyed_generator, rand
 from lapflow.data.loader import Batch, Batches
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lapflow.training.ema import EMA
-from lapflow.training.events import EventLog, Watcher
+from lapflow.training.events import EventLog, Watcher, summary_writer
 from lapflow.training.run_folder import RunFolder, environment
 from lapflow.training.schedule import learning_rate
 
@@ -42,13 +42,13 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     parts = build(config)
     settings, seed = config.training, config.seed
     engine = parts.engine
-    parts.require_training_data()
-    with engine.autocast():
-        parts.model.require(engine.device, _working_dtype(engine.device), needs_grad=True)
+    parts.require()
+    if settings.tensorboard:
+        summary_writer()
 
     run = RunFolder(out, config)
-    log = EventLog(out, watch, settings.tensorboard)
     try:
+        log = EventLog(out, watch, settings.tensorboard)
         # ---- engine, optimizer, average
         model = engine.prepare(parts.model, _optimizer(config))
         ema = None if settings.ema_decay is None else EMA(engine.weights(), settings.ema_decay)
@@ -56,7 +56,7 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
 
         # ---- continue where the last checkpoint stands
         if run.latest is not None:
-            saved = load_checkpoint(run.latest)
+            saved = load_checkpoint(run.latest, needs=("model", "optimizer", "state", *(["ema"] if ema else [])))
             state = saved.documents["state"]
             engine.load(saved.tensors["model"], saved.tensors["optimizer"])
             if ema is not None:
@@ -104,16 +104,27 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
 
             # ---- save
             if step % settings.checkpoint_every == 0 or step == settings.steps:
-                state = {"step": step, "consumed": consumed, "ema_updates": ema.updates if ema else 0}
-                tensors = {"model": engine.weights(), "optimizer": engine.state(), **({"ema": ema.shadow} if ema else {})}
-                documents = {"state": state, "config": resolved(config), "environment": environment(config)}
-                path = save_checkpoint(run.checkpoints, step, Checkpoint(tensors, documents), settings.keep_checkpoints)
+                counts = {"step": step, "consumed": consumed, "ema_updates": ema.updates if ema else 0}
+                path = _save(parts, run, counts, ema)
                 log({"event": "checkpoint", "step": step, "path": str(path.relative_to(out))})
         log({"event": "done", "step": step})
-    finally:
         log.close()
+    finally:
         run.close()
     return out
+
+
+def _save(parts: Composition, run: RunFolder, counts: dict[str, int], ema: EMA | None) -> Path:
+    """A checkpoint of all that resuming and sampling need; its path."""
+    engine, config = parts.engine, parts.config
+    tensors = {"model": engine.weights(), "optimizer": engine.state(), **({"ema": ema.shadow} if ema else {})}
+    documents = {
+        "state": counts,
+        "config": resolved(config),
+        "environment": environment(config),
+        "classes": list(parts.dataset.class_names),
+    }
+    return save_checkpoint(run.checkpoints, counts["step"], Checkpoint(tensors, documents), config.training.keep_checkpoints)
 
 
 def _loss(
@@ -162,11 +173,6 @@ class _Window:
         row = {"loss": sum(means.values()), **means, "seconds": seconds, "images_per_second": self.images / seconds}
         self.sums, self.counts, self.images, self.since = {}, {}, 0, time.perf_counter()
         return row
-
-
-def _working_dtype(device: torch.device) -> torch.dtype:
-    """What the network computes in under the present autocast."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
 
 
 def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:

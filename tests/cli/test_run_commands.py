@@ -74,7 +74,7 @@ def test_evaluation_writes_metrics_and_report(call, digits):
     assert code == 0
     assert metrics["counts"]["samples"] == 40
     assert metrics["made_with"]["guidance"] == "cfg scale=1.5"
-    assert metrics["made_with"]["solver"].startswith("euler")
+    assert metrics["made_with"]["solver"].startswith("heun")
     assert 0 <= metrics["agreement"] <= 1 < metrics["frechet_ratio"]
     assert f"{metrics['frechet_ratio']:.3f}" in out
     assert "frechet ratio" in (digits / "report.md").read_text()

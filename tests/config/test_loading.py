@@ -75,7 +75,7 @@ def test_base_is_relative_to_the_file_that_names_it(tmp_path):
     write(tmp_path / "low" / "second.yaml", "base: first.yaml\ntraining: {steps: 20}\n")
     top = write(tmp_path / "top.yaml", "base: low/second.yaml\nseed: 5\n")
     config = load_config(top)
-    assert (config.training.steps, config.training.log_every, config.seed, config.model["width"]) == (20, 3, 5, 128)
+    assert (config.training.steps, config.training.log_every, config.seed, config.model["width"]) == (20, 3, 5, 64)
 
 
 def test_bases_in_a_circle_are_refused(tmp_path):

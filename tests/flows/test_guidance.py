@@ -33,4 +33,4 @@ def test_bad_guidance_is_refused():
     with pytest.raises(ConfigError, match="interval"):
         ClassifierFreeGuidance(interval=(0.5, 0.2))
     with pytest.raises(ConfigError, match="every scale"):
-        ClassifierFreeGuidance(scale=[2.0]).combine({0: images(1, 1, 1, 1)}, {0: images(1, 1, 1, 1)}, 2)
+        ClassifierFreeGuidance(scale=[2.0]).require(2)

@@ -125,8 +125,9 @@ def test_a_step_that_vanishes_is_an_error():
 
 def test_steps_may_differ_per_segment():
     assert Euler(steps=[3, 5]).solve(Forced(), start(), SEGMENT)[1].steps == 3
-    with pytest.raises(ConfigError, match="every segment"):
-        Euler(steps=[3]).solve(Forced(), start(), Segment(1, 0.5, 1.0, {0: 0.0}))
+    for steps in ([3], [3, 5, 7]):
+        with pytest.raises(ConfigError, match="every segment"):
+            Euler(steps=steps).require(2)
     with pytest.raises(ConfigError, match="steps"):
         Euler(steps=0)
 

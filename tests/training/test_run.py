@@ -114,7 +114,7 @@ def test_one_fixed_batch_is_learnt(tmp_path):
     """With fixed images, noise and times the loss goes towards zero: the target is a function of what the network sees."""
     from lapflow.config.building import build
 
-    parts = build(tiny("model.width=96", "model.heads=3"))
+    parts = build(tiny("model.width=96", "model.heads=3", "flow.intervals.draw=batch"))
     x = torch.stack([parts.dataset.read("train", i)[0] for i in range(8)])
     labels = torch.tensor([parts.dataset.read("train", i)[1] for i in range(8)])
     optimizer = torch.optim.AdamW(parts.model.parameters(), lr=2e-3)
@@ -153,7 +153,7 @@ def test_compiled_training_is_the_same(tmp_path):
 def test_inactive_scales_see_a_zero_gradient(tmp_path):
     from lapflow.config.building import build
 
-    parts = build(tiny())
+    parts = build(tiny("flow.intervals.draw=batch"))
     model = parts.engine.prepare(parts.model, lambda p: torch.optim.AdamW(p, lr=1e-3))
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     seeds = [next(s for s in range(50) if len(parts.flow.training_point(x, torch.Generator().manual_seed(s)).state) == n) for n in (2, 1)]
@@ -250,7 +250,10 @@ class TestRefusals:
 
     def test_a_diverged_run_stops_before_the_update(self, tmp_path):
         with pytest.raises(TrainingError, match="not finite"):
-            train(tiny("training.learning_rate=1e30", "training.clip=null", "training.warmup_steps=0"), tmp_path / "run")
+            train(
+                tiny("training.learning_rate=1e30", "training.clip=null", "training.warmup_steps=0", "training.checkpoint_every=1"),
+                tmp_path / "run",
+            )
         assert (
             all(torch.isfinite(w).all() for w in final(tmp_path / "run").tensors["model"].values())
             if latest_checkpoint(tmp_path / "run" / "checkpoints")

@@ -64,13 +64,16 @@ class AutoencoderKLCodec(Codec):
         shift = self.shift if self.shift is not None else getattr(model.config, "shift_factor", None)
         return shift or 0.0, self.scale if self.scale is not None else model.config.scaling_factor
 
+    def load(self) -> None:
+        if self._model is None:
+            self._model = self._read()
+
     def _on(self, device: torch.device) -> Any:
         """The autoencoder, loaded if it was not, on `device`."""
-        if self._model is None:
-            self._model = self._load()
+        self.load()
         return self._model if self._model.device == device else self._model.to(device)
 
-    def _load(self) -> Any:
+    def _read(self) -> Any:
         try:
             from diffusers import AutoencoderKL
         except Exception as error:  # an unfit torch or transformers fails with other errors than ImportError
