@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lapflow.config.schema import Config
 
 
 def train(
@@ -19,6 +24,7 @@ def train(
     from lapflow.cli.progress import watcher
     from lapflow.config.loading import load_config
     from lapflow.core.errors import BackendError
+    from lapflow.sampling.pictures import loss_curve
     from lapflow.training.events import read_events
     from lapflow.training.loop import train as run
 
@@ -26,10 +32,20 @@ def train(
     settings = load_config(config, overrides or [])
     with watcher() as watch:
         run(settings, folder, watch)
+        _bands_of_an_image(settings).save(folder / "bands.png")
+        watch({"event": "picture", "path": str(folder / "bands.png")})
         try:
-            from lapflow.sampling.pictures import loss_curve
-
             loss_curve(read_events(folder), folder / "loss.png")
             watch({"event": "picture", "path": str(folder / "loss.png")})
         except BackendError as error:  # the curve needs matplotlib; the run is whole without it
             watch({"event": "note", "text": str(error)})
+
+
+def _bands_of_an_image(config: Config) -> Image:
+    """What the decomposition makes of the first training image, in the flow's space."""
+    from lapflow.config.building import build_codec, build_dataset, build_flow
+    from lapflow.sampling.pictures import band_picture
+
+    image, _ = build_dataset(config).read("train", 0)
+    latents, decomposition = build_codec(config).encode(image[None]), build_flow(config, check=False).decomposition
+    return band_picture({k: x[0] for k, x in decomposition.analyze(latents).items()}, latents[0])

@@ -69,8 +69,12 @@ class Composition:
             self.guidance.require(self.flow.levels)
         with _placed(self.config, "codec"):
             self.codec.load()
+        self.kernel()
+
+    def kernel(self) -> str | None:
+        """The attention kernel that training runs on. Raises `BackendError` if the config's cannot run."""
         with _placed(self.config, "attention"), self.engine.autocast():
-            self.model.require(self.engine.device, working_dtype(self.engine.device), needs_grad=True)
+            return self.model.require(self.engine.device, working_dtype(self.engine.device), needs_grad=True)
 
     def _require_images(self) -> None:
         if self.dataset.size("train") == 0:
@@ -88,7 +92,7 @@ class Composition:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "images": self.dataset.size("train"),
             "device": str(self.engine.device),
-            "attention": self.config.attention["name"],
+            "attention": self.kernel(),
         }
 
 

@@ -31,8 +31,8 @@ class AttentionBackend(Component):
     def supports(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str | None:
         """None if this backend can run there; otherwise the reason why it cannot, in words for the user."""
 
-    def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> None:
-        """Raises `BackendError` with the reason unless this backend can run there."""
+    def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str:
+        """The name of the kernel that runs there. Raises `BackendError` with the reason if none can."""
         if reason := self.supports(device, dtype, head_dim, needs_grad):
             gradients = "with" if needs_grad else "without"
             raise BackendError(
@@ -41,6 +41,7 @@ class AttentionBackend(Component):
                 expected=reason,
                 remedy="choose attention=auto, which takes the first that can",
             )
+        return type(self).__name__
 
 
 def visible(mask: Mask, lengths: Sequence[int]) -> list[tuple[int, int, int, int]]:

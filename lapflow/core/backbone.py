@@ -42,8 +42,10 @@ class Backbone(nn.Module, Component):
         """state {k: [b, c_k, h_k, w_k]} with any non-empty suffix of the scales coarse to fine, t [b] in [0, 1] ->
         {"main": {k: [b, c_k, h_k, w_k]}} for the same scales. Without labels a conditional network takes the null class."""
 
-    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> None:
-        """Raises `BackendError` unless the network's kernels can run there: asked before work starts."""
+    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str | None:
+        """The attention kernel that runs there, by name; None for a network without one. Raises `BackendError` if none can:
+        asked before work starts."""
+        return None
 
     @abstractmethod
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lapflow.core.dataset import Dataset
@@ -76,14 +75,18 @@ def evaluate_images(
 
 
 def _distances(images: Tensor, train: Tensor, test: Tensor, features: FeatureExtractor) -> dict[str, Any]:
-    samples, training = Statistics.of(_features(images, features)), Statistics.of(_features(train, features))
+    samples, training = _statistics(images, features), _statistics(train, features)
     if len(test) < 2:
         return {"frechet": frechet_distance(samples, training)}
-    held_out = Statistics.of(_features(test, features))
+    held_out = _statistics(test, features)
     distance, real = frechet_distance(samples, held_out), frechet_distance(training, held_out)
     return {"frechet": distance, "frechet_real": real, "frechet_ratio": distance / real if real > 0 else None}
 
 
-def _features(images: Tensor, features: FeatureExtractor, batch: int = 256) -> Tensor:
-    """Features [n, f] of images [n, c, h, w], float64, computed batch by batch."""
-    return torch.cat([features(part).cpu() for part in images.split(batch)])
+def _statistics(images: Tensor, features: FeatureExtractor, batch: int = 256) -> Statistics:
+    """The statistics of the features of images [n, c, h, w], batch by batch."""
+    first, *rest = images.split(batch)
+    statistics = Statistics.of(features(first))
+    for part in rest:
+        statistics = statistics.update(features(part))
+    return statistics

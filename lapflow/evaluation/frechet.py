@@ -35,11 +35,10 @@ class Statistics:
         return Statistics(len(x), mean, (x - mean).T @ (x - mean))
 
     def update(self, features: Tensor) -> Statistics:
-        """These statistics with features [n, f] added; n may be 0."""
-        return self.merge(Statistics.of(features)) if len(features) else self
-
-    def merge(self, other: Statistics) -> Statistics:
-        """The statistics of both sets together (Chan, Golub & LeVeque 1983: no cancellation, whatever the means)."""
+        """These statistics with features [n, f] added; n may be 0 (Chan, Golub & LeVeque 1983: no cancellation, whatever the means)."""
+        if not len(features):
+            return self
+        other = Statistics.of(features)
         total = self.count + other.count
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / total)

@@ -16,7 +16,12 @@ from lapflow.sampling.pipeline import Pipeline
 
 CLASSIFIERS = {"svm": svm_agreement}
 
-PICTURES = {"Samples": "samples/grid.png", "Each scale maturing over time": "samples/scales.png", "Training loss": "loss.png"}
+PICTURES = {
+    "Samples": "samples/grid.png",
+    "Each scale maturing over time": "samples/scales.png",
+    "Training loss": "loss.png",
+    "The scales of a training image": "bands.png",
+}
 
 
 def evaluate_run(

@@ -74,7 +74,7 @@ class MaskedAttention:
 
     def __init__(self, backend: AttentionBackend, mask: Mask, heads: int) -> None:
         self.backend, self.mask, self.heads = backend, mask, heads
-        self._passed: set[tuple[torch.device, torch.dtype, int, bool]] = set()
+        self._passed: dict[tuple[torch.device, torch.dtype, int, bool], str] = {}
 
     def __call__(self, qkv: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """qkv [b, n, 3 d] of scales of these lengths, coarse to fine -> [b, n, d]."""
@@ -82,12 +82,12 @@ class MaskedAttention:
         _require(self, q.device, q.dtype, q.shape[-1], q.requires_grad)
         return rearrange(scale_attention(self.backend, q, k, v, lengths, self.mask), "b h n d -> b n (h d)")
 
-    def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> None:
-        """Raises `BackendError` unless the backend can run there."""
+    def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str:
+        """The kernel that runs there. Raises `BackendError` unless the backend can run."""
         key = (device, dtype, head_dim, needs_grad)
         if key not in self._passed:
-            self.backend.require(*key)
-            self._passed.add(key)
+            self._passed[key] = self.backend.require(*key)
+        return self._passed[key]
 
 
 @torch.compiler.assume_constant_result

@@ -66,8 +66,8 @@ class MoTDiT(Backbone):
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         return self.transformer.multiply_adds(scales)
 
-    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> None:
-        self.transformer.require(device, dtype, needs_grad)
+    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str:
+        return self.transformer.require(device, dtype, needs_grad)
 
     def reset_parameters(self) -> None:
         """Initialise all parameters and buffers, also after `to_empty` from device meta."""

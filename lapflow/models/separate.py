@@ -78,8 +78,8 @@ class Separate(Backbone):
             total.update(self._tower(k).multiply_adds(self._seen(k, active)))
         return dict(total)
 
-    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> None:
-        self._tower(next(iter(self.bands))).require(device, dtype, needs_grad)
+    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str:
+        return self._tower(next(iter(self.bands))).require(device, dtype, needs_grad)
 
     def reset_parameters(self) -> None:
         """Initialise all parameters and buffers, also after `to_empty` from device meta."""

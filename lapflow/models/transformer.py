@@ -55,9 +55,9 @@ class ScaleTransformer(nn.Module):
         )
         self.reset_parameters()
 
-    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> None:
-        """Raises `BackendError` unless the attention backend can run there."""
-        self.attention.require(device, dtype, self.design.width // self.design.heads, needs_grad)
+    def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str:
+        """The attention kernel that runs there. Raises `BackendError` if the backend cannot."""
+        return self.attention.require(device, dtype, self.design.width // self.design.heads, needs_grad)
 
     def _embeds(self) -> dict[str, PatchEmbed]:
         finest = min(self.bands)

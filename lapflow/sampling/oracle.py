@@ -184,17 +184,20 @@ class CorrelatedOracle(Field):
 class MaskPrice:
     """Deviation of a sampler's joint law from the data's under a mask.
 
-    `std_error` per scale; `cross_error` per pair (coarser, finer): |C - C*| / |C*| of the cross-covariance block.
+    `std_error` per scale; `cross_error` per pair (coarser, finer): |C - C*| / |C*| of the cross-covariance block;
+    `covariance_error` the same of the whole covariance, and `solver_error` what of it mask `none` has too: the solver's part.
     """
 
     mask: Mask
     std_error: dict[int, float]
     cross_error: dict[tuple[int, int], float]
     covariance_error: float
+    solver_error: float
 
 
 def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int = 8) -> MaskPrice:
     """Run the sampler on correlated Gaussian images (`natural_covariance`) with the best velocity that `mask` allows."""
+    exact = None if mask == "none" else check_mask(flow, solver, "none", side=side)
     shape = _shape(flow, side)
     covariance = natural_covariance(shape[1])
     end = _end(flow, shape)
@@ -206,7 +209,8 @@ def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int = 8) -> Mask
     pairs = [(i, j) for i in got for j in got if i > j]
     cross = {(i, j): _relative(got[i].T @ got[j], want[i].T @ want[j]) for i, j in pairs}
     whole = [torch.cat(list(m.values()), dim=1) for m in (got, want)]
-    return MaskPrice(mask, std, cross, _relative(whole[0].T @ whole[0], whole[1].T @ whole[1]))
+    error = _relative(whole[0].T @ whole[0], whole[1].T @ whole[1])
+    return MaskPrice(mask, std, cross, error, exact.covariance_error if exact else error)
 
 
 def natural_covariance(side: int) -> Tensor:

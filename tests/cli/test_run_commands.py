@@ -37,8 +37,10 @@ def test_training_writes_a_run_and_one_json_line_per_event(call, tmp_path):
     code, out, _ = call("train", "lapflow-digits", *TINY, "--out", tmp_path / "run")
     events = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [e["event"] for e in events] == ["start", "train", "train", "checkpoint", "done", "picture"]
+    assert [e["event"] for e in events] == ["start", "train", "train", "checkpoint", "done", "picture", "picture"]
+    assert events[0]["attention"] == "SDPA"
     assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
+    assert min(Image.open(tmp_path / "run" / "bands.png").size) > 100
 
 
 def test_samples_are_pictures_and_arrays(call, digits, tmp_path):

@@ -33,6 +33,9 @@ class Auto(AttentionBackend):
     def supports(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str | None:
         return None  # SDPA, one of the candidates, runs everywhere
 
+    def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str:
+        return self.choose(device, dtype, head_dim, needs_grad).require(device, dtype, head_dim, needs_grad)
+
     def choose(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> AttentionBackend:
         """The backend that `attend` uses in this case."""
         return self._candidates[_choose(self, device, dtype, head_dim, needs_grad)]
