@@ -23,7 +23,7 @@ def check(
     from lapflow.config.loading import load_config
     from lapflow.core.attention import Mask
     from lapflow.plugins.registry import create
-    from lapflow.sampling.oracle import check_bands, check_mask, ladder
+    from lapflow.sampling.checking import check_bands, check_mask, ladder
     from lapflow.solvers import RK4
 
     settings = load_config(config, overrides or [])
@@ -33,7 +33,9 @@ def check(
     own = check_bands(flow, build_solver(settings))
     rungs = [(spec, check_bands(flow, create("solver", spec))) for spec in ladder(settings.sampling.solver)]
     mask: Mask = settings.model.get("mask", "none") if flow.levels > 1 else "none"
-    price = check_mask(flow, RK4(steps=50), mask) if flow.levels <= MOST_PRICED else None
+    # Merged, a network sees one image: there is nothing to mask.
+    priced = flow.view == "bands" and flow.noise.white and flow.levels <= MOST_PRICED
+    price = check_mask(flow, RK4(steps=50), mask) if priced else None
     if as_json:
         import json
 
@@ -54,8 +56,8 @@ def check(
         converged_name = f"rk4, {CONVERGED_STEPS} steps a segment"
         for table in (law_table(laws), oracle_table(converged, own, converged_name, name), ladder_table(rungs)):
             print_table(table)
-        if price is None:
-            typer.echo(f"The price of the mask is not computed for more than {MOST_PRICED} scales.")
-        else:
+        if price is not None:
             print_table(mask_table(price))
+        elif flow.levels > MOST_PRICED:
+            typer.echo(f"The price of the mask is not computed for more than {MOST_PRICED} scales.")
     laws.require()

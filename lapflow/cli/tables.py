@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lapflow.core.laws import LawReport
 from lapflow.evaluation.flops import Cost
-from lapflow.sampling.oracle import MaskPrice, OracleReport
+from lapflow.sampling.checking import MaskPrice, OracleReport
 
 
 def law_table(report: LawReport) -> Table:

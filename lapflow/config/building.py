@@ -118,10 +118,21 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
     intervals = _create(config, "intervals", parts.intervals, "flow", "intervals")
     path = _create(config, "path", parts.path, "flow", "path")
     bridge = _create(config, "bridge", parts.bridge, "flow", "bridge")
+    prediction = _create(config, "prediction", parts.prediction, "flow", "prediction")
     with _placed(config, "flow", "intervals"):
         intervals.segments(decomposition.levels)
     with _placed(config, "flow"):
-        return Flow(decomposition, intervals, path, bridge, noise=parts.noise, objective=build_objective(config), check=check)
+        return Flow(
+            decomposition,
+            intervals,
+            path,
+            bridge,
+            noise=parts.noise,
+            prediction=prediction,
+            view=parts.view,
+            objective=build_objective(config),
+            check=check,
+        )
 
 
 def build_model(config: Config, flow: Flow, shape: tuple[int, int, int], num_classes: int, device: torch.device | str = "cpu") -> Backbone:
@@ -130,7 +141,7 @@ def build_model(config: Config, flow: Flow, shape: tuple[int, int, int], num_cla
     Device `meta` allocates nothing.
     """
     with _placed(config, "data"):
-        bands = flow.bands(shape)
+        bands = flow.views(shape)
     attention = build_attention(config)
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

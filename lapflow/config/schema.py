@@ -32,8 +32,15 @@ class FlowConfig(Section):
     )
     path: Annotated[Spec, Named("path")] = Field(default={"name": "linear"}, description="how data and noise mix along time")
     bridge: Annotated[Spec, Named("bridge")] = Field(default={"name": "append"}, description="how a segment hands over to the next")
-    noise: Literal["decomposed", "independent"] = Field(
-        default="decomposed", description="noise of the scales: one white image analysed into bands, or unit white noise in each scale"
+    noise: Literal["decomposed", "independent", "blurred"] = Field(
+        default="decomposed",
+        description="noise of the scales: one white image analysed into bands, unit white noise in each scale, or Relay's blurred noise",
+    )
+    prediction: Annotated[Spec, Named("prediction")] = Field(
+        default={"name": "velocity"}, description="what the network's main head stands for"
+    )
+    view: Literal["bands", "merged"] = Field(
+        default="bands", description="what the network sees: the bands, or the image that the active bands make"
     )
 
 
@@ -94,7 +101,7 @@ class Config(Section):
         default={"name": "pixels"}, description="the space of the flow: pixels, or an autoencoder's latents"
     )
     data: Annotated[Spec, Named("dataset")] = Field(description="the images")
-    objective: Annotated[Spec, Named("objective")] = Field(default={"name": "velocity-mse"}, description="what training minimises")
+    objective: Annotated[Spec, Named("objective")] = Field(default={"name": "mse"}, description="what training minimises")
     attention: Annotated[Spec, Named("attention")] = Field(default={"name": "auto"}, description="the attention kernel")
     engine: Annotated[Spec, Named("engine")] = Field(
         default={"name": "torch"}, description="how a training step runs on processes and devices"

@@ -14,12 +14,21 @@ from lapflow.core.state import State
 
 Heads = dict[str, State]
 
+MAIN = "main"
+"""The head that every network has: what the flow's prediction states."""
+
+VARIANCE = "variance"
+"""The head in which a network returns the learned range of a step's variance."""
+
 
 @dataclass(frozen=True)
 class Condition:
-    """What a prediction is conditioned on: class `labels` [b] (int64; the null class is `num_classes`)."""
+    """What a prediction is conditioned on: class `labels` [b] (int64; the null class is `num_classes`), and in a cascade the
+    coarser `image` {k: [b, c, h_k, w_k]} beside the state's scale k, corrupted at `level` [b]."""
 
     labels: Tensor | None = None
+    image: Mapping[int, Tensor] | None = None
+    level: Tensor | None = None
 
     @staticmethod
     def of(condition: Condition | Tensor | None) -> Condition:

@@ -19,6 +19,7 @@ class Band:
 
     `pixel_std` is the standard deviation per pixel of this band of a white, unit-variance image; `direction_std` the
     same per orthonormal direction of the band's range (they differ where the band has dead dimensions).
+    `condition` is the number of channels of the image that a network sees beside this one (a cascade's coarser image).
     """
 
     scale: int
@@ -27,6 +28,7 @@ class Band:
     width: int
     pixel_std: float
     direction_std: float
+    condition: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,5 +87,5 @@ class Decomposition(Component):
                     f"an image of {name} {size} cannot be split into {self.levels} scales",
                     got=f"{height}x{width}",
                     expected=f"multiples of {multiple}, for instance {works}",
-                    remedy=f"resize the images, or use levels <= {most} for this size",
+                    remedy="resize the images" + (f", or use levels <= {most} for this size" if "levels" in self.config else ""),
                 )

@@ -1,52 +1,75 @@
 """The mathematics of a composition: the only place where a training pair is made and where a sampler's state starts,
 crosses from segment to segment and ends, so that training and sampling cannot drift apart.
+
+All of it is done on bands. A *view* says what the network and the solver see of them: the bands themselves, or merged into
+the one image that the active bands make.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import Heads
+from lapflow.core.backbone import Condition, Heads
 from lapflow.core.bridge import Bridge
 from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.noise import NOISES, NoiseName
-from lapflow.core.objective import Objective, VelocityMSE
-from lapflow.core.path import Path
-from lapflow.core.random import Generators, first_generator
-from lapflow.core.state import State, take_rows
+from lapflow.core.objective import MSE, Objective
+from lapflow.core.path import Coefficients, Path
+from lapflow.core.prediction import Prediction, VelocityPrediction
+from lapflow.core.random import Generators, first_generator, rand
+from lapflow.core.state import State, clock, take_rows
 
 if TYPE_CHECKING:
     from lapflow.core.laws import LawReport
 
+View = Literal["bands", "merged"]
+VIEWS: tuple[View, ...] = ("bands", "merged")
+
+LATE = 1e-3
+"""How much of a segment a prediction that divides by alpha skips where alpha starts at 0, and one that divides by sigma where
+sigma ends at 0 (SiT's t0 and 1 - t1)."""
+
 
 @dataclass(frozen=True)
 class TrainingPoint:
-    """A training pair: the samples `index` of the batch (None: all) at times `t` in `segment`.
+    """A training pair: the samples `index` of the batch (None: all) in `segment`.
 
-    `state`, `target` (the velocity), `data` (x1) and `noise` (x0) map the active scales to [n, c_k, h_k, w_k];
-    `t` is [n]; `weights` are per scale; `fraction` is n over the batch size.
+    What the network is given: `state`, maps the view's scales to [n, c_k, h_k, w_k], and its time `t` [n]; in a cascade
+    `image` and `level` too: call it with `point.condition(labels)`. `target` is what its head `main` should return, at
+    `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n], bands of `data` (x1) and `noise` (x0, in the
+    segment's unit), and the `flow`. `fraction` is n over the batch size.
     """
 
     state: State
     t: Tensor
     target: State
-    weights: dict[int, float]
+    weights: Mapping[int, Tensor | float]
     segment: Segment
     data: State
     noise: State
     index: Tensor | None
     fraction: float
+    clock: Tensor
+    flow: Flow
+    image: State | None = None
+    level: Tensor | None = None
+
+    def condition(self, labels: Tensor | None) -> Condition:
+        """The network's third argument, with the class labels of the *whole batch* [b] or None."""
+        if labels is not None and self.index is not None:
+            labels = labels[self.index]
+        return Condition(labels, self.image, self.level)
 
 
 class Flow:
-    """decomposition + intervals + path + bridge (+ the kind of noise, + what training minimises).
+    """decomposition + intervals + path + bridge (+ the noise, + what the network predicts and sees, + what training minimises).
 
     The law check (`lapflow.core.laws`) runs when a Flow is made and raises `LawError` for a composition whose sampler
     would not follow the law that training assumes. `check=False` skips it, to study such a composition.
@@ -60,16 +83,22 @@ class Flow:
         bridge: Bridge,
         *,
         noise: NoiseName = "decomposed",
+        prediction: Prediction | None = None,
+        view: View = "bands",
         objective: Objective | None = None,
         check: bool = True,
     ) -> None:
         if noise not in NOISES:
             raise ConfigError("unknown noise", got=repr(noise), expected=suggest(str(noise), NOISES))
+        if view not in VIEWS:
+            raise ConfigError("unknown view", got=repr(view), expected=suggest(str(view), VIEWS))
         self.decomposition, self.intervals, self.path, self.bridge = decomposition, intervals, path, bridge
         self.noise = NOISES[noise](decomposition)
-        self.objective = objective or VelocityMSE()
+        self.prediction, self.view = prediction or VelocityPrediction(), view
+        self.objective = objective or MSE()
         self.levels = decomposition.levels
-        self.segments = intervals.segments(self.levels)
+        self.segments = self._placed(intervals.segments(self.levels))
+        self._refuse_what_does_not_fit()
         if check:
             self.laws().require()
 
@@ -79,9 +108,40 @@ class Flow:
 
         return check_laws(self)
 
+    # ------------------------------------------------------------------ bands and views
+
     def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
         """The bands of an image of `shape` (c, h, w), coarse to fine."""
         return self.decomposition.bands(shape)
+
+    def views(self, shape: tuple[int, int, int]) -> dict[int, Band]:
+        """What a network sees of an image of `shape`: the bands, or the merged images at the resolutions of the segments,
+        coarse to fine, with the channels of the condition that comes beside each."""
+        bands = self.bands(shape)
+        if self.view == "bands":
+            return bands
+        found = {}
+        for segment in self.segments:
+            empty = {k: torch.empty(1, *bands[k].shape, device="meta") for k in segment.scales}
+            c, h, w = self.decomposition.synthesize(empty, segment.finest)[0].shape
+            condition = c if self.bridge.conditional and segment.index else 0
+            std = bands[segment.finest].direction_std
+            found[segment.finest] = Band(segment.finest, c, h, w, std, std, condition)
+        return dict(sorted(found.items(), reverse=True))
+
+    def show(self, bands: Mapping[int, Tensor], segment: Segment) -> State:
+        """The view of the active bands: themselves, or {finest: the image that they make}."""
+        if self.view == "bands":
+            return dict(bands)
+        return {segment.finest: self.decomposition.synthesize(bands, segment.finest)}
+
+    def split(self, state: Mapping[int, Tensor], segment: Segment) -> State:
+        """The active bands of a view: the inverse of `show`."""
+        return dict(state) if self.view == "bands" else self.decomposition.analyze(state[segment.finest], segment.finest)
+
+    def noise_std(self, scale: int, segment: Segment) -> float:
+        """Std of a segment's noise per orthonormal direction of the range of band `scale`."""
+        return self._direction[scale] * segment.unit
 
     # ------------------------------------------------------------------ training
 
@@ -94,16 +154,23 @@ class Flow:
         """The training pairs of a batch `x` [b, c, h, w]; each sample is in exactly one of them.
 
         Draws, in this order: what is common to the batch, from `stage_generator` (default: the first of `generator`);
-        then each sample's time and noise, from `generator`.
+        then each sample's time, noise and, in a cascade, level and noise of its condition, from `generator`.
         """
         stage = first_generator(generator) if stage_generator is None else stage_generator
         batch, dtype = x.shape[0], torch.float64 if x.dtype == torch.float64 else torch.float32
+        ends = [self.path.end_of(segment) for segment in self.segments]
         draws = self.intervals.draw(
-            self.segments, batch, generator=generator, stage_generator=stage, end=self.path.end, dtype=dtype, device=x.device
+            self.segments, batch, generator=generator, stage_generator=stage, ends=ends, dtype=dtype, device=x.device
         )
         data = self.decomposition.analyze(x)
-        noise = self.noise.draw((x.shape[1], x.shape[2], x.shape[3]), batch, generator, dtype=x.dtype, device=x.device)
-        return [self._point(data, noise, draw, batch) for draw in draws]
+        shape = (x.shape[1], x.shape[2], x.shape[3])
+        finest = {self.bridge.pyramid(d.segment): d.segment.finest for d in draws}
+        pyramids = {p: self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device, finest=k) for p, k in finest.items()}
+        if not self.bridge.conditional:
+            return [self._point(data, pyramids[self.bridge.pyramid(d.segment)], d, batch) for d in draws]
+        level = self.bridge.draw_level(rand((batch,), generator, dtype=dtype, device=x.device))
+        corruption = self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
+        return [self._point(data, pyramids[self.bridge.pyramid(d.segment)], d, batch, (level, corruption)) for d in draws]
 
     def training_point(self, x: Tensor, generator: Generators, stage_generator: torch.Generator | None = None) -> TrainingPoint:
         """The one training pair of a batch, for a schedule that draws one segment per batch."""
@@ -117,36 +184,178 @@ class Flow:
             )
         return points[0]
 
-    def _point(self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], draw: Draw, batch: int) -> TrainingPoint:
-        scales = draw.segment.scales
-        data, noise = {k: data[k] for k in scales}, {k: noise[k] for k in scales}
-        if draw.index is not None:
-            data, noise = take_rows(data, draw.index), take_rows(noise, draw.index)
-        state, target = self.interpolate(data, noise, draw.t, draw.segment)
-        weights = {k: self.intervals.scale_weight(k, self.levels) for k in scales}
-        return TrainingPoint(state, draw.t, target, weights, draw.segment, data, noise, draw.index, draw.t.shape[0] / batch)
+    def _point(
+        self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], draw: Draw, batch: int, extra: tuple[Tensor, State] | None = None
+    ) -> TrainingPoint:
+        segment, rows = draw.segment, slice(None) if draw.index is None else draw.index
+        data = take_rows({k: data[k] for k in segment.scales}, rows)
+        noise = {k: x if segment.unit == 1 else x * segment.unit for k, x in take_rows(noise, rows).items() if k in segment.scales}
+        t = self.path.snap(draw.t, segment)
+        coefficients = self.coefficients(t, segment, data)
+        bands = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in coefficients.items()}
+        target = self._target(bands, data, noise, segment, coefficients)
+        image, level = None, None
+        if extra is not None and segment.index:
+            before = self.segments[segment.index - 1]
+            level, pyramid = extra[0][rows], take_rows(extra[1], rows)
+            image = self.condition_image({k: data[k] for k in before.scales}, pyramid, level, segment)
+        return TrainingPoint(
+            self.show(self._given(bands, coefficients), segment),
+            self.path.model_time(t, segment),
+            target,
+            self._weights(t, segment),
+            segment,
+            data,
+            noise,
+            draw.index,
+            draw.t.shape[0] / batch,
+            t,
+            self,
+            image,
+            level,
+        )
+
+    def coefficients(self, t: Tensor, segment: Segment, like: Mapping[int, Tensor]) -> dict[int, Coefficients]:
+        """The path's coefficients of the active bands at clock times `t`, shaped to multiply the bands `like`."""
+        return {k: self.path.coefficients(t, segment, k).expand(like[k]) for k in segment.scales}
 
     def interpolate(self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], t: Tensor, segment: Segment) -> tuple[State, State]:
-        """(state, velocity) of the segment's scales at times `t` (scalar or [b]): x = alpha x1 + sigma x0 and its d/dt."""
-        state, target = {}, {}
-        for k in segment.scales:
-            c = self.path.coefficients(t, segment, k).expand(data[k])
-            state[k] = c.position(data[k], noise[k]).to(data[k].dtype)
-            target[k] = c.velocity(data[k], noise[k]).to(data[k].dtype)
-        return state, target
+        """(bands, velocities) of the segment's scales at clock times `t`: x = alpha x1 + sigma x0 and its d/dt, with x0 in the
+        segment's unit."""
+        found = self.coefficients(t, segment, data)
+        state = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
+        return state, {k: c.velocity(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
+
+    def target(self, bands: State, data: State, noise: State, t: Tensor, segment: Segment) -> State:
+        """What the network should return, in its view, at the bands x of the pair (x1, x0)."""
+        return self._target(bands, data, noise, segment, self.coefficients(t, segment, bands))
+
+    def _target(self, bands: State, data: State, noise: State, segment: Segment, found: Mapping[int, Coefficients]) -> State:
+        target = {
+            k: self.prediction.target(c, bands[k], data[k], noise[k], self.noise_std(k, segment)).to(data[k].dtype)
+            for k, c in found.items()
+        }
+        return self.show(target, segment)
 
     def loss(self, heads: Heads, point: TrainingPoint) -> Tensor:
         """The objective's total for one training pair, a scalar."""
         return torch.stack(list(self.objective(heads, point).values())).sum()
 
+    def _weights(self, t: Tensor, segment: Segment) -> dict[int, Tensor | float]:
+        """Per scale of the view. Merged, the coarsest band's coefficients weigh the image."""
+        weights: dict[int, Tensor | float] = {}
+        for k in segment.scales if self.view == "bands" else (segment.finest,):
+            c = self.path.coefficients(t, segment, k if self.view == "bands" else self.levels - 1)
+            weight, scale = self.prediction.weight(c), self.intervals.scale_weight(k, self.levels)
+            weights[k] = scale if isinstance(weight, float) else scale * weight
+        return weights
+
+    # ------------------------------------------------------------------ what a prediction means
+
+    def network_input(self, state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> State:
+        """The state [view] as the network is given it: preconditioned. `t` scalar or [b], on the clock."""
+        if type(self.prediction).precondition is Prediction.precondition:
+            return dict(state)
+        bands = self.split(state, segment)
+        return self.show(self._given(bands, self.coefficients(t, segment, bands)), segment)
+
+    def velocity(self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> State:
+        """dx/dt [view], given the network's main output at `state`."""
+        if isinstance(self.prediction, VelocityPrediction):
+            return dict(output)
+        bands, predicted = self.split(state, segment), self.split(output, segment)
+        found = self.coefficients(t, segment, bands)
+        velocity = {k: self.prediction.velocity(c, bands[k], predicted[k], self.noise_std(k, segment)) for k, c in found.items()}
+        return self.show({k: v.to(bands[k].dtype) for k, v in velocity.items()}, segment)
+
+    def endpoints(self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> tuple[State, State]:
+        """(x1, x0) as bands, given the network's main output at `state` [view]."""
+        bands, predicted = self.split(state, segment), self.split(output, segment)
+        found = self.coefficients(t, segment, bands)
+        pairs = {k: self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment)) for k, c in found.items()}
+        return {k: d.to(bands[k].dtype) for k, (d, _) in pairs.items()}, {k: n.to(bands[k].dtype) for k, (_, n) in pairs.items()}
+
+    def _given(self, bands: Mapping[int, Tensor], found: Mapping[int, Coefficients]) -> State:
+        return {k: self.prediction.precondition(c, bands[k]).to(bands[k].dtype) for k, c in found.items()}
+
     # ------------------------------------------------------------------ sampling
 
-    def enter(self, index: int, state: Mapping[int, Tensor], noise: Mapping[int, Tensor]) -> State:
-        """The state at the start of segment `index`, from the state at the end of the one before (empty for the first)
-        and the sample's whole noise pyramid."""
-        before = self.segments[index - 1] if index else None
-        return self.bridge.cross(state, noise, before, self.segments[index], self.path)
+    def last(self, segment: Segment) -> float:
+        """The last clock time of a segment at which the velocity is finite: the path's, or a thousandth of the segment before
+        where the prediction needs some noise and there is none (SiT's t1)."""
+        last = self.path.last(segment)
+        if self.prediction.needs_noise:
+            least = min(self.path.coefficients(clock(last), segment, k).sigma.min().item() for k in segment.scales)
+            last = last if least > 0 else last - LATE * (segment.stop - segment.start)
+        return last
+
+    def draw_noise(
+        self, shape: tuple[int, int, int], batch: int, generator: Generators, *, dtype: torch.dtype, device: torch.device | str
+    ) -> list[State]:
+        """All the noise that starts, bridges and conditions of `batch` samples of image shape (c, h, w) need: the noise pyramids,
+        in the order in which `Bridge.pyramid` names them."""
+        return [self.noise.draw(shape, batch, generator, dtype=dtype, device=device, finest=k) for k in self.pyramids()]
+
+    def pyramids(self) -> list[int]:
+        """The finest scale for which each of a sample's noise pyramids is used."""
+        finest = {self.bridge.pyramid(segment): segment.finest for segment in self.segments}
+        return [finest.get(i, 0) if self.bridge.pyramids(len(self.segments)) > 1 else 0 for i in range(self._count)]
+
+    def enter(self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]) -> State:
+        """The state [view] at the start of segment `index`, from that at the end of the one before (empty for the first)
+        and the sample's noise pyramids."""
+        after, before = self.segments[index], self.segments[index - 1] if index else None
+        bands = {} if before is None else self.split(state, before)
+        return self.show(self.bridge.cross(bands, noise, before, after, self.path), after)
+
+    def condition(self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]) -> Condition:
+        """What the network of segment `index` sees of the state at the end of the one before: nothing unless the bridge is
+        conditional."""
+        if not self.bridge.conditional or index == 0:
+            return Condition()
+        before, after = self.segments[index - 1], self.segments[index]
+        bands, corruption = self.split(state, before), noise[self.bridge.pyramid(after) + 1]
+        level = torch.full((next(iter(bands.values())).shape[0],), self.bridge.level, device=next(iter(bands.values())).device)
+        return Condition(None, self.condition_image(bands, corruption, level, after), level)
+
+    def condition_image(self, bands: Mapping[int, Tensor], corruption: Mapping[int, Tensor], level: Tensor, after: Segment) -> State:
+        """{finest: the finished bands, corrupted at `level` [b] and upsampled}: training and sampling make it here."""
+        before = self.segments[after.index - 1]
+        return self.show(self.bridge.corrupt(bands, corruption, level, before, after), after)
 
     def finish(self, state: Mapping[int, Tensor]) -> Tensor:
-        """The image [b, c, h, w] that the final state stands for."""
-        return self.decomposition.synthesize(state)
+        """The image [b, c, h, w] that the final state [view] stands for."""
+        return self.decomposition.synthesize(self.split(state, self.segments[-1]))
+
+    # ------------------------------------------------------------------ set-up
+
+    def _placed(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
+        side = self.decomposition.multiple
+        bands = self.decomposition.bands((1, side, side))
+        self._direction = {k: self.noise.direction_std(band) for k, band in bands.items()}
+        self._count = self.bridge.pyramids(len(segments))
+        units = [1 / bands[s.finest].direction_std if self.intervals.unit_noise else 1.0 for s in segments]
+        return tuple(replace(s, unit=unit, late=self._first(s) - s.start) for s, unit in zip(segments, units, strict=True))
+
+    def _first(self, segment: Segment) -> float:
+        """The clock time at which sampling enters a segment: the path's, or later where the prediction needs some data."""
+        first = self.path.first(segment)
+        if self.prediction.needs_data:
+            least = min(self.path.coefficients(clock(first), segment, k).alpha.abs().min().item() for k in segment.scales)
+            first = first if least > 0 else first + LATE * (segment.stop - segment.start)
+        return first
+
+    def _refuse_what_does_not_fit(self) -> None:
+        name = type(self.prediction).__name__
+        if not self.prediction.diagonal and not self.noise.white:
+            raise ConfigError(
+                "the score of coloured noise is not a multiple of the noise",
+                got=f"{name} with blurred noise",
+                expected="another prediction",
+            )
+        if self.bridge.conditional and self.view == "bands":
+            raise ConfigError(
+                f"{type(self.bridge).__name__} hands an image on", got="view: bands", expected="view: merged", remedy="set flow.view=merged"
+            )
+        if self.view == "merged" and any(b.finest == a.finest for a, b in zip(self.segments, self.segments[1:])):
+            raise ConfigError("two segments have the same resolution", expected="one resolution per segment in the merged view")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,22 +17,56 @@ from lapflow.core.random import Generators
 class Segment:
     """A piece [start, stop] of the clock [0, 1] in which the set of active scales is constant.
 
-    `entry[k]` is the time at which scale k became active (its own start), for each active scale, coarse to fine.
+    The path has a variable u of its own, which runs linearly over `window` while the clock t runs from start to stop
+    (default: u = t). Windows of different segments may overlap: a stage may go back in u. `entry[k]` is the value of u at
+    which scale k became active, for each active scale, coarse to fine. The noise of the segment is `unit` times the bands
+    of the sample's noise. Sampling enters at `begin`, start unless the path or the prediction is not defined there.
     """
 
     index: int
     start: float
     stop: float
     entry: Mapping[int, float]
+    window: tuple[float, float] | None = None
+    unit: float = 1.0
+    late: float = 0.0
+
+    @property
+    def begin(self) -> float:
+        """The clock time at which sampling enters: `late` after the start."""
+        return self.start + self.late
 
     @property
     def scales(self) -> tuple[int, ...]:
         """The active scales, coarse to fine."""
         return tuple(self.entry)
 
+    @property
+    def finest(self) -> int:
+        """The finest active scale."""
+        return min(self.entry)
+
+    @property
+    def rate(self) -> float:
+        """du/dt."""
+        return 1.0 if self.window is None else (self.window[1] - self.window[0]) / (self.stop - self.start)
+
+    def variable(self, t: Tensor) -> Tensor:
+        """u at clock times `t`; linear beyond the segment's ends too."""
+        return t if self.window is None else self.window[0] + (t - self.start) * self.rate
+
+    def clock(self, u: float) -> float:
+        """The clock time at which the path's variable is `u`: the inverse of `variable`."""
+        return u if self.window is None else self.start + (u - self.window[0]) / self.rate
+
     def grid(self, steps: int) -> list[float]:
-        """The default sampling grid: `steps` + 1 times from start to stop (uniform in t unless a schedule says otherwise)."""
-        return [self.start + (self.stop - self.start) * i / steps for i in range(steps)] + [self.stop]
+        """`steps` + 1 times from begin to stop, uniform in t."""
+        return even_grid(self.begin, self.stop, steps)
+
+
+def even_grid(start: float, stop: float, steps: int) -> list[float]:
+    """`steps` + 1 times from start to stop, the ends exact."""
+    return [start + (stop - start) * i / steps for i in range(steps)] + [stop]
 
 
 @dataclass(frozen=True)
@@ -52,6 +86,10 @@ class IntervalSchedule(Component):
 
     kind = "intervals"
 
+    unit_noise: bool = False
+    """Whether the noise has unit variance per pixel at every resolution (the segments' `unit`), rather than being what a
+    white image of full size is there."""
+
     @abstractmethod
     def segments(self, levels: int) -> tuple[Segment, ...]:
         """The segments in time order for a decomposition of `levels` scales. Raises `ConfigError` when they do not fit."""
@@ -64,14 +102,15 @@ class IntervalSchedule(Component):
         *,
         generator: Generators,
         stage_generator: torch.Generator,
-        end: float,
+        ends: Sequence[float],
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> list[Draw]:
         """Draw segments and times for `batch` training samples; every sample is in exactly one `Draw`.
 
         What must be alike on all ranks comes from `stage_generator`, what belongs to a sample from `generator`.
-        Times lie in [segment.start, end).
+        `ends` are the clock times, per segment, at which the path ends; they may lie past a segment's stop. Times lie in
+        [segment.start, end).
         """
 
     def scale_weight(self, scale: int, levels: int) -> float:

@@ -2,8 +2,10 @@
 
 `decomposed`: one white image, analysed. Its bands are independent, and the reconstruction of the noise is white.
 `independent`: unit white noise in each scale's tensor, dead dimensions included; the reconstruction is then not white.
-For an orthonormal decomposition the two are equal in law. Both are linear maps of white draws, so that laws can be
-checked as operators.
+For an orthonormal decomposition the two are equal in law.
+`blurred`: Relay Diffusion's. At full resolution white noise plus a blurred white image, so that neighbouring pixels are
+correlated; at coarser scales alone, decomposed.
+All are linear maps of white draws, so that laws can be checked as operators.
 """
 
 from __future__ import annotations
@@ -19,12 +21,18 @@ from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.random import Generators, randn
 from lapflow.core.state import State
 
-NoiseName = Literal["decomposed", "independent"]
+NoiseName = Literal["decomposed", "independent", "blurred"]
 White = dict[int, Tensor]
 
 
 class Noise(ABC):
-    """The law of a sample's noise pyramid for one decomposition."""
+    """The law of a sample's noise pyramid for one decomposition.
+
+    `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws one per segment.
+    """
+
+    white: bool = True
+    """Whether the noise of a band is white inside its range, with `direction_std`."""
 
     def __init__(self, decomposition: Decomposition) -> None:
         self.decomposition = decomposition
@@ -34,22 +42,30 @@ class Noise(ABC):
         """The shapes of the white unit-variance draws behind the noise of an image of `shape` (c, h, w)."""
 
     @abstractmethod
-    def from_white(self, white: Mapping[int, Tensor]) -> State:
+    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
         """The noise pyramid {k: [b, c_k, h_k, w_k]} made of white draws; linear."""
 
-    @abstractmethod
     def direction_std(self, band: Band) -> float:
         """Standard deviation per orthonormal direction of the band's range."""
+        return band.direction_std
 
-    @abstractmethod
     def dead_std(self, band: Band) -> float:
         """Standard deviation per orthonormal direction outside the band's range."""
+        return 0.0
 
     def draw(
-        self, shape: tuple[int, int, int], batch: int, generator: Generators, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        shape: tuple[int, int, int],
+        batch: int,
+        generator: Generators,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        finest: int = 0,
     ) -> State:
         """The noise pyramids of `batch` samples of image shape (c, h, w)."""
-        return self.from_white({k: randn((batch, *s), generator, dtype=dtype, device=device) for k, s in self.white_shapes(shape).items()})
+        shapes = self.white_shapes(shape).items()
+        return self.from_white({k: randn((batch, *s), generator, dtype=dtype, device=device) for k, s in shapes}, finest)
 
 
 class DecomposedNoise(Noise):
@@ -58,14 +74,8 @@ class DecomposedNoise(Noise):
     def white_shapes(self, shape: tuple[int, int, int]) -> dict[int, tuple[int, int, int]]:
         return {0: shape}
 
-    def from_white(self, white: Mapping[int, Tensor]) -> State:
+    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
         return self.decomposition.analyze(white[0])
-
-    def direction_std(self, band: Band) -> float:
-        return band.direction_std
-
-    def dead_std(self, band: Band) -> float:
-        return 0.0
 
 
 class IndependentNoise(Noise):
@@ -74,7 +84,7 @@ class IndependentNoise(Noise):
     def white_shapes(self, shape: tuple[int, int, int]) -> dict[int, tuple[int, int, int]]:
         return {k: band.shape for k, band in self.decomposition.bands(shape).items()}
 
-    def from_white(self, white: Mapping[int, Tensor]) -> State:
+    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
         return dict(white)
 
     def direction_std(self, band: Band) -> float:
@@ -84,4 +94,22 @@ class IndependentNoise(Noise):
         return 1.0
 
 
-NOISES: dict[str, type[Noise]] = {"decomposed": DecomposedNoise, "independent": IndependentNoise}
+class BlurredNoise(Noise):
+    """Relay Diffusion's noise eps + r box (Teng et al. 2023): eps white, box the circular BLOCK x BLOCK sum over BLOCK of an
+    independent white image, variance 1, so the total has variance 1 + r^2. Its bands are neither white nor independent."""
+
+    white = False
+    STRENGTH, BLOCK = 0.15, 4
+
+    def white_shapes(self, shape: tuple[int, int, int]) -> dict[int, tuple[int, int, int]]:
+        return {0: shape, 1: shape}
+
+    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
+        if finest > 0:
+            return self.decomposition.analyze(white[0])
+        rows = torch.stack([white[1].roll(i, -2) for i in range(self.BLOCK)]).sum(0)
+        box = torch.stack([rows.roll(i, -1) for i in range(self.BLOCK)]).sum(0) / self.BLOCK
+        return self.decomposition.analyze(white[0] + self.STRENGTH * box)
+
+
+NOISES: dict[str, type[Noise]] = {"decomposed": DecomposedNoise, "independent": IndependentNoise, "blurred": BlurredNoise}

@@ -25,9 +25,17 @@ class Objective(Component):
         """Named scalar losses, each a mean over the point's samples."""
 
 
-class VelocityMSE(Objective):
-    """The mean squared error of each active scale's velocity, times the scale's weight (LapFlow, w_k = 1)."""
+class MSE(Objective):
+    """The mean squared error of each active scale's prediction, times the scale's weight (LapFlow, w_k = 1) and what the
+    prediction weighs a time with."""
 
     def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
-        main = heads["main"]
-        return {f"scale{k}": point.weights[k] * (main[k].float() - u.float()).square().mean() for k, u in point.target.items()}
+        return {f"scale{k}": weighted_error(heads["main"][k], target, point.weights[k]) for k, target in point.target.items()}
+
+
+def weighted_error(output: Tensor, target: Tensor, weight: Tensor | float) -> Tensor:
+    """The mean over samples of weight (a number, or [b]) times the mean squared error of a sample."""
+    squares = (output.float() - target.float()).square()
+    if isinstance(weight, Tensor) and weight.ndim:
+        return (weight.float() * squares.flatten(1).mean(1)).mean()
+    return weight * squares.mean()

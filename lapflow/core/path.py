@@ -9,18 +9,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
+from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment
 from lapflow.core.state import expand_time
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """alpha, sigma and their time derivatives at given times; tensors that broadcast over a band's [b, c, h, w].
+    """alpha, sigma and their derivatives by the clock at given times, shaped like the times (a scalar or [b]).
 
-    `variance_rate` = sigma sigma', kept apart because it stays finite where sigma' does not (VP at t = 1).
+    `variance_rate` = sigma sigma', kept apart because it stays finite where sigma' does not (VP at t = 1). With `pattern`
+    a last axis holds one value per sub-band of the band (block-DCT: per frequency), the same for every image channel.
     """
 
     alpha: Tensor
@@ -28,10 +31,17 @@ class Coefficients:
     dalpha: Tensor
     dsigma: Tensor
     variance_rate: Tensor
+    pattern: bool = False
 
     def expand(self, like: Tensor) -> Coefficients:
         """The same coefficients, shaped to multiply `like` [b, c, h, w]."""
-        return Coefficients(*(expand_time(c, like) for c in self.__dict__.values()))
+        values = (self.alpha, self.sigma, self.dalpha, self.dsigma, self.variance_rate)
+        if not self.pattern:
+            a, b, da, db, rate = (expand_time(c, like) for c in values)
+            return Coefficients(a, b, da, db, rate)
+        tiles = like.shape[1] // self.alpha.shape[-1]
+        a, b, da, db, rate = (c.reshape(-1, c.shape[-1]).repeat(1, tiles)[:, :, None, None] for c in values)
+        return Coefficients(a, b, da, db, rate)
 
     def position(self, data: Tensor, noise: Tensor) -> Tensor:
         """x_t = alpha x1 + sigma x0. Finite everywhere."""
@@ -66,13 +76,65 @@ class Coefficients:
 
 
 class Path(Component):
-    """alpha and sigma of every band in every segment. The network predicts the velocity."""
+    """alpha and sigma of every band in every segment, as functions of the segment's variable u."""
 
     kind = "path"
 
     end: float = 1.0
-    """The last time at which every coefficient is finite; training times and sampling stay at or below it."""
+    """The last u at which every coefficient is finite; training times and the solvers of an ODE stay at or below it."""
+
+    residual: float = 0.0
+    """The noise std left at `end`, per direction of a band of unit noise."""
 
     @abstractmethod
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        """Coefficients of band `scale` at times `t` (a scalar or [b]) in [segment.entry[scale], end]. Shaped like `t`."""
+        """Coefficients of band `scale` at clock times `t` (a scalar or [b]), u in [segment.entry[scale], end]. Derivatives
+        are by the clock. Shaped like `t` (and the pattern)."""
+
+    def end_of(self, segment: Segment) -> float:
+        """The clock time of `end`; it may lie past the segment's stop."""
+        return segment.clock(self.end)
+
+    def last(self, segment: Segment) -> float:
+        """The last clock time of `segment` at which the coefficients are finite."""
+        return min(segment.stop, self.end_of(segment))
+
+    def first(self, segment: Segment) -> float:
+        """The first clock time of `segment` at which sampling may enter; training draws from segment.start on."""
+        return segment.start
+
+    def grid(self, segment: Segment, steps: int) -> list[float]:
+        """The default sampling grid: `steps` + 1 rising clock times from segment.begin to segment.stop."""
+        return segment.grid(steps)
+
+    def model_time(self, t: Tensor, segment: Segment) -> Tensor:
+        """The time that the network is given, in the shape of `t`: the clock unless the path says otherwise."""
+        return t
+
+    def snap(self, t: Tensor, segment: Segment) -> Tensor:
+        """Training times moved to those at which the path is defined (discrete times)."""
+        return t
+
+    def step_after(self, t: Tensor, segment: Segment) -> Tensor:
+        """The next of the path's discrete times after `t`. Raises `ConfigError` for a path without."""
+        raise ConfigError(f"{type(self).__name__} has no discrete times", expected="a path such as vp-discrete")
+
+
+def posterior_variance(c: Coefficients, after: Coefficients) -> Tensor:
+    """Variance per unit of noise variance of the state at `after` given the state at `c` and the data, of the Markov process
+    whose marginals the path has: sigma'^2 (sigma^2 - (alpha/alpha')^2 sigma'^2) / sigma^2, primes at `after`, the later
+    time (the betatilde of Ho et al. 2020, eq. 7, for any alpha and sigma)."""
+    return after.sigma**2 * forward_variance(c, after) / c.sigma**2
+
+
+def forward_variance(c: Coefficients, after: Coefficients) -> Tensor:
+    """Variance that the noising from `after` back to `c` adds: sigma^2 - (alpha/alpha')^2 sigma'^2 (beta of Ho et al. 2020)."""
+    return c.sigma**2 - (c.alpha / after.alpha) ** 2 * after.sigma**2
+
+
+def learned_variance(output: Tensor, c: Coefficients, after: Coefficients) -> Tensor:
+    """The variance that a learned range stands for: ln s^2 = v ln beta + (1 - v) ln betatilde, v = (output + 1) / 2, between the
+    `posterior_variance` and the `forward_variance` of the step (Nichol & Dhariwal 2021, eq. 15); v is not clamped. In the step
+    into sigma = 0, where betatilde is 0, it is beta (DiT's code takes the range of the step before, and samples no noise there)."""
+    v, large, small = (output + 1) / 2, forward_variance(c, after), posterior_variance(c, after)
+    return torch.exp(v * torch.log(large) + (1 - v) * torch.log(torch.where(small > 0, small, large)))

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lapflow.core.component import Component
+from lapflow.core.errors import SolverError
 from lapflow.core.intervals import Segment
+from lapflow.core.path import Coefficients
 from lapflow.core.random import Generators
 from lapflow.core.state import State
 
@@ -17,13 +19,51 @@ Observer = Callable[[float, Mapping[int, Tensor]], None]
 
 
 class Field(ABC):
-    """What a solver integrates: dx/dt of a state in one segment."""
+    """What a solver integrates in one segment: dx/dt of a state; and for the methods that are not an ODE's, what the network
+    says of the data and the noise in a state, band by band."""
 
     segment: Segment
 
+    end: float = 1.0
+    """The last time at which the velocity is finite; a solver of the ODE stops there if the segment goes on."""
+
     @abstractmethod
     def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
-        """The velocity of `state` at time `t`, in the state's dtype, at least float32."""
+        """The velocity of `state` at time `t`, in the state's dtype, at least float32. One evaluation."""
+
+    def grid(self, steps: int) -> list[float]:
+        """`steps` + 1 rising times from segment.begin to segment.stop, spaced as the path wants its noise levels."""
+        return self.segment.grid(steps)
+
+    def endpoints(self, state: Mapping[int, Tensor], t: float) -> Endpoints:
+        """What the network predicts of the pair (x1, x0) at `state`. One evaluation."""
+        raise SolverError(f"{type(self).__name__} gives velocities only", remedy="use a solver of the ODE, such as heun")
+
+    def split(self, state: Mapping[int, Tensor]) -> State:
+        """The bands of a state."""
+        return dict(state)
+
+    def show(self, bands: Mapping[int, Tensor]) -> State:
+        """The state of bands."""
+        return dict(bands)
+
+    def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
+        """The path's coefficients of each band at `t`, shaped to multiply it."""
+        raise SolverError(f"{type(self).__name__} gives velocities only", remedy="use a solver of the ODE, such as heun")
+
+    def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
+        """Fresh noise of the law of x0, bands like `bands`."""
+        raise SolverError(f"{type(self).__name__} gives velocities only", remedy="use a solver of the ODE, such as heun")
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Bands of the predicted data x1 and noise x0. `variance(t_next)` gives, per band, the variance per unit of noise variance
+    of the step to `t_next` that the network has learnt; None if it has not."""
+
+    data: State
+    noise: State
+    variance: Callable[[float], State] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +79,7 @@ class Statistics:
 
 
 class Solver(Component):
-    """A method that carries a state from a segment's start to its stop, never evaluating outside [start, stop]."""
+    """A method that carries a state from a segment's begin to its stop, never evaluating outside, nor past the field's `end`."""
 
     kind = "solver"
     order: int
@@ -57,7 +97,7 @@ class Solver(Component):
         generator: Generators | None = None,
         observe: Observer | None = None,
     ) -> tuple[State, Statistics]:
-        """Integrate from `segment.start` to `segment.stop`.
+        """Carry `state` from `segment.begin` to `segment.stop` (a solver of the ODE: to `field.end` if that comes before).
 
         A stochastic method draws from `generator`. `observe(t, state)` is called after every accepted step. Raises
         `SolverError` on a non-finite state or where a bound on the work is met.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 State = dict[int, Tensor]
@@ -29,3 +30,8 @@ def batch_size(state: Mapping[int, Tensor]) -> int:
 def expand_time(t: Tensor, like: Tensor) -> Tensor:
     """`t[b]` (or a scalar) shaped to multiply `like[b, ...]`."""
     return t.reshape(-1, *([1] * (like.ndim - 1))) if t.ndim else t
+
+
+def clock(t: float) -> Tensor:
+    """A time of the clock as the float64 scalar that paths take."""
+    return torch.tensor(t, dtype=torch.float64, device="cpu")

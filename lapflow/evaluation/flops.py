@@ -51,13 +51,10 @@ class Cost:
 def cost(config: Config) -> Cost:
     """Parameters and multiply-adds of a config's network; nothing is allocated (the network is built on the meta device)."""
     flow, model = _on_meta(config)
-    segments = tuple(SegmentCost(s.start, s.stop, s.scales, model.multiply_adds(s.scales)) for s in flow.segments)
+    seen = [s.scales if flow.view == "bands" else (s.finest,) for s in flow.segments]
+    segments = tuple(SegmentCost(s.start, s.stop, k, model.multiply_adds(k)) for s, k in zip(flow.segments, seen, strict=True))
     single = resolved(config)
-    single["flow"] = {
-        **single["flow"],
-        "decomposition": {"name": "identity"},
-        "intervals": {"name": "cumulative", "starts": [0.0]},
-    }
+    single["flow"] = {"decomposition": {"name": "identity"}, "intervals": {"name": "cumulative", "starts": [0.0]}}
     if isinstance(single["model"].get("patch"), list | tuple):
         single["model"] = {**single["model"], "patch": single["model"]["patch"][-1]}
     _, alone = _on_meta(load_config(single))

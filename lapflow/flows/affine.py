@@ -5,6 +5,8 @@ Scale k, which starts at T, has on [T, 1]
     alpha_k(t) = a((t - T) / (1 - T)),        sigma_k(t) = b(t),
 
 so its velocity target is a'((t - T) / (1 - T)) / (1 - T) x1_k + b'(t) x0_k, and at its own start it is b(T) x0_k.
+Here t is the segment's variable u: the clock, unless the schedule gives the segment a window (a cascade's stages each run
+over the whole of [0, 1]).
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ class AffinePath(Path):
         """a(u) and a'(u)."""
 
     @abstractmethod
-    def noise_part(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """b(t), b'(t) and b b'(t), the last finite up to t = 1."""
+    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """b(u), b'(u) and b b'(u), the last finite up to u = 1."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        start = segment.entry[scale]
-        a, da = self.data_part((t - start) / (1 - start))
-        return Coefficients(a, (b := self.noise_part(t))[0], da / (1 - start), b[1], b[2])
+        u, start, rate = segment.variable(t), segment.entry[scale], segment.rate
+        a, da = self.data_part((u - start) / (1 - start))
+        b, db, product = self.noise_part(u)
+        return Coefficients(a, b, da * (rate / (1 - start)), db * rate, product * rate)

@@ -20,14 +20,15 @@ class VPPath(AffinePath):
     """Variance-preserving path with linear beta; starts at a(0) = 0.0066 rather than 0."""
 
     end = 1 - 1e-5
+    residual = 1.0005e-3  # b(end)
 
     def data_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
         log_a, rate = self._log(u)
         a = torch.exp(log_a)
         return a, a * rate
 
-    def noise_part(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        log_a, rate = self._log(t)
+    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_a, rate = self._log(u)
         b = torch.sqrt(-torch.expm1(2 * log_a))
         product = -torch.exp(2 * log_a) * rate  # b b' = -a a', since a^2 + b^2 = 1
         return b, product / b, product

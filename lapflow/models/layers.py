@@ -41,7 +41,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch, self.finest = patch, finest
         self.grid = (band.height // patch, band.width // patch)
-        self.proj = nn.Linear(band.channels * patch * patch, width)
+        self.proj = nn.Linear((band.channels + band.condition) * patch * patch, width)
         self.register_buffer("position", position_embedding(width, self.grid, finest), persistent=False)
 
     @property

@@ -43,6 +43,7 @@ class MoTDiT(Backbone):
         ] = "per-scale",
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
+        variance: sizes.VarianceOption = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -57,11 +58,13 @@ class MoTDiT(Backbone):
             mask=mask,
             conditioning=conditioning,
             experts=experts,
+            variance=variance,
         )
         self.transformer = ScaleTransformer(bands, num_classes, resolve(attention), design)
 
     def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
-        return {"main": self.transformer(state, t, Condition.of(condition).labels)}
+        heads: Heads = self.transformer(state, t, condition)
+        return heads
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         return self.transformer.multiply_adds(scales)

@@ -39,6 +39,7 @@ class Separate(Backbone):
         mlp_ratio: sizes.RatioOption = 4.0,
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
+        variance: sizes.VarianceOption = False,
     ) -> None:
         super().__init__()
         self.bands, self.num_classes, self.mask = dict(bands), num_classes, mask
@@ -53,6 +54,7 @@ class Separate(Backbone):
             mask=mask,
             conditioning=conditioning,
             experts="shared",
+            variance=variance,
         )
         backend = resolve(attention)
         self.towers = nn.ModuleDict(
@@ -68,8 +70,8 @@ class Separate(Backbone):
 
     def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
         active_scales(state, tuple(self.bands), self.bands)
-        labels = Condition.of(condition).labels
-        return {"main": {k: self._tower(k)({j: state[j] for j in self._seen(k, tuple(state))}, t, labels)[k] for k in state}}
+        towers = {k: self._tower(k)({j: state[j] for j in self._seen(k, tuple(state))}, t, condition) for k in state}
+        return {name: {k: heads[name][k] for k, heads in towers.items()} for name in next(iter(towers.values()))}
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         active = tuple(scales)

@@ -37,6 +37,8 @@ ConditioningOption = Annotated[
     Conditioning, Field(description="how t and the class enter: adaln-zero modulates every block, in-context prepends them as tokens")
 ]
 
+VarianceOption = Annotated[bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")]
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -50,6 +52,7 @@ class Architecture:
     mask: Mask
     conditioning: Conditioning
     experts: Experts
+    variance: bool = False
 
     @property
     def hidden(self) -> int:
@@ -69,6 +72,7 @@ def architecture(
     mask: Mask,
     conditioning: Conditioning,
     experts: Experts,
+    variance: bool,
 ) -> Architecture:
     """Check the options against each other and against the bands. Raises `ConfigError` or `SizeError`."""
     if not bands:
@@ -86,7 +90,7 @@ def architecture(
     _check_width(width, heads)
     patches = _patches(bands, patch if patch is not None else named_patch if named_patch is not None else DEFAULT_PATCH)
     check_patches(bands, patches)
-    return Architecture(depth, width, heads, patches, mlp_ratio, mask, conditioning, experts)
+    return Architecture(depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, variance)
 
 
 def parse_size(size: str) -> tuple[int, int, int, int | None]:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, attention_pairs
+from lapflow.core.backbone import MAIN, VARIANCE, Condition, Heads
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError
-from lapflow.core.state import State
 from lapflow.models.blocks import Block, Expert, MaskedAttention, ModulatedExpert
 from lapflow.models.layers import FinalLayer, LabelEmbedder, PatchEmbed, TimestepEmbedder, refuse_labels
 from lapflow.models.sizes import Architecture
@@ -48,10 +48,15 @@ class ScaleTransformer(nn.Module):
         self.embeds = nn.ModuleDict(embeds)
         self.time = TimestepEmbedder(design.width)
         self.label = LabelEmbedder(num_classes, design.width) if num_classes else None
+        # How much the image beside the state is corrupted: a second time.
+        self.level = TimestepEmbedder(design.width) if any(bands[k].condition for k in self.inputs) else None
         self.attention = MaskedAttention(attention, design.mask, design.heads)
         self.blocks = nn.ModuleList(Block(self._experts(), self.attention) for _ in range(design.depth))
         self.finals = nn.ModuleDict(
-            {str(k): FinalLayer(embeds[str(k)], bands[k].channels, design.width, self.modulated) for k in self.outputs}
+            {
+                str(k): FinalLayer(embeds[str(k)], bands[k].channels * (1 + design.variance), design.width, self.modulated)
+                for k in self.outputs
+            }
         )
         self.reset_parameters()
 
@@ -96,12 +101,13 @@ class ScaleTransformer(nn.Module):
 
     # ------------------------------------------------------------------ forward
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, labels: Tensor | None = None) -> State:
-        """state {k: [b, c_k, h_k, w_k]} of any non-empty coarse suffix of `inputs`, t [b] in [0, 1], labels [b] or None
-        -> {k: [b, c_k, h_k, w_k]} for the active ones of `outputs`, in the order of `state`."""
+    def forward(self, state: Mapping[int, Tensor], t: Tensor, given: Condition | Tensor | None = None) -> Heads:
+        """state {k: [b, c_k, h_k, w_k]} of any non-empty coarse suffix of `inputs`, t [b] in [0, 1], what is given beside
+        -> heads of {k: [b, c_k, h_k, w_k]} for the active ones of `outputs`, in the order of `state`."""
         scales = active_scales(state, self.inputs, self.bands)
-        condition, prefix = self._condition(t, labels)
-        tokens = [self.embeds[str(k)](state[k]) for k in scales]
+        given = Condition.of(given)
+        condition, prefix = self._condition(t, given)
+        tokens = [self.embeds[str(k)](self._beside(state[k], k, given)) for k in scales]
         if prefix is not None:  # in front of every scale's own tokens, so that they are seen under every mask
             tokens = [torch.cat([prefix, x], dim=1) for x in tokens]
         lengths = tuple(x.shape[1] for x in tokens)
@@ -114,15 +120,28 @@ class ScaleTransformer(nn.Module):
         if prefix is not None:
             tokens = [x[:, prefix.shape[1] :] for x in tokens]
         found = {k: self.finals[str(k)](x, condition) for k, x in zip(scales, tokens) if k in self.outputs}
-        return {k: found[k] for k in state if k in found}
+        if not self.design.variance:
+            return {MAIN: {k: found[k] for k in state if k in found}}
+        halves = {k: found[k].chunk(2, dim=1) for k in state if k in found}
+        return {MAIN: {k: pair[0] for k, pair in halves.items()}, VARIANCE: {k: pair[1] for k, pair in halves.items()}}
 
-    def _condition(self, t: Tensor, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The condition for modulation [b, d], its SiLU taken once for all layers; or the tokens to prepend [b, 1 or 2, d]."""
+    def _beside(self, x: Tensor, scale: int, given: Condition) -> Tensor:
+        """A scale with the image that is given beside it, as further channels."""
+        if not self.bands[scale].condition:
+            return x
+        if given.image is None or scale not in given.image:
+            raise ConfigError(f"the network of scale {scale} wants the coarser image beside it", got="none", expected="condition.image")
+        return torch.cat([x, given.image[scale].to(x.dtype)], dim=1)
+
+    def _condition(self, t: Tensor, given: Condition) -> tuple[Tensor | None, Tensor | None]:
+        """The condition for modulation [b, d], its SiLU taken once for all layers; or the tokens to prepend [b, 1 to 3, d]."""
         embedded = [self.time(t)]
         if self.label is not None:
-            embedded.append(self.label(labels, t))
-        elif labels is not None:
+            embedded.append(self.label(given.labels, t))
+        elif given.labels is not None:
             refuse_labels()
+        if self.level is not None:
+            embedded.append(self.level(torch.zeros_like(t) if given.level is None else given.level.to(t.dtype)))
         return (F.silu(sum(embedded[1:], embedded[0])), None) if self.modulated else (None, torch.stack(embedded, dim=1))
 
     # ------------------------------------------------------------------ cost
@@ -137,12 +156,14 @@ class ScaleTransformer(nn.Module):
         given = set(scales)
         assert given <= set(self.inputs), f"scales {given - set(self.inputs)} are not among the network's {self.inputs}"
         active, d, depth = [k for k in self.inputs if k in given], self.design.width, self.design.depth
-        pixels = {k: self.bands[k].channels * self.bands[k].height * self.bands[k].width for k in active}
-        extra = 0 if self.modulated else 1 + (self.num_classes > 0)
+        pixels = {k: self.bands[k].height * self.bands[k].width for k in active}
+        extra = 0 if self.modulated else 1 + (self.num_classes > 0) + (self.level is not None)
         lengths = [cast(PatchEmbed, self.embeds[str(k)]).tokens + extra for k in active]
         returned = [k for k in active if k in self.outputs]
         experts = len(active) if self.design.experts == "per-scale" else 1
-        ends = d * (sum(pixels.values()) + sum(pixels[k] for k in returned))
+        read = sum(pixels[k] * (self.bands[k].channels + self.bands[k].condition) for k in active)
+        written = sum(pixels[k] * self.bands[k].channels * (1 + self.design.variance) for k in returned)
+        ends = d * (read + written)
         return {
             "linear": (4 * d * d + 2 * d * self.design.hidden) * depth * sum(lengths) + ends,
             "attention": 2 * d * depth * attention_pairs(lengths, self.design.mask),
@@ -151,11 +172,12 @@ class ScaleTransformer(nn.Module):
 
 
 def active_scales(state: Mapping[int, Tensor], scales: tuple[int, ...], bands: Mapping[int, Band]) -> tuple[int, ...]:
-    """The scales of `state`, coarse to fine. Raises unless they are a non-empty coarse part of `scales`, shaped as their bands."""
-    active = scales[: len(state)]
-    if not active or set(active) != set(state):
+    """The scales of `state`, coarse to fine. Raises unless they are a non-empty coarse part of `scales`, or one of them alone (a
+    merged image), shaped as their bands."""
+    active = tuple(k for k in scales if k in state)
+    if len(active) != len(state) or not active or (len(active) > 1 and active != scales[: len(active)]):
         known = ", ".join(str(list(scales[: n + 1])) for n in range(len(scales)))
-        raise ConfigError("the network cannot take this set of active scales", got=list(state), expected=f"one of {known}")
+        raise ConfigError("the network cannot take this set of active scales", got=list(state), expected=f"one of {known}, or one alone")
     for k in active:
         if tuple(state[k].shape[1:]) != bands[k].shape:
             what = f"scale {k} is not of the shape that the network was built for"

@@ -26,6 +26,7 @@ from lapflow.plugins.kits.guidance import GuidanceConformance
 from lapflow.plugins.kits.intervals import IntervalsConformance
 from lapflow.plugins.kits.objective import ObjectiveConformance
 from lapflow.plugins.kits.path import PathConformance
+from lapflow.plugins.kits.prediction import PredictionConformance
 from lapflow.plugins.kits.solver import SolverConformance
 
 KITS = {
@@ -33,6 +34,7 @@ KITS = {
     "intervals": IntervalsConformance,
     "path": PathConformance,
     "bridge": BridgeConformance,
+    "prediction": PredictionConformance,
     "backbone": BackboneConformance,
     "codec": CodecConformance,
     "objective": ObjectiveConformance,
@@ -59,5 +61,6 @@ __all__ = [
     "IntervalsConformance",
     "ObjectiveConformance",
     "PathConformance",
+    "PredictionConformance",
     "SolverConformance",
 ]

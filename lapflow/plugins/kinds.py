@@ -32,6 +32,7 @@ KINDS: dict[str, Kind] = {
         Kind("intervals", "lapflow.core.intervals:IntervalSchedule", "lapflow.intervals", "intervals"),
         Kind("path", "lapflow.core.path:Path", "lapflow.paths", "path"),
         Kind("bridge", "lapflow.core.bridge:Bridge", "lapflow.bridges", "bridge"),
+        Kind("prediction", "lapflow.core.prediction:Prediction", "lapflow.predictions", "prediction"),
         Kind("backbone", "lapflow.core.backbone:Backbone", "lapflow.backbones", "model"),
         Kind("codec", "lapflow.core.codec:Codec", "lapflow.codecs", "codec"),
         Kind("objective", "lapflow.core.objective:Objective", "lapflow.objectives", "objective"),

@@ -1,38 +1,106 @@
-"""The network as a solver sees it: guided velocities of the active scales."""
+"""A composition as a solver sees it: what the network says, turned into velocities, data and noise by the flow."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import Backbone, Condition
+from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
+from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
-from lapflow.core.solver import Field
-from lapflow.core.state import State, batch_size, map_state
+from lapflow.core.path import Coefficients, learned_variance
+from lapflow.core.random import Generators
+from lapflow.core.solver import Endpoints, Field
+from lapflow.core.state import State, batch_size, clock, map_state
 
 
-class ModelField(Field):
-    """A backbone with a condition and guidance. The null class gives the unconditional prediction, in one batched call."""
+class FlowField(Field):
+    """The field of a flow in one segment, for something that predicts; `shape` is that of the whole image (c, h, w)."""
 
-    def __init__(self, model: Backbone, segment: Segment, labels: Tensor | None, guidance: Guidance, levels: int) -> None:
-        self.model, self.segment, self.labels = model, segment, labels
-        self.guidance, self.levels = guidance, levels
-        self.dtype = next(model.parameters()).dtype
+    def __init__(self, flow: Flow, segment: Segment, shape: tuple[int, int, int], end: float = 1.0) -> None:
+        self.flow, self.segment, self.shape = flow, segment, shape
+        self.end = min(flow.last(segment), end)
+
+    @abstractmethod
+    def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
+        """The heads at a state [view], in the state's dtype: `main` as `Flow.target` states it."""
 
     def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
-        if self.labels is None or not self.guidance.active(t):
-            return self._predict(state, t, self.labels)
-        doubled = map_state(lambda x: torch.cat([x, x]), state)
-        labels = torch.cat([self.labels, torch.full_like(self.labels, self.model.num_classes)])
-        both = self._predict(doubled, t, labels)
-        n = batch_size(state)
-        return self.guidance.combine(map_state(lambda v: v[:n], both), map_state(lambda v: v[n:], both), self.levels)
+        return self.flow.velocity(self.predict(state, t)["main"], state, clock(t), self.segment)
 
-    def _predict(self, state: Mapping[int, Tensor], t: float, labels: Tensor | None) -> State:
+    def grid(self, steps: int) -> list[float]:
+        return self.flow.path.grid(self.segment, steps)
+
+    def endpoints(self, state: Mapping[int, Tensor], t: float) -> Endpoints:
+        heads = self.predict(state, t)
+        data, noise = self.flow.endpoints(heads["main"], state, clock(t), self.segment)
+        if VARIANCE not in heads:
+            return Endpoints(data, noise)
+        output = self.split(heads[VARIANCE])
+
+        def variance(t_next: float) -> State:
+            now, after = self.coefficients(data, t), self.coefficients(data, t_next)
+            return {k: learned_variance(output[k], now[k], after[k]).to(data[k].dtype) for k in data}
+
+        return Endpoints(data, noise, variance)
+
+    def split(self, state: Mapping[int, Tensor]) -> State:
+        return self.flow.split(state, self.segment)
+
+    def show(self, bands: Mapping[int, Tensor]) -> State:
+        return self.flow.show(bands, self.segment)
+
+    def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
+        return self.flow.coefficients(clock(t), self.segment, bands)
+
+    def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
+        generator = torch.default_generator if generator is None else generator
+        first = next(iter(bands.values()))
+        finest = self.flow.pyramids()[self.flow.bridge.pyramid(self.segment)]
+        drawn = self.flow.noise.draw(self.shape, len(first), generator, dtype=first.dtype, device=first.device, finest=finest)
+        return {k: drawn[k] * self.segment.unit for k in bands}
+
+
+class ModelField(FlowField):
+    """A backbone with a condition and guidance. The null class gives the unconditional prediction, in one batched call."""
+
+    def __init__(
+        self, flow: Flow, segment: Segment, shape: tuple[int, int, int], model: Backbone, condition: Condition, guidance: Guidance
+    ) -> None:
+        super().__init__(flow, segment, shape)
+        self.model, self.condition, self.guidance = model, condition, guidance
+        self.dtype = next(model.parameters()).dtype
+
+    def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
+        labels = self.condition.labels
+        if labels is None or not self.guidance.active(t):
+            return self._predict(state, t, self.condition)
+        null = replace(self.condition, labels=torch.full_like(labels, self.model.num_classes))
+        heads = self._predict(map_state(lambda x: torch.cat([x, x]), state), t, _both(self.condition, null))
+        n = batch_size(state)
+        guided = {name: map_state(lambda v: v[:n], head) for name, head in heads.items()}
+        guided["main"] = self.guidance.combine(guided["main"], map_state(lambda v: v[n:], heads["main"]), self.flow.levels)
+        return guided
+
+    def _predict(self, state: Mapping[int, Tensor], t: float, condition: Condition) -> Heads:
         first = next(iter(state.values()))
-        times = torch.full((first.shape[0],), t, dtype=torch.float32, device=first.device)
-        heads = self.model(map_state(lambda x: x.to(self.dtype), state), times, Condition(labels=labels))
-        return map_state(lambda v, x: v.to(x.dtype), heads["main"], state)
+        given = self.flow.network_input(state, clock(t), self.segment)
+        time = float(self.flow.path.model_time(clock(t), self.segment))
+        times = torch.full((first.shape[0],), time, dtype=torch.float32, device=first.device)
+        heads = self.model(map_state(lambda x: x.to(self.dtype), given), times, condition)
+        return {name: map_state(lambda v, x: v.to(x.dtype), head, state) for name, head in heads.items()}
+
+
+def _both(first: Condition, second: Condition) -> Condition:
+    """The conditions of a doubled batch."""
+
+    def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        return None if a is None or b is None else torch.cat([a, b])
+
+    image = None if first.image is None or second.image is None else map_state(lambda a, b: torch.cat([a, b]), first.image, second.image)
+    return Condition(join(first.labels, second.labels), image, join(first.level, second.level))

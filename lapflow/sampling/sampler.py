@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import Backbone
+from lapflow.core.backbone import Backbone, Condition
 from lapflow.core.errors import ConfigError
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
@@ -34,28 +34,27 @@ class Integration:
 
 def integrate(
     flow: Flow,
-    field: Callable[[Segment], Field],
-    noise: Mapping[int, Tensor],
+    field: Callable[[Segment, Condition], Field],
+    noise: Sequence[Mapping[int, Tensor]],
     solver: Solver,
     *,
     generator: Generators | None = None,
     observe: Callable[[Field], Observer] | None = None,
-    end: float = 1.0,
 ) -> Integration:
-    """Carry noise pyramids {k: [b, c_k, h_k, w_k]} (every scale) to data.
+    """Carry a batch's noise pyramids (`Flow.draw_noise`) to data.
 
-    `field(segment)` gives what is integrated in a segment; `observe(field)` what is called after its steps. Integration
-    stops at `end`, or at the path's own end where that is earlier.
+    `field(segment, condition)` gives what is integrated in a segment, the condition being what a conditional bridge hands on;
+    `observe(field)` what is called after its steps.
     """
     state: State = {}
     statistics = []
     for index, segment in enumerate(flow.segments):
-        segment = replace(segment, stop=min(segment.stop, flow.path.end, end))
+        condition = flow.condition(index, state, noise)
         state = flow.enter(index, state, noise)
-        current = field(segment)
+        current = field(segment, condition)
         watch = None if observe is None else observe(current)
         if watch is not None:
-            watch(segment.start, state)
+            watch(segment.begin, state)
         state, work = solver.solve(current, state, segment, generator, watch)
         statistics.append(work)
     return Integration(state, tuple(statistics))
@@ -71,7 +70,7 @@ def sample(
     solver: Solver | None = None,
     guidance: float | Sequence[float] | Guidance = 1.0,
     generator: Generators | None = None,
-    noise: Mapping[int, Tensor] | None = None,
+    noise: Sequence[Mapping[int, Tensor]] | None = None,
     observe: Callable[[Field], Observer] | None = None,
     statistics: list[Statistics] | None = None,
 ) -> Tensor:
@@ -84,7 +83,7 @@ def sample(
         guidance: the scale s of classifier-free guidance (one, or one per scale coarse to fine), or a `Guidance`.
         generator: one generator, or one per sample: then a sample depends on its own generator only (an adaptive
             solver's steps still depend on the whole batch). Default: torch's global generator seeds one.
-        noise: the noise pyramids, in place of drawing them.
+        noise: the noise pyramids as `Flow.draw_noise` gives them, in place of drawing them.
         observe: called with each segment's field; gives the function called with (t, state) after every step.
         statistics: a list that receives each segment's work.
 
@@ -102,10 +101,10 @@ def sample(
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     if noise is None:
-        noise = flow.noise.draw(shape[1:], shape[0], generator, dtype=dtype, device=parameter.device)
+        noise = flow.draw_noise(shape[1:], shape[0], generator, dtype=dtype, device=parameter.device)
     result = integrate(
         flow,
-        lambda segment: ModelField(model, segment, labels, guide, flow.levels),
+        lambda segment, condition: ModelField(flow, segment, shape[1:], model, replace(condition, labels=labels), guide),
         noise,
         solver,
         generator=generator,

@@ -1,6 +1,9 @@
-"""Solvers of a segment's differential equation. `adaptive` is not imported here: torchdiffeq loads when it is named."""
+"""Solvers of a segment. `adaptive` is not imported here: torchdiffeq loads when it is named."""
 
+from lapflow.solvers.denoising import DDIM, DDPM, Churned
+from lapflow.solvers.heun_edm import HeunEDM
 from lapflow.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
+from lapflow.solvers.sde import EulerMaruyama
 from lapflow.solvers.tableau import Tableau
 
-__all__ = ["RK4", "Euler", "Heun", "Midpoint", "RungeKutta", "Tableau"]
+__all__ = ["DDIM", "DDPM", "RK4", "Churned", "Euler", "EulerMaruyama", "Heun", "HeunEDM", "Midpoint", "RungeKutta", "Tableau"]

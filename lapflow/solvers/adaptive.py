@@ -48,7 +48,8 @@ class Adaptive(Solver):
     ) -> tuple[State, Statistics]:
         dtypes = {k: x.dtype for k, x in state.items()}
         wide = tuple(x if x.dtype == torch.float64 else x.float() for x in state.values())
-        times = torch.tensor([segment.start, segment.stop], dtype=torch.float64, device=wide[0].device)
+        stop = min(segment.stop, field.end)
+        times = torch.tensor([segment.begin, stop], dtype=torch.float64, device=wide[0].device)
         function = _Function(self, field, segment, tuple(state), observe)
         options = {"step_t": times[1:], "dtype": torch.float64}
         try:
@@ -64,7 +65,7 @@ class Adaptive(Solver):
             ) from None
         final = {k: x[-1].to(dtypes[k]) for k, x in zip(state, path)}
         if observe is not None:
-            observe(segment.stop, final)
+            observe(stop, final)
         return final, Statistics(function.evaluations, function.accepted, function.rejected)
 
 
@@ -85,7 +86,7 @@ class _Function:
             )
         self.evaluations += 1
         # Only the choice of the first step may look past the segment's end, where the field is not defined.
-        time = min(max(float(t), self.segment.start), self.segment.stop)
+        time = min(max(float(t), self.segment.begin), self.segment.stop, self.field.end)
         velocity = self.field.velocity(dict(zip(self.scales, state)), time)
         for k, v in velocity.items():
             if not bool(torch.isfinite(v).all()):

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import Field as Setting
 from torch import Tensor
 
-from lapflow.core.errors import ConfigError, SolverError
 from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators
 from lapflow.core.solver import Field, Observer, Solver, Statistics
 from lapflow.core.state import State, map_state
+from lapflow.solvers.steps import Steps, finite_grid, require_finite, require_steps, steps_in
 from lapflow.solvers.tableau import Tableau
-
-Steps = Annotated[
-    Annotated[int, Setting(ge=1)] | Sequence[Annotated[int, Setting(ge=1)]],
-    Setting(description="steps in each segment; a list gives one number per segment, in time order"),
-]
 
 
 def rk_step(method: Tableau, velocity: Callable[[State, float], State], state: Mapping[int, Tensor], t: float, t_next: float) -> State:
@@ -62,7 +56,7 @@ class RungeKutta(Solver):
         generator: Generators | None = None,
         observe: Observer | None = None,
     ) -> tuple[State, Statistics]:
-        grid = segment.grid(self.steps if isinstance(self.steps, int) else self.steps[segment.index])
+        grid = finite_grid(field, steps_in(self.steps, segment))
         current = dict(state)
         for t, t_next in pairwise(grid):
             current = rk_step(self.tableau, field.velocity, current, t, t_next)
@@ -72,24 +66,7 @@ class RungeKutta(Solver):
         return current, Statistics(evaluations=(len(grid) - 1) * len(self.tableau.b), steps=len(grid) - 1)
 
     def require(self, segments: int) -> None:
-        if not isinstance(self.steps, int) and len(self.steps) != segments:
-            raise ConfigError(
-                "solver.steps must name every segment",
-                got=f"{len(self.steps)} numbers for {segments} segments",
-                expected="one number per segment, in time order, or a single number",
-            )
-
-
-def require_finite(state: Mapping[int, Tensor], segment: Segment) -> None:
-    """Raises `SolverError` naming the scale if a state at the end of `segment` is not finite (one synchronisation)."""
-    for k, x in state.items():
-        if not bool(torch.isfinite(x).all()):
-            raise SolverError(
-                f"the state of scale {k} is not finite at the end of segment {segment.index}",
-                got=f"{int((~torch.isfinite(x)).sum())} of {x.numel()} values",
-                expected="finite values",
-                remedy="take more steps, a lower guidance scale, float32, or look for a diverged training run",
-            )
+        require_steps(self.steps, segments)
 
 
 class Euler(RungeKutta):

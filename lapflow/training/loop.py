@@ -144,7 +144,7 @@ def _loss(
     named: dict[str, Tensor] = {}
     for point in flow.training_points(x, generators, stage):
         with engine.autocast():
-            heads = model(point.state, point.t, labels if labels is None or point.index is None else labels[point.index])
+            heads = model(point.state, point.t, point.condition(labels))
             losses = flow.objective(heads, point)
         for name, value in losses.items():
             total = total + value * point.fraction

@@ -15,7 +15,7 @@ class UnitNoise(AppendBridge):
     """The mistake of other code: a scale enters with unit noise at its own start."""
 
     def cross(self, state, noise, before, after, path):
-        return {k: state[k] if k in state else noise[k] for k in after.scales}
+        return {k: state[k] if k in state else noise[0][k] for k in after.scales}
 
 
 class Rescaled(AppendBridge):

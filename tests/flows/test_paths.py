@@ -71,7 +71,7 @@ def test_a_scale_enters_at_the_noise_level_of_its_own_start(name, expected):
     """At its own start the scale is b(T) x0: (1 - T) for linear, cos(pi T / 2) for GVP; not unit noise."""
     flow = make_flow(2, path=name)
     noise = flow.noise.draw((1, 4, 4), 2, torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
-    state = flow.enter(1, {1: noise[1] * 0}, noise)
+    state = flow.enter(1, {1: noise[1] * 0}, [noise])
     torch.testing.assert_close(state[0], expected * noise[0])
 
 

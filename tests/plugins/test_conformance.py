@@ -8,11 +8,26 @@ from typing import Any
 import pytest
 import torch
 
+from lapflow.core.flow import Flow
+from lapflow.core.intervals import Segment
+from lapflow.core.prediction import NoisePrediction
+from lapflow.flows import AppendBridge, DiscreteVPPath
 from lapflow.plugins import create
 from lapflow.plugins.builtin import BUILTIN
 from lapflow.plugins.conformance import KITS
 from lapflow.plugins.kits.backbone import BANDS
 from lapflow.plugins.kits.base import Conformance
+from lapflow.pyramids import CumulativeIntervals, Identity, Stages
+
+ONE_SCALE = (Segment(0, 0.0, 1.0, {0: 0.0}),)
+FULL = (Segment(0, 0.0, 0.5, {1: 0.0}, (0.0, 1.0)), Segment(1, 0.5, 1.0, {1: 0.0, 0: 0.0}, (0.0, 1.0)))
+WINDOWS = tuple(Stages(windows="pyramidal").segments(3))
+"""Segments for the paths that want others than the kit's."""
+
+
+def discrete_diffusion() -> Flow:
+    """DiT's composition."""
+    return Flow(Identity(), CumulativeIntervals(starts=[0.0]), DiscreteVPPath(), AppendBridge(), prediction=NoisePrediction())
 
 
 class Case:
@@ -42,18 +57,41 @@ CASES = [
     Case("decomposition", "wavelet", {"side": 8}, levels=2, wavelet="db2"),
     Case("intervals", "cumulative"),
     Case("intervals", "cumulative", {"levels": 3}, starts=[0.0, 0.33, 0.67], draw="sample", weights=[1.0, 2.0, 0.5]),
+    Case("decomposition", "block-dct"),
+    *(Case("intervals", "stages", {"levels": 3}, windows=windows) for windows in ("continuous", "full", "pyramidal")),
+    Case("intervals", "stages", starts=[0.0, 0.3], draw="sample", weights=[1.0, 2.0]),
     *(Case("path", name) for name in ("linear", "gvp", "vp")),
+    Case("path", "linear", noise_floor=1e-5),
+    Case("path", "vp-discrete", {"segments": ONE_SCALE}),
+    Case("path", "vp-discrete", {"segments": ONE_SCALE, "start_bound": 0.02}, betas="scaled-linear", spacing="leading", clean_end=False),
+    Case("path", "pyramidal", {"segments": WINDOWS, "continuous": False}),
+    Case("path", "edm", {"segments": ONE_SCALE, "start_bound": 0.013}),
+    Case("path", "edify", {"start_bound": 0.013}),
+    Case("path", "edify", {"segments": FULL, "continuous": False, "start_bound": 0.013}, edges=[1.0], enter=0.5),
+    Case("path", "relay", {"segments": FULL, "continuous": False, "sub_bands": 15, "start_bound": 0.04}),
     Case("bridge", "append"),
+    Case("bridge", "transition"),
+    Case("bridge", "renoise"),
+    Case("bridge", "condition"),
+    Case("bridge", "condition", corrupt="after", level=0.3),
+    *(Case("prediction", name) for name in ("velocity", "denoised", "noise", "score", "edm")),
+    Case("prediction", "edm", sigma_data=0.7, most_weight=10.0),
     Case("backbone", "mot-dit", depth=2, width=16, heads=2),
     Case("backbone", "mot-dit", {"num_classes": 0}, depth=2, width=16, heads=2, mask="none"),
     Case("backbone", "separate", depth=2, width=16, heads=2),
+    Case("backbone", "unet", channels=[8, 8], layers=1, attention_levels=[1], head_width=4, groups=4),
+    Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
     Case("codec", "pixels", {"round_trip": 0.0}),
     Case("codec", "autoencoder-kl", factor=2, channels=2),
-    Case("objective", "velocity-mse"),
+    Case("objective", "mse"),
+    Case("objective", "vlb", {"least_at_target": False, "heads_needed": ("variance",), "flow": lambda kit: discrete_diffusion()}),
     *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4")),
     *(Case("solver", name) for name in ("dopri5", "dopri8", "bosh3", "adaptive-heun")),
     # Its error estimate is 1/512 of a step's change of slope, so the tolerance that meets 1e-4 is far below 1e-4.
     Case("solver", "fehlberg2", rtol=1e-7, atol=1e-7),
+    *(Case("solver", name, steps=8) for name in ("ddim", "heun-edm")),
+    *(Case("solver", name, {"deterministic": False}, steps=8) for name in ("ddpm", "churned", "euler-maruyama")),
+    Case("solver", "ddim", {"deterministic": False}, steps=8, eta=0.7),
     Case("guidance", "cfg"),
     Case("guidance", "cfg", scale=[1.5, 3.0], interval=[0.2, 0.8], channels=3),
     *(Case("attention", name) for name in BUILTIN["attention"]),

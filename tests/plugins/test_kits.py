@@ -61,7 +61,7 @@ class AddsOne(AppendBridge):
 
 class TimesPastTheEnd(CumulativeIntervals):
     def draw(self, segments, batch, **rest):
-        return super().draw(segments, batch, **{**rest, "end": 1.5})
+        return super().draw(segments, batch, **{**rest, "ends": [1.5] * len(segments)})
 
 
 class AlwaysDoubles(ClassifierFreeGuidance):

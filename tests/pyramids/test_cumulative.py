@@ -12,7 +12,13 @@ from tests.support import STARTS, make_flow, seeded
 
 
 def draw(schedule, levels, batch, seed=0, end=1.0):
-    kwargs = {"generator": seeded(seed), "stage_generator": seeded(seed + 1), "end": end, "dtype": torch.float32, "device": "cpu"}
+    kwargs = {
+        "generator": seeded(seed),
+        "stage_generator": seeded(seed + 1),
+        "ends": [end] * levels,
+        "dtype": torch.float32,
+        "device": "cpu",
+    }
     return schedule.draw(schedule.segments(levels), batch, **kwargs)
 
 

@@ -6,7 +6,7 @@ import torch
 from lapflow.core.flow import Flow
 from lapflow.flows import LinearPath
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
-from lapflow.sampling.oracle import check_bands, check_mask, natural_covariance
+from lapflow.sampling.checking import check_bands, check_mask, natural_covariance
 from lapflow.solvers import RK4, Euler, Heun
 from lapflow.solvers.adaptive import Dopri5
 from tests.core.test_laws import UnitNoise

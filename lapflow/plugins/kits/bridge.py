@@ -19,9 +19,9 @@ class StraightPath(Path):
     """alpha = (t - T) / (1 - T), sigma = 1 - t: a path for a bridge to be tried with."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        start = segment.entry[scale]
-        one = torch.ones_like(t)
-        return Coefficients((t - start) / (1 - start), 1 - t, one / (1 - start), -one, t - 1)
+        start, u, rate = segment.entry[scale], segment.variable(t), segment.rate
+        one = rate * torch.ones_like(t)
+        return Coefficients((u - start) / (1 - start), 1 - u, one / (1 - start), -one, rate * (u - 1))
 
 
 class BridgeConformance(Conformance):
@@ -39,7 +39,9 @@ class BridgeConformance(Conformance):
 
     def cross(self, index: int, state: State, noise: State) -> State:
         before = self.segments[index - 1] if index else None
-        return self.make().cross(state, noise, before, self.segments[index], StraightPath())
+        bridge = self.make()
+        # The same pyramid in every place: what is tried here does not depend on which one a bridge takes.
+        return bridge.cross(state, [noise] * bridge.pyramids(len(self.segments)), before, self.segments[index], StraightPath())
 
     def crossings(self) -> list[tuple[int, State]]:
         """(segment entered, the state before it)."""
@@ -85,3 +87,22 @@ class BridgeConformance(Conformance):
             whole = self.cross(index, state, noise)
             alone = self.cross(index, {k: x[:1] for k, x in state.items()}, {k: x[:1] for k, x in noise.items()})
             assert all((whole[k][:1] - alone[k]).abs().max() <= 1e-12 for k in whole)
+
+    def test_a_condition_is_affine_and_of_the_next_segment(self) -> None:
+        """A conditional bridge's `corrupt` gives the next segment's bands, linear in image and noise; level 0 leaves the image."""
+        bridge = self.make()
+        if not bridge.conditional:
+            return
+        before, after = self.segments[0], self.segments[1]
+        image = {k: normal(*self.shapes[k], key=("image", k)) for k in before.scales}
+        level = torch.full((2,), bridge.level, dtype=torch.float64)
+        out = bridge.corrupt(image, self.noise("c"), level, before, after)
+        assert list(out) == list(after.scales)
+        doubled = map_state(lambda x: 2 * x, image), map_state(lambda x: 2 * x, self.noise("c"))
+        twice = bridge.corrupt(*doubled, level, before, after)
+        assert all((twice[k] - 2 * out[k]).abs().max() <= 1e-11 for k in out)
+        clean = bridge.corrupt(image, self.noise("c"), torch.zeros(2, dtype=torch.float64), before, after)
+        assert all((clean[k] - image[k]).abs().max() <= 1e-12 if k in image else not bool(clean[k].any()) for k in clean)
+        drawn = bridge.draw_level(torch.linspace(0, 0.999, 7))
+        assert bool((drawn >= 0).all())
+        assert bool((drawn < 1).all())

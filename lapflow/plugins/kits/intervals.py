@@ -13,7 +13,7 @@ from lapflow.plugins.kits.base import Conformance
 
 
 class IntervalsConformance(Conformance):
-    """`levels` is the number of scales that `make()`'s schedule is for; `end` the path's last time in draws."""
+    """`levels` is the number of scales that `make()`'s schedule is for; `end` the path's last clock time in draws."""
 
     kind = "intervals"
     levels: ClassVar[int] = 2
@@ -30,7 +30,7 @@ class IntervalsConformance(Conformance):
             self.batch,
             generator=keyed_generator("sample", key),
             stage_generator=keyed_generator("stage", key),
-            end=self.end,
+            ends=[self.end] * len(schedule.segments(self.levels)),
             dtype=dtype,
             device="cpu",
         )
@@ -50,11 +50,13 @@ class IntervalsConformance(Conformance):
         segments = self.make().segments(self.levels)
         for s in segments:
             assert list(s.scales) == list(range(self.levels - 1, self.levels - 1 - len(s.scales), -1)), f"segment {s.index}"
-            assert all(entry <= s.start for entry in s.entry.values()), "a scale is not active before it enters"
+            first = s.window[0] if s.window else s.start
+            assert all(entry <= first for entry in s.entry.values()), "a scale is not active before it enters"
         for before, after in itertools.pairwise(segments):
             assert len(before.scales) <= len(after.scales)
             assert all(after.entry[k] == entry for k, entry in before.entry.items()), "a scale enters once"
-            assert all(after.entry[k] == after.start for k in set(after.scales) - set(before.scales))
+            first = after.window[0] if after.window else after.start
+            assert all(after.entry[k] == first for k in set(after.scales) - set(before.scales))
         assert len(segments[-1].scales) == self.levels
 
     def test_grids_run_from_start_to_stop(self) -> None:
@@ -105,7 +107,7 @@ class IntervalsConformance(Conformance):
                 self.batch,
                 generator=keyed_generator("rank", rank),
                 stage_generator=keyed_generator("stage", 3),
-                end=self.end,
+                ends=[self.end] * len(schedule.segments(self.levels)),
                 dtype=torch.float32,
                 device="cpu",
             )

@@ -7,38 +7,46 @@ from typing import ClassVar
 import torch
 
 from lapflow.core.backbone import Heads
-from lapflow.core.flow import TrainingPoint
-from lapflow.core.intervals import Segment
+from lapflow.core.flow import Flow, TrainingPoint
 from lapflow.core.objective import Objective
-from lapflow.core.state import State, take_rows
+from lapflow.core.random import keyed_generator
 from lapflow.plugins.kits.base import Conformance, normal
+from lapflow.plugins.registry import create
 
 
 class ObjectiveConformance(Conformance):
-    """`least_at_target`: the objective is least, and zero, where the heads give the target (not for adversarial ones)."""
+    """`least_at_target`: the objective is least, and zero, where the heads give the target (not for adversarial ones).
+    `image` is the shape (c, h, w) of the images, `heads_needed` the heads beside `main`."""
 
     kind = "objective"
     least_at_target: ClassVar[bool] = True
-    shapes: ClassVar[dict[int, tuple[int, ...]]] = {1: (6, 1, 4, 4), 0: (6, 1, 8, 8)}
+    image: ClassVar[tuple[int, int, int]] = (1, 8, 8)
+    heads_needed: ClassVar[tuple[str, ...]] = ()
 
     def make(self) -> Objective:
         raise NotImplementedError("override make() to return the objective under test")
 
-    def tensors(self, key: str) -> State:
-        return {k: normal(*shape, key=(key, k)) for k, shape in self.shapes.items()}
+    def flow(self) -> Flow:
+        """The composition of the training pair: LapFlow's, of two scales."""
+        others = (create(kind, name) for kind, name in (("intervals", "cumulative"), ("path", "linear"), ("bridge", "append")))
+        return Flow(create("decomposition", {"name": "laplacian", "levels": 2}), *others)
 
     def point(self, rows: slice = slice(None)) -> TrainingPoint:
-        """A training pair on the straight path at t = 0.7; `rows` of its samples."""
-        segment = Segment(1, 0.5, 1.0, {1: 0.0, 0: 0.5})
-        data, noise = take_rows(self.tensors("x1"), rows), take_rows(self.tensors("x0"), rows)
-        state = {k: 0.7 * data[k] + 0.3 * noise[k] for k in data}
-        target = {k: data[k] - noise[k] for k in data}
-        t = torch.full((len(state[1]),), 0.7, dtype=torch.float64)
-        return TrainingPoint(state, t, target, dict.fromkeys(self.shapes, 1.0), segment, data, noise, None, 1.0)
+        """A training pair in the last segment; `rows` of its six samples."""
+        flow, x = self.flow(), normal(6, *self.image, key="x1", dtype=torch.float32)
+        generators = [keyed_generator("sample", i) for i in range(6)]
+        for seed in range(100):
+            point = flow.training_point(x[rows], generators[rows], keyed_generator("stage", seed))
+            if len(point.segment.scales) == flow.levels:
+                return point
+            generators = [keyed_generator("sample", i) for i in range(6)]
+        raise AssertionError("a hundred draws did not meet the last segment")
 
     def heads(self, rows: slice = slice(None)) -> Heads:
-        """Some prediction; override for an objective that needs more heads than `main`."""
-        return {"main": take_rows(self.tensors("prediction"), rows)}
+        """Some prediction."""
+        target = self.point().target
+        names = ("main", *self.heads_needed)
+        return {name: {k: normal(*x.shape, key=(name, k), dtype=x.dtype)[rows] for k, x in target.items()} for name in names}
 
     def test_losses_are_named_finite_scalars(self) -> None:
         """At least one, each a scalar with a name."""

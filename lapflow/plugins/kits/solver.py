@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lapflow.core.errors import SolverError
 from lapflow.core.intervals import Segment
-from lapflow.core.random import keyed_generator
-from lapflow.core.solver import Field, Solver
+from lapflow.core.path import Coefficients
+from lapflow.core.random import Generators, keyed_generator, randn
+from lapflow.core.solver import Endpoints, Field, Solver
 from lapflow.core.state import State
 from lapflow.plugins.kits.base import Conformance, error_of, relative
 
@@ -30,6 +31,20 @@ class KnownField(Field):
     def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
         self.times.append(t)
         return {1: -state[1] + math.cos(FREQUENCY * t), 0: -2 * t * state[0].square()}
+
+    def endpoints(self, state: Mapping[int, Tensor], t: float) -> Endpoints:
+        """The pair on the straight path alpha = t, sigma = 1 - t that has this velocity at the state."""
+        velocity = self.velocity(state, t)
+        data = {k: x + (1 - t) * velocity[k] for k, x in state.items()}
+        return Endpoints(data, {k: x - t * velocity[k] for k, x in state.items()})
+
+    def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
+        alpha, sigma, one = (torch.tensor(v, dtype=torch.float64) for v in (t, 1 - t, 1.0))
+        return dict.fromkeys(bands, Coefficients(alpha, sigma, one, -one, -sigma))
+
+    def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
+        assert generator is not None, "the generator is handed on to the field"
+        return {k: randn(x.shape, generator, dtype=x.dtype, device=x.device) for k, x in bands.items()}
 
     @staticmethod
     def exact(state: Mapping[int, Tensor], start: float, stop: float) -> State:

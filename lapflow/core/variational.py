@@ -1,0 +1,86 @@
+"""DiT's objective: the squared error of the noise, plus the variational term that trains the learned variance.
+
+Per step n -> n-1 (Nichol & Dhariwal 2021, sections 2.1 and 3.1; DiT's `GaussianDiffusion.training_losses` with MSE):
+
+    L = |eps - eps_theta|^2 + KL(q(x_(n-1) | x_n, x1) || p_theta(x_(n-1) | x_n)) / ln 2,
+
+q and p_theta Gaussians with the path's posterior mean of the true and the predicted x1, betatilde and the learned variance;
+the predicted mean is detached, so that the term trains the variance alone. At n = 0 it is the negative log-likelihood of the
+data in bins of `bin_width` under p_theta.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lapflow.core.backbone import MAIN, VARIANCE, Heads
+from lapflow.core.errors import ConfigError
+from lapflow.core.flow import TrainingPoint
+from lapflow.core.objective import MSE, Objective
+from lapflow.core.path import Coefficients, learned_variance, posterior_variance
+
+
+class VariationalMSE(Objective):
+    """The default objective, plus the variational bound's term for the head `variance`. Wants a path with discrete times."""
+
+    def __init__(
+        self,
+        *,
+        weight: Annotated[float, Field(ge=0, description="weight of the variational term, in bits")] = 1.0,
+        bin_width: Annotated[float, Field(gt=0, description="width of a grey level in the data's units")] = 2 / 255,
+    ) -> None:
+        self.weight, self.bin_width, self._squares = weight, bin_width, MSE()
+
+    def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
+        if VARIANCE not in heads:
+            raise ConfigError(
+                "the objective vlb trains a learned variance, and the network returns none",
+                got=f"heads {', '.join(heads)}",
+                expected="a backbone with variance: true",
+                remedy="set model.variance=true, or objective=mse",
+            )
+        losses = dict(self._squares(heads, point))
+        losses["variational"] = self.weight * self._term(heads, point)
+        return losses
+
+    def _term(self, heads: Heads, point: TrainingPoint) -> Tensor:
+        flow, segment = point.flow, point.segment
+        bands, _ = flow.interpolate(point.data, point.noise, point.clock, segment)
+        state = flow.show(bands, segment)
+        predicted, _ = flow.endpoints({k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment)
+        head = flow.split(heads[VARIANCE], segment)
+        after = point.flow.path.step_after(point.clock, segment)
+        total = []
+        for k, x1 in point.data.items():
+            c, d = (flow.path.coefficients(t, segment, k).expand(x1) for t in (point.clock, after))
+            total.append(self._band(c, d, bands[k], x1, predicted[k], head[k], flow.noise_std(k, segment)))
+        return torch.stack(total).sum()
+
+    def _band(self, c: Coefficients, after: Coefficients, x: Tensor, data: Tensor, predicted: Tensor, head: Tensor, std: float) -> Tensor:
+        last = after.sigma == 0
+        small = posterior_variance(c, after)
+        log_true = torch.log(torch.where(last, torch.ones_like(small), small)).float()
+        log_model = torch.log(learned_variance(head.float(), c, after)).float()
+        keep = (after.sigma**2 - small).clamp(min=0).sqrt() / c.sigma
+
+        def mean(x1: Tensor) -> Tensor:
+            return (after.alpha * x1 + keep * (x - c.alpha * x1)).float()
+
+        gap = (mean(data) - mean(predicted)) ** 2 / std**2
+        kl = 0.5 * (log_model - log_true + torch.exp(log_true - log_model) - 1 + gap * torch.exp(-log_model))
+        likelihood = self._likelihood(data.float(), mean(predicted), (0.5 * log_model).exp() * std)
+        bits = torch.where(last, -likelihood, kl) / math.log(2)
+        return bits.mean()
+
+    def _likelihood(self, data: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """ln of the probability of data's bin under a normal law; the outermost bins of [-1, 1] are open."""
+        low = torch.where(data < -1 + self.bin_width / 2, -torch.inf, (data - self.bin_width / 2 - mean) / std)
+        high = torch.where(data > 1 - self.bin_width / 2, torch.inf, (data + self.bin_width / 2 - mean) / std)
+        normal = torch.special.ndtr
+        return torch.log((normal(high) - normal(low)).clamp(min=1e-12))

@@ -1,0 +1,74 @@
+"""Cascaded diffusion's bridge (Ho et al. 2022, "Cascaded Diffusion Models", CDM; Saharia et al. 2022, Imagen).
+
+Every segment is a whole diffusion from pure noise. From the second on, the network sees beside its noisy image the finished
+coarser image, corrupted and upsampled: z = a(s) y + s n with a(s) = sqrt(1 - s^2), level s in [0, 1), which it is told.
+Training draws s, sampling fixes it and corrupts too, so that the network never meets a law it was not trained on.
+
+`before` adds white noise at the coarser resolution, then upsamples (CDM); `after` upsamples, then adds white noise at the
+full resolution (Imagen): the coarser image then sees half its std.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lapflow.core.bridge import Bridge, entering
+from lapflow.core.errors import ConfigError
+from lapflow.core.intervals import Segment
+from lapflow.core.path import Path
+from lapflow.core.state import State, expand_time
+
+
+class ConditionBridge(Bridge):
+    """The next segment starts from fresh noise; the finished coarser image goes on as a condition, corrupted at a known level."""
+
+    conditional = True
+
+    def __init__(
+        self,
+        *,
+        corrupt: Annotated[
+            Literal["before", "after"], Field(description="add the noise before upsampling (CDM), or after it (Imagen)")
+        ] = "before",
+        level: Annotated[float, Field(ge=0, lt=1, description="level s at which sampling corrupts")] = 0.1,
+        most: Annotated[float, Field(ge=0, lt=1, description="training draws s uniformly on [0, most]")] = 0.5,
+    ) -> None:
+        if level > most:
+            raise ConfigError(
+                "sampling would corrupt more than training ever does",
+                got=f"level {level}, most {most}",
+                expected="level <= most",
+            )
+        self.where, self.level, self.most = corrupt, level, most
+
+    def pyramids(self, segments: int) -> int:
+        return 2 * segments - 1
+
+    def pyramid(self, segment: Segment) -> int:
+        return 0 if segment.index == 0 else 2 * segment.index - 1
+
+    def cross(
+        self, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]], before: Segment | None, after: Segment, path: Path
+    ) -> State:
+        return {k: entering(noise[self.pyramid(after)], after, k, path) for k in after.scales}
+
+    def corrupt(self, image: Mapping[int, Tensor], noise: Mapping[int, Tensor], level: Tensor, before: Segment, after: Segment) -> State:
+        out = {}
+        for k in after.scales:
+            s = expand_time(level, noise[k]).to(noise[k].dtype)
+            whole = self.where == "after" or k in image
+            out[k] = s * self.corruption_unit(before, after) * noise[k] if whole else torch.zeros_like(noise[k])
+            if k in image:
+                out[k] = out[k] + (1 - s**2).sqrt() * image[k]
+        return out
+
+    def corruption_unit(self, before: Segment, after: Segment) -> float:
+        return before.unit if self.where == "before" else after.unit
+
+    def draw_level(self, unit: Tensor) -> Tensor:
+        return self.most * unit

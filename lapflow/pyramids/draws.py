@@ -1,0 +1,78 @@
+"""What interval schedules share: their options, and the two laws by which a training step draws segments and times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from lapflow.core.errors import ConfigError
+from lapflow.core.intervals import Draw, Segment
+from lapflow.core.random import Generators, rand
+
+DrawOption = Annotated[Literal["batch", "sample"], Field(description="draw one segment per batch, or one per sample")]
+WeightsOption = Annotated[
+    Sequence[Annotated[float, Field(ge=0)]] | None, Field(description="loss weight of each scale, coarse to fine; null: all 1")
+]
+
+
+def draw_per_batch(
+    segments: Sequence[Segment],
+    batch: int,
+    ends: Sequence[float],
+    generator: Generators,
+    stage_generator: torch.Generator,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> list[Draw]:
+    """One segment for the batch, uniformly; a time for each sample, uniformly up to the segment's end."""
+    index = int(torch.randint(len(segments), (1,), generator=stage_generator, device=stage_generator.device))
+    return [Draw(segments[index], _times(segments[index], rand((batch,), generator, dtype=dtype, device=device), ends[index]))]
+
+
+def draw_per_sample(
+    segments: Sequence[Segment],
+    batch: int,
+    ends: Sequence[float],
+    generator: Generators,
+    stage_generator: torch.Generator,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> list[Draw]:
+    """A segment and a time for each sample, uniformly."""
+    stage = (rand((batch,), generator, dtype=torch.float32, device="cpu") * len(segments)).long().clamp(max=len(segments) - 1)
+    unit = rand((batch,), generator, dtype=dtype, device=device)
+    rows = [(s, (stage == s.index).nonzero().flatten().to(device)) for s in segments]
+    return [Draw(s, _times(s, unit[index], ends[s.index]), index) for s, index in rows if len(index)]
+
+
+def _times(segment: Segment, unit: torch.Tensor, end: float) -> torch.Tensor:
+    """t = T + (end - T) u, kept below `end`, which rounding could reach."""
+    below = end * (1 - torch.finfo(unit.dtype).eps)
+    return (segment.start + (end - segment.start) * unit).clamp(max=below)
+
+
+def check_weights(weights: Sequence[float] | None, scales: int) -> None:
+    """Raises `ConfigError` unless there is a weight for each scale, and one that is not 0."""
+    if weights is not None and len(weights) != scales:
+        raise ConfigError("intervals.weights must name every scale", got=f"{len(weights)} weights", expected=f"{scales}, coarse to fine")
+    if weights is not None and not any(weights):
+        raise ConfigError("intervals.weights are all zero", got=list(weights), expected="at least one positive weight")
+
+
+def check_starts(starts: tuple[float, ...]) -> None:
+    expected = "times in [0, 1), coarse to fine, strictly rising, the first 0, for instance [0.0, 0.5]"
+    if not starts or starts[0] != 0:
+        raise ConfigError("interval starts must begin at 0, the coarsest scale's start", got=list(starts), expected=expected)
+    if any(b <= a for a, b in pairwise(starts)):
+        raise ConfigError(
+            "interval starts are out of order",
+            got=list(starts),
+            expected=expected,
+            remedy="list them coarse to fine, each later than the one before",
+        )
+    if not all(0 <= s < 1 for s in starts):
+        raise ConfigError("interval starts are out of range", got=list(starts), expected=expected)

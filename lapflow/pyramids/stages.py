@@ -1,0 +1,99 @@
+"""One resolution per segment: the schedule of Pyramidal Flow, EdifyImage, Relay Diffusion and cascades.
+
+Segment i works on the image at scale K-1-i, with all the bands that it holds. What the segments' windows are of the path's
+variable u is the difference between the systems:
+
+* `continuous`: u is the clock; a segment goes on where the one before stopped (EdifyImage).
+* `full`: each segment runs over the whole of [0, 1] (a cascade, Relay).
+* `pyramidal`: windows [s_i, e_i] that overlap (Pyramidal Flow): e_i = (i+1)/S, s_0 = 0, s_(i+1) = e_i / (2 - e_i), so that a
+  transition with corrective noise is exact; the clock shares out their lengths, so that du/dt is the same in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from lapflow.core.errors import ConfigError
+from lapflow.core.intervals import Draw, IntervalSchedule, Segment
+from lapflow.core.random import Generators
+from lapflow.pyramids.draws import DrawOption, WeightsOption, check_starts, check_weights, draw_per_batch, draw_per_sample
+
+
+class Stages(IntervalSchedule):
+    """One resolution per segment, coarse to fine; the noise has unit variance per pixel at every resolution."""
+
+    unit_noise = True
+
+    def __init__(
+        self,
+        *,
+        windows: Annotated[
+            Literal["continuous", "full", "pyramidal"], Field(description="the part of the path that each segment runs over")
+        ] = "pyramidal",
+        starts: Annotated[
+            Sequence[float] | None,
+            Field(description="start times of the segments; null: evenly, or in proportion to pyramidal windows"),
+        ] = None,
+        draw: DrawOption = "batch",
+        weights: WeightsOption = None,
+    ) -> None:
+        self.windows, self.law = windows, draw
+        self.starts = None if starts is None else tuple(float(s) for s in starts)
+        self.weights = None if weights is None else tuple(weights)
+        if self.starts is not None:
+            check_starts(self.starts)
+
+    def segments(self, levels: int) -> tuple[Segment, ...]:
+        if self.starts is not None and len(self.starts) != levels:
+            raise ConfigError(
+                "the schedule and the decomposition have different numbers of scales",
+                got=f"{len(self.starts)} starts {list(self.starts)} for {levels} scales",
+                expected=f"{levels} starts, the first 0",
+                remedy="set flow.intervals.starts and flow.decomposition.levels together",
+            )
+        check_weights(self.weights, levels)
+        windows = self._windows(levels)
+        starts = self.starts or self._even(levels, windows)
+        stops = (*starts[1:], 1.0)
+        firsts = [start if window is None else window[0] for start, window in zip(starts, windows)]
+        entries = [0.0] * levels if self.windows == "full" else firsts
+        return tuple(Segment(i, starts[i], stops[i], {levels - 1 - j: entries[j] for j in range(i + 1)}, windows[i]) for i in range(levels))
+
+    def draw(
+        self,
+        segments: tuple[Segment, ...],
+        batch: int,
+        *,
+        generator: Generators,
+        stage_generator: torch.Generator,
+        ends: Sequence[float],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> list[Draw]:
+        law = draw_per_batch if self.law == "batch" else draw_per_sample
+        stops = [min(segment.stop, end) for segment, end in zip(segments, ends, strict=True)]
+        return law(segments, batch, stops, generator, stage_generator, dtype, device)
+
+    def scale_weight(self, scale: int, levels: int) -> float:
+        return 1.0 if self.weights is None else self.weights[levels - 1 - scale]
+
+    def _windows(self, levels: int) -> list[tuple[float, float] | None]:
+        if self.windows == "continuous":
+            return [None] * levels
+        if self.windows == "full":
+            return [(0.0, 1.0)] * levels
+        ends = [(i + 1) / levels for i in range(levels)]
+        return list(zip([0.0, *(e / (2 - e) for e in ends[:-1])], ends))
+
+    @staticmethod
+    def _even(levels: int, windows: Sequence[tuple[float, float] | None]) -> tuple[float, ...]:
+        lengths = [1.0 if window is None else window[1] - window[0] for window in windows]
+        total, passed, starts = sum(lengths), 0.0, []
+        for length in lengths:
+            starts.append(passed / total)
+            passed += length
+        return tuple(starts)

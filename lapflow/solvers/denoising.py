@@ -1,0 +1,146 @@
+"""Solvers that step from what the network says of data and noise: DDIM, DDPM, Relay's.
+
+From time t to a later t' (primes: coefficients there), per band, with x1 and x0 the predicted data and noise:
+
+    x' = alpha' x1 + sqrt(sigma'^2 - s^2) x0 + s n,        n fresh noise.
+
+Whatever s is in [0, sigma'], x' has the path's law if x1 and x0 are right (Song et al. 2021, "Denoising Diffusion Implicit
+Models", eq. 12, in any alpha and sigma). At the last time, where sigma' = 0, x' = alpha' x1. The methods differ in s.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field as Setting
+from torch import Tensor
+
+from lapflow.core.errors import SolverError
+from lapflow.core.intervals import Segment
+from lapflow.core.path import Coefficients, forward_variance, posterior_variance
+from lapflow.core.random import Generators
+from lapflow.core.solver import Endpoints, Field, Observer, Solver, Statistics
+from lapflow.core.state import State
+from lapflow.solvers.steps import Steps, require_finite, require_steps, steps_in
+
+
+class Denoising(Solver):
+    """A method of the family above, one evaluation a step, on the path's own grid."""
+
+    order = 1
+    final_noise = False
+    """Whether the step into sigma = 0 draws noise too."""
+
+    def __init__(self, *, steps: Steps = 50) -> None:
+        self.steps = steps
+
+    def require(self, segments: int) -> None:
+        require_steps(self.steps, segments)
+
+    @abstractmethod
+    def variances(self, c: Coefficients, after: Coefficients) -> tuple[Tensor, Tensor]:
+        """(s^2 in the factor of x0, s^2 of the fresh noise), per unit of noise variance, shaped like the coefficients."""
+
+    def solve(
+        self,
+        field: Field,
+        state: Mapping[int, Tensor],
+        segment: Segment,
+        generator: Generators | None = None,
+        observe: Observer | None = None,
+    ) -> tuple[State, Statistics]:
+        grid = field.grid(steps_in(self.steps, segment))
+        current = dict(state)
+        for t, t_next in pairwise(grid):
+            current = self._step(field, current, t, t_next, generator)
+            if observe is not None:
+                observe(t_next, current)
+        require_finite(current, segment)
+        return current, Statistics(evaluations=len(grid) - 1, steps=len(grid) - 1)
+
+    def _step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> State:
+        said = field.endpoints(state, t)
+        now, after = field.coefficients(said.data, t), field.coefficients(said.data, t_next)
+        learned = self.learned(said, t_next)
+        parts: dict[int, tuple[Tensor, Tensor]] = {}
+        for k in said.data:
+            removed, added = self.variances(now[k], after[k])
+            kept = (after[k].sigma ** 2 - removed).clamp(min=0).sqrt()
+            added = added if learned is None else learned[k]
+            silent = (after[k].sigma == 0) & (not self.final_noise)
+            std = torch.where(silent, torch.zeros_like(added), added).clamp(min=0).sqrt()
+            mean = after[k].alpha * said.data[k] + kept * said.noise[k]
+            parts[k] = mean.to(said.data[k].dtype), std.to(said.data[k].dtype)
+        if any(bool((std > 0).any()) for _, std in parts.values()):
+            fresh = field.noise(said.data, generator)
+            return field.show({k: mean + std * fresh[k] for k, (mean, std) in parts.items()})
+        return field.show({k: mean for k, (mean, _) in parts.items()})
+
+    def learned(self, said: Endpoints, t_next: float) -> State | None:
+        """The variances that the network has learnt, for a method that uses them."""
+        return None
+
+
+class DDIM(Denoising):
+    """Denoising diffusion implicit models: s^2 = eta^2 betatilde; eta 0 draws nothing, eta 1 is DDPM with the small variance."""
+
+    def __init__(
+        self, *, steps: Steps = 50, eta: Annotated[float, Setting(ge=0, le=1, description="share of the ancestral noise")] = 0.0
+    ) -> None:
+        self.steps, self.eta = steps, eta
+
+    def variances(self, c: Coefficients, after: Coefficients) -> tuple[Tensor, Tensor]:
+        s = self.eta**2 * posterior_variance(c, after)
+        return s, s
+
+
+class DDPM(Denoising):
+    """Ancestral sampling (Ho et al. 2020): the mean of the posterior, and a variance that is the posterior's (`small`), the
+    forward step's (`large`), or what the network has learnt (`learned`: the range of Nichol & Dhariwal 2021)."""
+
+    def __init__(
+        self,
+        *,
+        steps: Steps = 250,
+        variance: Annotated[
+            Literal["small", "large", "learned"], Setting(description="betatilde, beta, or the network's learned range between them")
+        ] = "small",
+        final_noise: Annotated[
+            bool, Setting(description="draw noise in the last step too, which the usual samplers do not: exact with the optimal variance")
+        ] = False,
+    ) -> None:
+        self.steps, self.variance, self.final_noise = steps, variance, final_noise
+
+    def variances(self, c: Coefficients, after: Coefficients) -> tuple[Tensor, Tensor]:
+        small = posterior_variance(c, after)
+        return small, forward_variance(c, after) if self.variance == "large" else small
+
+    def learned(self, said: Endpoints, t_next: float) -> State | None:
+        if self.variance != "learned":
+            return None
+        if said.variance is None:
+            raise SolverError(
+                "the solver ddpm is to use a learned variance, and the network returns none",
+                got="heads without `variance`",
+                expected="a backbone with variance: true, trained with objective vlb",
+                remedy="set sampling.solver.variance=small",
+            )
+        return said.variance(t_next)
+
+
+class Churned(Denoising):
+    """Relay Diffusion's sampler (Teng et al. 2023, coefficientwise): s = `churn` sigma', so that x0 keeps
+    sqrt(1 - churn^2) sigma'; fresh noise of the path's own colour."""
+
+    def __init__(
+        self, *, steps: Steps = 50, churn: Annotated[float, Setting(ge=0, lt=1, description="std of fresh noise over sigma'")] = 0.2
+    ) -> None:
+        self.steps, self.churn = steps, churn
+
+    def variances(self, c: Coefficients, after: Coefficients) -> tuple[Tensor, Tensor]:
+        s = (self.churn * after.sigma) ** 2
+        return s, s
