@@ -13,6 +13,7 @@ import typer
 from lapflow import __version__
 from lapflow.cli import components, config
 from lapflow.cli.check import check
+from lapflow.cli.compare import compare
 from lapflow.cli.doctor import doctor
 from lapflow.cli.evaluate import evaluate
 from lapflow.cli.flops import flops
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(sample)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(check)
 app.command()(flops)
 app.add_typer(config.app, name="config")

@@ -109,16 +109,9 @@ def loss_curve(log_rows: Sequence[Mapping[str, Any]], path: str | Path, losses: 
     A row has 'step', any of the named `losses` (default: every key that begins with 'loss/', else 'loss') and perhaps
     'learning_rate'; a row lacks the losses of scales that were not active. Raises `BackendError` without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        remedy = "pip install 'lapflow[demo]'"
-        raise BackendError("drawing a loss curve needs matplotlib, which cannot be imported", got=str(error), remedy=remedy) from error
     names = losses or sorted({key for row in log_rows for key in row if key.startswith("loss/")}) or ["loss"]
     rates = _series(log_rows, "learning_rate")
-    figure = Figure(figsize=(8, 5 if len(rates[0]) else 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(8, 5 if len(rates[0]) else 4)
     if len(rates[0]):
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         lower.plot(*rates, color="#777777", linewidth=1.2)
@@ -137,10 +130,42 @@ def loss_curve(log_rows: Sequence[Mapping[str, Any]], path: str | Path, losses: 
     upper.legend(frameon=False, loc="upper right")
     lower.set_xlabel("step")
     for panel in {upper, lower}:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25, linewidth=0.6)
+        _plain(panel)
         panel.margins(x=0.01)
     figure.savefig(path, dpi=130)
+
+
+def quality_against_work(points: Sequence[tuple[str, float, float]], path: str | Path) -> None:
+    """Draw (name, multiply-adds per sample, Frechet ratio) as labelled points, work on a log scale, into the file `path`."""
+    figure = _figure(8, 5.5)
+    panel = figure.subplots()
+    for (name, work, ratio), colour in zip(points, _COLOURS * len(points)):
+        panel.plot(work / 1e6, ratio, "o", color=colour, markersize=5)
+        panel.annotate(name, (work / 1e6, ratio), xytext=(5, 3), textcoords="offset points", fontsize=7.5, color=colour)
+    panel.set_xscale("log")
+    panel.set_xlabel("multiply-adds per sample, millions")
+    panel.set_ylabel("Frechet distance to held-out images, real training images = 1")
+    _plain(panel)
+    panel.margins(x=0.2)
+    figure.savefig(path, dpi=130)
+
+
+def _figure(width: float, height: float) -> Any:
+    """A matplotlib figure to draw on. Raises `BackendError` without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        remedy = "pip install 'lapflow[demo]'"
+        raise BackendError("drawing a curve needs matplotlib, which cannot be imported", got=str(error), remedy=remedy) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain(panel: Any) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(alpha=0.25, linewidth=0.6)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

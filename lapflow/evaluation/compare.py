@@ -1,0 +1,181 @@
+"""Several configs under one budget, in one table: train each with each seed, sample, measure, gather.
+
+Every run is a run folder `OUT/NAME/seed-N`, made by the ordinary training loop; a finished one is taken as it is, an
+interrupted one goes on. So a comparison can be stopped, repeated, extended, or shared out over several commands.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from lapflow.config.loading import load_config, resolved
+from lapflow.config.schema import Config
+from lapflow.core.errors import ConfigError
+from lapflow.evaluation.flops import cost
+from lapflow.evaluation.run import evaluate_run
+from lapflow.plugins.registry import create
+from lapflow.sampling.pipeline import Pipeline
+from lapflow.sampling.sampler import sample
+from lapflow.training.checkpoint import replace_file
+from lapflow.training.loop import train
+
+TIMED_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table: a name, and the config that it stands for."""
+
+    name: str
+    source: str
+    overrides: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Entry:
+        """`RECIPE`, or `NAME: RECIPE key=value ...`. Raises `ConfigError`."""
+        label, colon, rest = text.partition(": ")
+        words = shlex.split(rest if colon else text)
+        if not words:
+            raise ConfigError("an entry names no recipe", got=repr(text), expected="RECIPE, or 'NAME: RECIPE key=value ...'")
+        name = label.strip() if colon else " ".join(words)
+        return cls(name, words[0], tuple(words[1:]))
+
+    def config(self, common: Sequence[str], seed: int) -> Config:
+        return load_config(self.source, [*self.overrides, *common, f"seed={seed}"])
+
+    def folder(self, out: Path, seed: int) -> Path:
+        return out / (re.sub(r"[^\w.=,-]+", "_", self.name).strip("_")[:80] or "entry") / f"seed-{seed}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one entry: means over the seeds, and standard deviations where there are several.
+
+    `multiply_adds` per sample without guidance; `seconds_per_evaluation` of one batch of TIMED_BATCH samples.
+    """
+
+    name: str
+    seeds: int
+    frechet_ratio: float
+    frechet_ratio_std: float | None
+    agreement: float | None
+    agreement_std: float | None
+    copies: int
+    evaluations: int
+    multiply_adds: int
+    seconds_per_evaluation: float
+    parameters: int
+    solver: str
+
+
+def compare(
+    entries: Sequence[Entry],
+    out: Path,
+    *,
+    common: Sequence[str] = (),
+    seeds: int = 3,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Train, sample and measure every entry with seeds 0 .. seeds-1; write `comparison.json` and `comparison.md` in `out`.
+
+    `common` overrides apply to all. All configs are checked before any training. Raises what they raise.
+    """
+    if len({entry.folder(out, 0) for entry in entries}) < len(entries):
+        raise ConfigError(
+            "two entries have one name", got=", ".join(e.name for e in entries), expected="'NAME: RECIPE ...' with names that differ"
+        )
+    for entry in entries:
+        cost(entry.config(common, 0))
+    for seed in range(seeds):
+        for entry in entries:
+            _measure(entry, out, common, seed, say)
+    rows = [_row(entry, out, common, seeds) for entry in entries]
+    document = {"common": list(common), "entries": [asdict(e) for e in entries], "rows": [asdict(row) for row in rows]}
+    replace_file(out / "comparison.json", (json.dumps(document, indent=2) + "\n").encode())
+    replace_file(out / "comparison.md", (table(rows) + "\n").encode())
+    return rows
+
+
+def _measure(entry: Entry, out: Path, common: Sequence[str], seed: int, say: Callable[[str], None]) -> None:
+    """Train and evaluate one run, unless it has been."""
+    folder, config = entry.folder(out, seed), entry.config(common, seed)
+    since = time.perf_counter()
+    train(config, folder)
+    measured = folder / "metrics.json"
+    if measured.is_file() and json.loads(measured.read_text())["made_with"]["step"] == config.training.steps:
+        return
+    metrics = evaluate_run(folder, Pipeline.load(folder), num=config.evaluation.samples)
+    say(f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio {metrics.get('frechet_ratio', metrics['frechet']):.3f}")
+
+
+def _row(entry: Entry, out: Path, common: Sequence[str], seeds: int) -> Row:
+    found = [json.loads((entry.folder(out, seed) / "metrics.json").read_text()) for seed in range(seeds)]
+    ratios = [m.get("frechet_ratio", m["frechet"]) for m in found]
+    agreements = [m["agreement"] for m in found if "agreement" in m]
+    config = entry.config(common, 0)
+    pipeline = Pipeline.load(entry.folder(out, 0))
+    evaluations, adds, seconds = _work(pipeline, config)
+    return Row(
+        entry.name,
+        seeds,
+        mean(ratios),
+        stdev(ratios) if seeds > 1 else None,
+        mean(agreements) if agreements else None,
+        stdev(agreements) if len(agreements) > 1 else None,
+        sum(m["copies"]["copies"] for m in found),
+        evaluations,
+        adds,
+        seconds,
+        sum(p.numel() for p in pipeline.model.parameters()),
+        _words(resolved(config)["sampling"]["solver"]),
+    )
+
+
+def _work(pipeline: Pipeline, config: Config) -> tuple[int, int, float]:
+    """(evaluations, multiply-adds, seconds per evaluation) of sampling one batch, per sample but for the seconds."""
+    import torch
+
+    solver = create("solver", config.sampling.solver)
+    work: list[Any] = []
+    labels = torch.arange(TIMED_BATCH) % len(pipeline.class_names) if pipeline.class_names else None
+    generator = torch.Generator().manual_seed(0)
+    since = time.perf_counter()
+    sample(
+        pipeline.flow,
+        pipeline.model,
+        (TIMED_BATCH, *pipeline.shape),
+        labels=labels,
+        solver=solver,
+        generator=generator,
+        statistics=work,
+    )
+    seconds = time.perf_counter() - since
+    calls = [statistics.evaluations for statistics in work]
+    adds = sum(n * segment.total for n, segment in zip(calls, cost(config).segments, strict=True))
+    return sum(calls), adds, seconds / sum(calls)
+
+
+def _words(spec: Mapping[str, Any]) -> str:
+    return " ".join(str(v) if k == "name" else f"{k}={v}" for k, v in spec.items() if v is not None)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The comparison as a Markdown table."""
+    head = "| system | Frechet ratio | agreement | multiply-adds a sample | evaluations | s / evaluation of 64 | parameters | solver |"
+    lines = [head, "|---|---:|---:|---:|---:|---:|---:|---|"]
+    for row in rows:
+        ratio = f"{row.frechet_ratio:.3f}" + (f" ± {row.frechet_ratio_std:.3f}" if row.frechet_ratio_std is not None else "")
+        agreement = "-" if row.agreement is None else f"{100 * row.agreement:.1f} %"
+        adds, parameters = f"{row.multiply_adds / 1e6:.0f} M", f"{row.parameters / 1e6:.2f} M"
+        lines.append(
+            f"| {row.name} | {ratio} | {agreement} | {adds} | {row.evaluations} | {row.seconds_per_evaluation:.4f} | {parameters} | {row.solver} |"
+        )
+    return "\n".join(lines)
