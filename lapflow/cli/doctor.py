@@ -13,6 +13,7 @@ EXTRAS = {
     "xformers": ("xformers",),
     "flash": ("flash_attn",),
     "tensorboard": ("tensorboard",),
+    "peers": ("flow_matching",),
 }
 """The optional packages of each extra, by the names under which they are imported."""
 

@@ -175,7 +175,6 @@ def table(rows: Sequence[Row]) -> str:
         ratio = f"{row.frechet_ratio:.3f}" + (f" ± {row.frechet_ratio_std:.3f}" if row.frechet_ratio_std is not None else "")
         agreement = "-" if row.agreement is None else f"{100 * row.agreement:.1f} %"
         adds, parameters = f"{row.multiply_adds / 1e6:.0f} M", f"{row.parameters / 1e6:.2f} M"
-        lines.append(
-            f"| {row.name} | {ratio} | {agreement} | {adds} | {row.evaluations} | {row.seconds_per_evaluation:.4f} | {parameters} | {row.solver} |"
-        )
+        cells = (row.name, ratio, agreement, adds, row.evaluations, f"{row.seconds_per_evaluation:.4f}", parameters, row.solver)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
