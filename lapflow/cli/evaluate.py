@@ -15,7 +15,7 @@ def evaluate(
     solver: Annotated[str | None, typer.Option(help="Solver. Default: the config's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")] = None,
     seed: Annotated[int, typer.Option(help="Sample i is a function of (seed, i) and its class.")] = 0,
-    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: ema where the run has it.")] = None,
+    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Write RUN/metrics.json and RUN/report.md."""

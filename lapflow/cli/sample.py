@@ -19,7 +19,7 @@ def sample(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")] = None,
     seed: Annotated[int, typer.Option(help="Sample i is a function of (seed, i) and its class.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images drawn at once. Default: the config's.")] = None,
-    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: ema where the run has it.")] = None,
+    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     attention: Annotated[str | None, typer.Option(help="Attention backend. Default: the config's.")] = None,
@@ -33,16 +33,18 @@ def sample(
 
     pipeline = Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device, attention=attention)
     folder = out or run / "samples"
-    prepare_folder(folder)
     labels = None
     if classes:
         wanted = [pipeline.label(name) for name in classes]
         labels = [wanted[i % len(wanted)] for i in range(num)]
+    method = create("solver", solver_spec(pipeline.config, solver, steps))
+    pipeline.require(method, guidance)
+    prepare_folder(folder)
     with counter("sampling", num) as progress:
         samples = pipeline.sample(
             num,
             labels=labels,
-            solver=create("solver", solver_spec(pipeline.config, solver, steps)),
+            solver=method,
             guidance=guidance,
             seed=seed,
             batch_size=batch_size,

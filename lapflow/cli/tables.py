@@ -72,7 +72,7 @@ def ladder_table(rungs: Sequence[tuple[Mapping[str, Any], OracleReport]]) -> Tab
 def mask_table(price: MaskPrice) -> Table:
     """The price of the mask on correlated images."""
     table = _table(
-        f"Price of mask {price.mask!r}: correlated Gaussian images (power 1/k^2, 8x8)",
+        f"Price of mask {price.mask!r}: correlated Gaussian images (power 1/k^2, {price.side}x{price.side})",
         f"whole covariance off by {_percent(price.covariance_error)}, of which the solver makes {_percent(price.solver_error)}",
     )
     table.add_column("scale", justify="right")

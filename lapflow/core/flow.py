@@ -254,14 +254,14 @@ class Flow:
 
     def network_input(self, state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> State:
         """The state [view] as the network is given it: preconditioned. `t` scalar or [b], on the clock."""
-        if type(self.prediction).precondition is Prediction.precondition:
+        if not self.prediction.preconditions:
             return dict(state)
         bands = self.split(state, segment)
         return self.show(self._given(bands, self.coefficients(t, segment, bands)), segment)
 
     def velocity(self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> State:
         """dx/dt [view], given the network's main output at `state`."""
-        if isinstance(self.prediction, VelocityPrediction):
+        if self.prediction.is_velocity:
             return dict(output)
         bands, predicted = self.split(state, segment), self.split(output, segment)
         found = self.coefficients(t, segment, bands)

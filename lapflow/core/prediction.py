@@ -30,6 +30,12 @@ class Prediction(Component):
     needs_noise: bool = False
     """Whether `endpoints` divides by sigma: an ODE solver then ends where sigma is still positive."""
 
+    preconditions: bool = False
+    """Whether the network is given something else than x."""
+
+    is_velocity: bool = False
+    """Whether the output is dx/dt itself, so that sampling can take it as it is."""
+
     diagonal: bool = True
     """Whether it holds for noise of any covariance; the score needs white noise."""
 
@@ -56,6 +62,8 @@ class Prediction(Component):
 
 class VelocityPrediction(Prediction):
     """dx/dt = alpha' x1 + sigma' x0 (flow matching; Lipman et al. 2023). Finite wherever the path's velocity is."""
+
+    is_velocity = True
 
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return c.velocity(data, noise)
@@ -117,7 +125,7 @@ class EDMPrediction(Prediction):
     of D is weight 1 of the error of F. `most_weight` clips EDM's weight, as Relay does at 1e5.
     """
 
-    needs_noise = True
+    needs_noise = preconditions = True
 
     def __init__(
         self,

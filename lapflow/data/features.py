@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.features import FeatureExtractor
 
 
 class PixelFeatures(FeatureExtractor):
-    """Flattened pixel values in grey levels, clipped to 0..grey_levels as any picture file would; not rounded."""
+    """Flattened pixel values in grey levels, clipped to 0..grey_levels as any picture file would; not rounded.
 
-    def __init__(self, *, grey_levels: int = 255) -> None:
-        self.grey_levels = grey_levels
+    Images of more than `most` pixels a side are averaged down to it first: a Frechet distance costs the cube of the features.
+    """
+
+    def __init__(
+        self,
+        *,
+        grey_levels: int = 255,
+        most: Annotated[int, Field(ge=1, description="the largest side; larger images are averaged down to it")] = 32,
+    ) -> None:
+        self.grey_levels, self.most = grey_levels, most
 
     def __call__(self, images: Tensor) -> Tensor:
-        return ((images.detach().double() + 1) / 2 * self.grey_levels).clamp(0, self.grey_levels).flatten(1)
+        levels = ((images.detach().double() + 1) / 2 * self.grey_levels).clamp(0, self.grey_levels)
+        height, width = levels.shape[-2:]
+        if max(height, width) > self.most:
+            levels = F.adaptive_avg_pool2d(levels, (min(height, self.most), min(width, self.most)))
+        return levels.flatten(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor
 
@@ -16,13 +18,7 @@ def svm_agreement(train_images: Tensor, train_labels: Tensor, images: Tensor, la
     example, on which it classifies 99 % of held-out digits. Pixels of larger images are poor features: take another
     classifier there. Raises `BackendError` without scikit-learn, `DataError` without images or with one class only.
     """
-    try:
-        from sklearn.svm import SVC
-    except ImportError as error:
-        remedy = "pip install 'lapflow[demo]'"
-        raise BackendError(
-            "the agreement of classes needs scikit-learn, which cannot be imported", got=str(error), remedy=remedy
-        ) from error
+    machine = require_sklearn()(gamma=0.001, C=10)
     if not len(images) or len(train_labels.unique()) < 2:
         raise DataError(
             "the agreement of classes cannot be measured",
@@ -30,5 +26,17 @@ def svm_agreement(train_images: Tensor, train_labels: Tensor, images: Tensor, la
             expected="at least one image, and two classes",
         )
     features = PixelFeatures(grey_levels=16)
-    machine = SVC(gamma=0.001, C=10).fit(features(train_images).cpu().numpy(), train_labels.cpu().numpy())
+    machine.fit(features(train_images).cpu().numpy(), train_labels.cpu().numpy())
     return float(np.mean(machine.predict(features(images).cpu().numpy()) == labels.cpu().numpy()))
+
+
+def require_sklearn() -> Any:
+    """scikit-learn's SVC. Raises `BackendError` without it."""
+    try:
+        from sklearn.svm import SVC
+    except ImportError as error:
+        remedy = "pip install 'lapflow[demo]'"
+        raise BackendError(
+            "the agreement of classes needs scikit-learn, which cannot be imported", got=str(error), remedy=remedy
+        ) from error
+    return SVC

@@ -113,12 +113,17 @@ def _measure(entry: Entry, out: Path, common: Sequence[str], seed: int, say: Cal
     if measured.is_file() and json.loads(measured.read_text())["made_with"]["step"] == config.training.steps:
         return
     metrics = evaluate_run(folder, Pipeline.load(folder), num=config.evaluation.samples)
-    say(f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio {metrics.get('frechet_ratio', metrics['frechet']):.3f}")
+    say(f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio {_quality(metrics):.3f}")
+
+
+def _quality(metrics: Mapping[str, Any]) -> float:
+    """The Frechet ratio; of a set without held-out images, the distance itself."""
+    return float(metrics["frechet_ratio"] if metrics.get("frechet_ratio") else metrics.get("frechet", metrics.get("frechet_to_training")))
 
 
 def _row(entry: Entry, out: Path, common: Sequence[str], seeds: int) -> Row:
     found = [json.loads((entry.folder(out, seed) / "metrics.json").read_text()) for seed in range(seeds)]
-    ratios = [m.get("frechet_ratio", m["frechet"]) for m in found]
+    ratios = [_quality(m) for m in found]
     agreements = [m["agreement"] for m in found if "agreement" in m]
     config = entry.config(common, 0)
     pipeline = Pipeline.load(entry.folder(out, 0))

@@ -20,6 +20,7 @@ Classifier = Callable[[Tensor, Tensor, Tensor, Tensor], float]
 MEANINGS = {
     "frechet": "Frechet distance of the samples to the held-out images; lower is better",
     "frechet_real": "the same for the real training images: what samples of the training law would get",
+    "frechet_to_training": "Frechet distance of the samples to the training images: the set has no held-out ones",
     "frechet_ratio": "frechet / frechet_real; 1 is as near to held-out images as the training images are",
     "agreement": "share of samples in which a classifier trained on real images sees the class asked for",
     "agreement_real": "the same classifier on the held-out real images",
@@ -57,7 +58,7 @@ def evaluate_images(
     and a `classifier`, the figures of held-out images only where the set has a test split (at least two images).
     Of each split at most `most` images, evenly spaced, are used, and held in memory. Raises `DataError`.
 
-    Without a test split `frechet` is taken to the training images, and there is no ratio. The bias of finite sets is a
+    Without a test split there is `frechet_to_training` in place of the three. The bias of finite sets is a
     good part of these distances on small sets: compare ratios at equal numbers of samples only.
     """
     features = features or PixelFeatures(grey_levels=dataset.grey_levels)
@@ -77,7 +78,7 @@ def evaluate_images(
 def _distances(images: Tensor, train: Tensor, test: Tensor, features: FeatureExtractor) -> dict[str, Any]:
     samples, training = _statistics(images, features), _statistics(train, features)
     if len(test) < 2:
-        return {"frechet": frechet_distance(samples, training)}
+        return {"frechet_to_training": frechet_distance(samples, training)}
     held_out = _statistics(test, features)
     distance, real = frechet_distance(samples, held_out), frechet_distance(training, held_out)
     return {"frechet": distance, "frechet_real": real, "frechet_ratio": distance / real if real > 0 else None}

@@ -8,7 +8,7 @@ from typing import Any
 
 from lapflow.config.building import build_features
 from lapflow.config.loading import resolved
-from lapflow.evaluation.agreement import svm_agreement
+from lapflow.evaluation.agreement import require_sklearn, svm_agreement
 from lapflow.evaluation.evaluate import evaluate_images
 from lapflow.evaluation.report import write_report
 from lapflow.plugins.registry import create
@@ -41,9 +41,14 @@ def evaluate_run(
     """
     config = pipeline.config
     used = dict(solver or config.sampling.solver)
-    samples = pipeline.sample(num, solver=create("solver", used), guidance=guidance, seed=seed, progress=progress)
+    # ---- what can be missing is missed before any work
+    pipeline.dataset.size("train")
     classifier = None if config.evaluation.classifier is None else CLASSIFIERS[config.evaluation.classifier]
+    if classifier is not None:
+        require_sklearn()
     features = build_features(config, pipeline.dataset.grey_levels)
+
+    samples = pipeline.sample(num, solver=create("solver", used), guidance=guidance, seed=seed, progress=progress)
     metrics = evaluate_images(samples.images, samples.labels, pipeline.dataset, features, classifier)
     metrics["made_with"] = {
         "solver": _words(used),
@@ -69,7 +74,7 @@ def summary(metrics: Mapping[str, Any]) -> str:
         distance, real, ratio = (metrics[key] for key in ("frechet", "frechet_real", "frechet_ratio"))
         rows.append(f"Frechet distance to held-out images {distance:.2f}; of the real training images {real:.2f}; ratio {ratio:.3f}")
     else:
-        rows.append(f"Frechet distance to the training images {metrics['frechet']:.2f}")
+        rows.append(f"Frechet distance to the training images {metrics['frechet_to_training']:.2f}")
     if "agreement" in metrics:
         held_out = f" (held-out real images {100 * metrics['agreement_real']:.1f} %)" if "agreement_real" in metrics else ""
         rows.append(f"a classifier sees the class asked for in {100 * metrics['agreement']:.1f} %{held_out}")

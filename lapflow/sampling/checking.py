@@ -115,11 +115,14 @@ def ladder(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
 class MaskPrice:
     """Deviation of a sampler's joint law from the data's under a mask.
 
-    `std_error` per scale; `cross_error` per pair (coarser, finer): |C - C*| / |C*| of the cross-covariance block;
+    `std_error` per scale; `cross_error` per pair (coarser, finer): |C - C*| / |C*| of the cross-covariance block, or over the
+    root of the two bands' own |C*| where C* vanishes by symmetry;
     `covariance_error` the same of the whole covariance, and `solver_error` what of it mask `none` has too: the solver's part.
+    The images have `side` pixels a side.
     """
 
     mask: Mask
+    side: int
     std_error: dict[int, float]
     cross_error: dict[tuple[int, int], float]
     covariance_error: float
@@ -138,10 +141,16 @@ def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int = 8) -> Mask
     want = {k: torch.linalg.cholesky(covariance).T @ bands[k].flatten(1) for k in got}
     std = {k: (got[k].norm() / want[k].norm()).item() - 1 for k in got}
     pairs = [(i, j) for i in got for j in got if i > j]
-    cross = {(i, j): _relative(got[i].T @ got[j], want[i].T @ want[j]) for i, j in pairs}
+    cross = {(i, j): _cross_error(got, want, i, j) for i, j in pairs}
     whole = [torch.cat(list(m.values()), dim=1) for m in (got, want)]
     error = _relative(whole[0].T @ whole[0], whole[1].T @ whole[1])
-    return MaskPrice(mask, std, cross, error, exact.covariance_error if exact else error)
+    return MaskPrice(mask, shape[1], std, cross, error, exact.covariance_error if exact else error)
+
+
+def _cross_error(got: Mapping[int, Tensor], want: Mapping[int, Tensor], i: int, j: int) -> float:
+    found, true = got[i].T @ got[j], want[i].T @ want[j]
+    own = ((want[i].T @ want[i]).norm() * (want[j].T @ want[j]).norm()).sqrt()
+    return ((found - true).norm() / (true.norm() if true.norm() > 1e-9 * own else own)).item()
 
 
 def natural_covariance(side: int) -> Tensor:

@@ -31,6 +31,7 @@ from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.random import keyed_generator
 from lapflow.core.solver import Solver, Statistics
+from lapflow.flows.guidance import ClassifierFreeGuidance
 from lapflow.sampling.sampler import sample
 from lapflow.sampling.trajectory import Trajectory
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -128,7 +129,8 @@ class Pipeline:
         names = list(self.class_names)
         if str(name) in names:
             return names.index(str(name))
-        if str(name).isdecimal() and int(name) < len(names):
+        numbered = not any(n.isdecimal() for n in names)  # where a name is a number, numbers are names
+        if numbered and str(name).isdecimal() and int(name) < len(names):
             return int(name)
         if not names:
             raise ConfigError("this run has no classes", got=f"class {name}", expected="no class")
@@ -137,6 +139,24 @@ class Pipeline:
             got=name,
             expected=f"0 to {len(names) - 1}, or {suggest(str(name), names[:50])}",
         )
+
+    def require(self, solver: Solver, guidance: float | Guidance | None = None) -> Guidance:
+        """The guidance that `sample` uses (None: the config's). Raises `ConfigError` unless solver and guidance fit this run."""
+        if guidance is None:
+            guide = build_guidance(self.config)
+        else:
+            guide = guidance if isinstance(guidance, Guidance) else ClassifierFreeGuidance(scale=guidance)
+        solver.require(len(self.flow.segments))
+        guide.require(self.flow.levels)
+        if not guide.off and not self.class_names:
+            raise ConfigError("guidance needs class labels", got="a run without classes", expected="guidance scale 1")
+        if not guide.off and self.config.training.label_drop == 0:
+            raise ConfigError(
+                "guidance needs the null class, which this run never trained",
+                got="training.label_drop: 0",
+                expected="guidance scale 1, or a run with label_drop around 0.1",
+            )
+        return guide
 
     def sample(
         self,
@@ -161,7 +181,7 @@ class Pipeline:
         if wanted is not None and len(wanted) != num:
             raise ConfigError("labels must be one per sample", got=f"{len(wanted)} labels", expected=f"{num}")
         solver = solver or build_solver(self.config)
-        guidance = build_guidance(self.config) if guidance is None else guidance
+        guidance = self.require(solver, guidance)
         size = batch_size or self.config.sampling.batch_size
         images, statistics, record = [], [], Trajectory(self.flow) if trajectory else None
         for start in range(0, num, size):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,15 @@ from lapflow.sampling.pipeline import Pipeline, Samples
 
 STRIP_COLUMNS = 9
 GRID_MOST = 400
-OURS = re.compile(r"\d{5}(-[\w-]*)?\.png")
-"""The names that `write_samples` gives to images."""
+MARK = ".lapflow-samples"
+"""The file that says that the images beside it are ours to replace: it is there before the first one."""
 
 
 def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
     """Write `grid.png` (a column per class where there are few classes), `scales.png`, `images/NNNNN-CLASS.png` and
     `samples.npz` (`arr_0` uint8 [n, h, w, c], `arr_1` labels; ADM's layout). The images of an earlier call are replaced."""
     prepare_folder(folder)
-    for old in (folder / "images").iterdir():
+    for old in (folder / "images").glob("*.png"):
         old.unlink()
     pixels = to_uint8(samples.images)
     names = pipeline.class_names
@@ -42,20 +41,21 @@ def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
 def prepare_folder(folder: Path) -> None:
     """Make `folder`, before any work is done for it. Raises `CheckpointError` if it cannot be written, or if its `images`
     are not those of an earlier call: nothing of anybody else's is ever replaced."""
+    images = folder / "images"
     try:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        names = [p.name for p in (folder / "images").iterdir()]
+        images.mkdir(parents=True, exist_ok=True)
+        if any(images.iterdir()) and not (folder / MARK).is_file():
+            raise CheckpointError(
+                "the output folder is in use",
+                got=f"{images} holds files that are not an earlier call's samples",
+                expected="a new folder, or one of earlier samples",
+                remedy="choose another --out",
+            )
+        (folder / MARK).touch()
     except OSError as error:
         raise CheckpointError(
             f"samples cannot be written there: {error.strerror}", got=str(folder), expected="a folder that can be written"
         ) from None
-    if not all(OURS.fullmatch(name) for name in names) or (names and not (folder / "samples.npz").is_file()):
-        raise CheckpointError(
-            "the output folder is in use",
-            got=f"{folder / 'images'} holds files that are not an earlier call's samples",
-            expected="a new folder, or one of earlier samples",
-            remedy="choose another --out",
-        )
 
 
 def _columns(labels: Tensor | None, num: int) -> int:

@@ -104,13 +104,14 @@ def load_checkpoint(path: Path, only: tuple[str, ...] | None = None, needs: tupl
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in `folder`, or None.
+    """The newest checkpoint in `folder`, or None.
 
     The directories themselves are asked, not the file `latest`, which is for people and other programs: should a crash
-    come between the rename and the update of `latest`, the newer directory is whole and wins.
+    come between the rename and the update of `latest`, the newer directory is whole and wins. A directory gets its name
+    only when it is whole, so one that lacks something has been damaged since: loading it says so.
     """
-    complete = [p for p in _by_step(folder) if (p / MANIFEST).is_file()]
-    return complete[-1] if complete else None
+    found = _by_step(folder)
+    return found[-1] if found else None
 
 
 def write_durably(path: Path, data: bytes) -> str:
@@ -130,14 +131,19 @@ def replace_file(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
-_REMEDY = "use another checkpoint of the run, or restore this one from a copy"
+_REMEDY = "restore it from a copy, or remove the directory to go on from the checkpoint before it"
 
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except OSError:
-        raise CheckpointError(f"{path} is not a checkpoint", got="no manifest.json", expected="a directory that lapflow saved") from None
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint",
+            got="no manifest.json",
+            expected="a directory that lapflow saved",
+            remedy="restore it from a copy, or remove it to go on from the checkpoint before it",
+        ) from None
     except ValueError as error:
         raise CheckpointError(f"the manifest of {path} cannot be read: {error}", remedy=_REMEDY) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("sha256"), dict):

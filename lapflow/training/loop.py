@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lapflow.config.building import Composition, build
-from lapflow.config.loading import resolved
+from lapflow.config.loading import difference, resolved
 from lapflow.config.schema import Config
-from lapflow.core.errors import LapflowError
+from lapflow.core.errors import CheckpointError, LapflowError
 from lapflow.core.random import keyed_generator, rand
 from lapflow.data.loader import Batch, Batches
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -56,7 +56,8 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
 
         # ---- continue where the last checkpoint stands
         if run.latest is not None:
-            saved = load_checkpoint(run.latest, needs=("model", "optimizer", "state", *(["ema"] if ema else [])))
+            saved = load_checkpoint(run.latest, needs=("model", "optimizer", "state", "config", "classes", *(["ema"] if ema else [])))
+            _same_run(saved, config, parts.dataset.class_names, run.latest)
             state = saved.documents["state"]
             engine.load(saved.tensors["model"], saved.tensors["optimizer"])
             if ema is not None:
@@ -94,7 +95,7 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
                     f"the gradient is not finite at step {step + 1}",
                     got=f"norm {norm}, images consumed {consumed}",
                     expected="finite gradients",
-                    remedy=f"the checkpoints in {run.checkpoints} are intact; lower the learning rate, clip, or use fp32",
+                    remedy="lower the learning rate, clip, or use fp32" + (f"; {run.latest} is intact" if run.latest else ""),
                 )
             step += 1
             if ema is not None:
@@ -112,6 +113,21 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     finally:
         run.close()
     return out
+
+
+def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path: Path) -> None:
+    """Raises `CheckpointError` unless a checkpoint is of this config and these classes: the data may have changed meanwhile."""
+    if changes := difference(saved.documents["config"], resolved(config)):
+        raise CheckpointError(
+            f"the checkpoint {path} is of another run", got="; ".join(changes), expected="a checkpoint of this run's config"
+        )
+    if saved.documents["classes"] != list(classes):
+        raise CheckpointError(
+            f"the data's classes are not those that {path} was trained on",
+            got=", ".join(classes) or "no classes",
+            expected=", ".join(saved.documents["classes"]) or "no classes",
+            remedy="bring the data back as it was, or train in a new folder",
+        )
 
 
 def _save(parts: Composition, run: RunFolder, counts: dict[str, int], ema: EMA | None) -> Path:

@@ -24,6 +24,8 @@ from lapflow.core.errors import CheckpointError
 from lapflow.plugins.registry import distributions_used
 from lapflow.training.checkpoint import latest_checkpoint, replace_file
 
+ENVIRONMENT = "environment.json"
+
 
 class RunFolder:
     """Opens `path` for one training run and holds its lock until `close`.
@@ -40,7 +42,7 @@ class RunFolder:
             raise CheckpointError(
                 "the output folder is a file", got=str(path), expected="a new or empty folder, or the folder of an interrupted run"
             )
-        if existing and any(p.name != ".lock" for p in path.iterdir()) and not (path / "config.yaml").is_file():
+        if existing and any(p.name not in (".lock", ENVIRONMENT) for p in path.iterdir()) and not _is_run(path):
             raise CheckpointError(
                 "the output folder is in use",
                 got=f"{path} holds {', '.join(sorted(p.name for p in path.iterdir())[:3])}, ...",
@@ -50,8 +52,8 @@ class RunFolder:
         self._check_same()
         path.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
-        if not (path / "config.yaml").exists():
-            replace_file(path / "environment.json", json.dumps(environment(config), indent=2).encode())
+        if not _is_run(path):
+            replace_file(path / ENVIRONMENT, json.dumps(environment(config), indent=2).encode())
             replace_file(path / "config.yaml", dump_yaml(config).encode())
 
     @property
@@ -66,8 +68,7 @@ class RunFolder:
         self._lock.close()
 
     def _check_same(self) -> None:
-        file = self.path / "config.yaml"
-        if not file.is_file():
+        if not _is_run(self.path):
             return
         changes = difference(resolved(run_config(self.path)), resolved(self.config))
         if changes:
@@ -91,6 +92,11 @@ class RunFolder:
                 remedy="choose another --out",
             ) from None
         return lock
+
+
+def _is_run(path: Path) -> bool:
+    """Whether `path` is a run's folder; somebody's own config.yaml does not make it one."""
+    return (path / "config.yaml").is_file() and (path / ENVIRONMENT).is_file()
 
 
 def run_config(run: Path) -> Config:

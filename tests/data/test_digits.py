@@ -82,4 +82,11 @@ def test_pixel_features_are_clipped_grey_levels():
     features = PixelFeatures(grey_levels=16)(torch.tensor([-1.5, -1.0, 0.0, 0.99, 3.0]).reshape(1, 1, 1, 5))
     assert features.dtype == torch.float64
     assert features.tolist()[0] == pytest.approx([0, 0, 8, 15.92, 16])
-    assert PixelFeatures.schema().model_fields.keys() == set()
+    assert PixelFeatures.schema().model_fields.keys() == {"most"}
+
+
+def test_pixel_features_of_large_images_are_averages():
+    image = torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    features = PixelFeatures(grey_levels=255, most=32)(image)
+    assert features.shape == (1, 3 * 32 * 32)
+    assert features.mean().item() == pytest.approx(((image + 1) / 2 * 255).mean().item(), rel=1e-2)

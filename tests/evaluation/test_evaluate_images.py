@@ -90,6 +90,8 @@ def test_what_cannot_be_measured_is_absent(train):
     assert "agreement" not in metrics
     assert "frechet_real" not in metrics
     assert "frechet_ratio" not in metrics
+    assert "frechet" not in metrics
+    assert metrics["frechet_to_training"] > 0
 
 
 def test_every_measure_is_explained(test):
@@ -99,4 +101,6 @@ def test_every_measure_is_explained(test):
         for name, value in metrics.items()
         for inner in (value if isinstance(value, dict) else [""])
     }
-    assert flat | {f"made_with.{name}" for name in ("solver", "evaluations", "guidance", "weights", "step", "seed")} == set(MEANINGS)
+    assert flat | {f"made_with.{name}" for name in ("solver", "evaluations", "guidance", "weights", "step", "seed")} == set(MEANINGS) - {
+        "frechet_to_training"
+    }

@@ -87,12 +87,15 @@ def test_lapflow_s_coarse_stage_is_pyramidal_flow_s_after_a_change_of_scale_and_
 def test_lapflow_s_linear_path_is_edify_image_s(starts):
     """alpha_k = max(0, 1 - s/s*_k) with s*_k = (1 - T)/T, t = 1/(1 + s), x_FM = x_VE/(1 + s)."""
     edges = [(1 - start) / start for start in starts[1:]]
-    ours, theirs = lapflow(starts), Flow(
-        LaplacianPyramid(levels=len(starts)),
-        CumulativeIntervals(starts=[0.0] + [0.9 + 0.01 * i for i in range(len(starts) - 1)]),
-        EdifyPath(edges=edges),
-        AppendBridge(),
-        check=False,
+    ours, theirs = (
+        lapflow(starts),
+        Flow(
+            LaplacianPyramid(levels=len(starts)),
+            CumulativeIntervals(starts=[0.0] + [0.9 + 0.01 * i for i in range(len(starts) - 1)]),
+            EdifyPath(edges=edges),
+            AppendBridge(),
+            check=False,
+        ),
     )
     x, eps = images(2, 1, 8, 8, seed=1), images(2, 1, 8, 8, seed=2)
     segment = theirs.segments[-1]
@@ -145,7 +148,7 @@ def test_windows_of_two_three_and_four_stages_are_the_published_ones():
 def test_edify_image_s_transition_and_pyramidal_flow_s_renoising_are_one_bridge():
     """The same class; a = 1 for EdifyImage, whose noise per pixel doubles: U x + sigma (R/r)(eps - U D eps)."""
     flow = edify([0.0, 0.4])
-    before, after = flow.segments
+    before, _ = flow.segments
     noise = flow.draw_noise((1, 8, 8), 1, seeded(), dtype=torch.float64, device="cpu")
     coarse = images(1, 1, 4, 4)
     (got,) = flow.enter(1, {1: coarse}, noise).values()
@@ -180,7 +183,8 @@ def test_discrete_diffusion_becomes_the_continuous_one_as_the_step_shrinks():
     for times in (250, 1000, 4000):
         path = DiscreteVPPath(times=times)
         scale = 1000 / times  # so that N betas add up to the same noise
-        path._knots = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-scale * torch.linspace(1e-4, 2e-2, times).double()).cumsum(0)])
+        betas = scale * torch.linspace(1e-4, 2e-2, times, dtype=torch.float64)
+        path._knots = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])
         t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
         t = 1 - torch.ceil((1 - t) * times) / times
         a = path.coefficients(t, segment, 0).alpha

@@ -13,10 +13,9 @@ from lapflow.solvers import DDPM, RK4
 
 DIGITS = [name for name in recipes() if name.endswith("-digits")]
 PAPER = [name for name in recipes() if name.endswith("256")]
-SYSTEMS = (
-    "lfm sit-linear sit-gvp sit-vp dit ldm pyramidal-flow edify edify-shipped cascaded relay "
-    "lapflow-k1 lapflow-k2 lapflow-k3 lapflow-k4 lapflow-wavelet lapflow-separate"
-).split()
+SINGLE = ["lfm", "sit-linear", "sit-gvp", "sit-vp", "dit", "ldm"]
+OURS = ["lapflow-k1", "lapflow-k2", "lapflow-k3", "lapflow-k4", "lapflow-wavelet", "lapflow-separate"]
+SYSTEMS = [*SINGLE, "pyramidal-flow", "edify", "edify-shipped", "cascaded", "relay", *OURS]
 # Coloured noise is not diagonal in the bands, and the expectation takes it for white of the same level.
 TOLERANCE = {"relay-digits": 3e-4}
 

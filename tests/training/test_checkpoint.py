@@ -82,7 +82,7 @@ def test_altered_files_are_refused_by_name(tmp_path, file, damage):
     ],
 )
 def test_foreign_directories_are_refused(tmp_path, manifest):
-    with pytest.raises(CheckpointError, match="not a checkpoint"):
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
         load_checkpoint(tmp_path)
     (tmp_path / "manifest.json").write_bytes(manifest)
     with pytest.raises(CheckpointError, match=r"checkpoint|manifest"):
@@ -91,6 +91,15 @@ def test_foreign_directories_are_refused(tmp_path, manifest):
 
 def test_an_unfinished_directory_is_never_the_latest(tmp_path):
     save_checkpoint(tmp_path, 1, make(), keep=3)
-    (tmp_path / "step-0000009").mkdir()
     (tmp_path / ".writing-step-0000008-1").mkdir()
     assert latest_checkpoint(tmp_path).name == "step-0000001"
+
+
+def test_a_checkpoint_that_lost_its_manifest_is_refused_and_not_passed_over(tmp_path):
+    """Only whole directories get the name, so one without has been damaged: training from the one before would hide it."""
+    save_checkpoint(tmp_path, 1, make(), keep=3)
+    (save_checkpoint(tmp_path, 2, make(), keep=3) / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="not a whole checkpoint") as error:
+        load_checkpoint(latest_checkpoint(tmp_path))
+    assert "step-0000002" in str(error.value)
+    assert "restore" in str(error.value)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -222,6 +223,33 @@ class TestRefusals:
         for use in (lambda: Pipeline.load(run), lambda: train(tiny(), run)):
             with pytest.raises(CheckpointError, match=r"model\.safetensors"):
                 use()
+
+    def test_a_checkpoint_of_another_run(self, tmp_path):
+        run = train(tiny("training.steps=6"), tmp_path / "run")
+        other = train(tiny("training.steps=6", "seed=5", "flow.path=gvp"), tmp_path / "other")
+        shutil.rmtree(run / "checkpoints")
+        shutil.copytree(other / "checkpoints", run / "checkpoints")
+        with pytest.raises(CheckpointError, match=r"of another run[\s\S]*flow\.path"):
+            train(tiny("training.steps=6"), run)
+
+    def test_data_whose_classes_changed(self, tmp_path, monkeypatch):
+        from lapflow.data.digits import Digits
+
+        run = train(tiny("training.steps=6"), tmp_path / "run")
+        monkeypatch.setattr(Digits, "class_names", tuple("1023456789"))
+        with pytest.raises(CheckpointError, match="classes"):
+            train(tiny("training.steps=6"), run)
+
+    def test_a_folder_with_somebody_s_own_config(self, tmp_path):
+        (tmp_path / "config.yaml").write_text("base: lapflow-digits\n")
+        with pytest.raises(CheckpointError, match="in use"):
+            train(tiny(), tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+    def test_guidance_without_a_trained_null_class(self, tmp_path):
+        pipeline = Pipeline.load(train(tiny("training.steps=2", "training.label_drop=0.0"), tmp_path / "run"))
+        with pytest.raises(ConfigError, match="null class"):
+            pipeline.sample(2, guidance=2.0)
 
     def test_no_run_and_no_checkpoint(self, tmp_path):
         with pytest.raises(CheckpointError, match="not a run folder"):
