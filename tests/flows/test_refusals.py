@@ -1,0 +1,142 @@
+"""What does not fit together is refused when it is built, with what would."""
+
+import pytest
+import torch
+
+from lapflow.core.errors import ConfigError, LapflowError, LawError, SizeError, SolverError
+from lapflow.core.flow import Flow
+from lapflow.core.prediction import EDMPrediction, NoisePrediction, ScorePrediction
+from lapflow.core.variational import VariationalMSE
+from lapflow.flows import (
+    AppendBridge,
+    ConditionBridge,
+    DiscreteVPPath,
+    EdifyPath,
+    LinearPath,
+    PyramidalPath,
+    RelayPath,
+    RenoiseBridge,
+    TransitionBridge,
+    VPPath,
+)
+from lapflow.models.unet import UNet
+from lapflow.pyramids import BlockDCT, CumulativeIntervals, Identity, LaplacianPyramid, Stages, WaveletPyramid
+from lapflow.sampling.checking import check_bands
+from lapflow.solvers import DDIM, DDPM, EulerMaruyama, HeunEDM
+from tests.flows.test_peers import Fixed, flow_of
+from tests.support import images, make_flow, seeded
+
+ONE = CumulativeIntervals(starts=[0.0])
+
+
+def test_renoising_of_an_orthonormal_pyramid_by_pyramidal_windows():
+    """The example of the docs: a wavelet keeps the noise's std, so windows that go back do not fit; continuous ones do."""
+    arguments = (PyramidalPath(), TransitionBridge())
+    with pytest.raises(LawError, match=r"segment 1, t = 0\.428571, scale 1 \(bridge\)") as error:
+        Flow(WaveletPyramid(levels=2), Stages(windows="pyramidal"), *arguments, view="merged")
+    assert "noise std 0.666667 per direction, deviation of the mean operator 0.333" in str(error.value)
+    flow = Flow(WaveletPyramid(levels=2), Stages(windows="continuous"), *arguments, view="merged")
+    assert flow.laws().worst <= 1e-12
+
+
+def test_append_where_the_noise_level_jumps():
+    with pytest.raises(LawError, match="bridge"):
+        Flow(LaplacianPyramid(levels=2), Stages(windows="pyramidal"), PyramidalPath(), AppendBridge(), view="merged")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ConditionBridge(level=0.6, most=0.5), "corrupt more"),
+        (lambda: Flow(LaplacianPyramid(levels=2), Stages(windows="full"), VPPath(), ConditionBridge()), "view: merged"),
+        (lambda: Flow(Identity(), ONE, LinearPath(), AppendBridge(), view="merge"), "merged"),
+        (
+            lambda: Flow(
+                BlockDCT(),
+                Stages(windows="full"),
+                RelayPath(),
+                RenoiseBridge(),
+                view="merged",
+                noise="blurred",
+                prediction=ScorePrediction(),
+            ),
+            "coloured",
+        ),
+        (lambda: RelayPath(enter=5.0), "above what is trained"),
+        (
+            lambda: Flow(
+                LaplacianPyramid(levels=3),
+                Stages(windows="full"),
+                EdifyPath(edges=[1.0]),
+                RenoiseBridge(),
+                view="merged",
+                prediction=EDMPrediction(),
+            ),
+            "edges",
+        ),
+        (lambda: Stages(windows="continuous", starts=[0.0, 0.4]).segments(3), "different numbers"),
+        (lambda: Stages(starts=[0.1, 0.4]), "begin at 0"),
+        (lambda: Stages(weights=[1.0]).segments(2), "every scale"),
+        (lambda: DiscreteVPPath(times=20).grid(ONE.segments(1)[0], 21), "more steps"),
+        (lambda: LinearPath().step_after(torch.zeros(1), ONE.segments(1)[0]), "discrete"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_what_does_not_fit_is_refused(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+def test_a_learned_variance_that_nobody_learnt():
+    flow = flow_of()
+    with pytest.raises(ConfigError, match="variance: true"):
+        VariationalMSE()({"main": {0: images(2, 1, 4, 4)}}, flow.training_point(images(2, 1, 4, 4), seeded()))
+
+    class NoHead(Fixed):
+        def predict(self, state, t):
+            return {"main": super().predict(state, t)["main"]}
+
+    segment = flow.segments[0]
+    with pytest.raises(SolverError, match="learned variance"):
+        DDPM(steps=3, variance="learned").solve(NoHead(flow, segment, (1, 4, 4)), {0: images(1, 1, 4, 4)}, segment, seeded())
+
+
+def test_steps_that_do_not_fit():
+    for solver in (DDIM(steps=[3, 4]), HeunEDM(steps=[3, 4]), EulerMaruyama(steps=[3, 4])):
+        with pytest.raises(ConfigError, match="every segment"):
+            solver.require(1)
+    with pytest.raises(ConfigError, match="longer than the segment"):
+        check_bands(make_flow(2), EulerMaruyama(last=0.6))
+
+
+def test_a_unet_that_does_not_fit():
+    bands = Identity().bands((1, 12, 12))
+    with pytest.raises(SizeError, match="halved 3 times"):
+        UNet(bands, channels=[8, 8, 8, 8], groups=4, head_width=4, attention_levels=[1])
+    with pytest.raises(ConfigError, match="multiples of groups"):
+        UNet(bands, channels=[10], groups=4, head_width=4, attention_levels=[])
+    with pytest.raises(ConfigError, match="no such level"):
+        UNet(bands, channels=[8], groups=4, head_width=4, attention_levels=[2])
+
+
+def test_velocities_alone_are_not_enough_for_a_denoising_solver():
+    from tests.solvers.test_solvers import SEGMENT, Forced, start
+
+    with pytest.raises(LapflowError, match="velocities only"):
+        DDIM(steps=2).solve(Forced(), start(), SEGMENT)
+
+
+def test_a_cascade_s_network_wants_its_image():
+    from lapflow.models import Separate
+
+    flow = Flow(
+        LaplacianPyramid(levels=2), Stages(windows="full"), VPPath(), ConditionBridge(), view="merged", prediction=NoisePrediction()
+    )
+    model = Separate(flow.views((1, 4, 4)), mask="self", depth=1, width=16, heads=2, patch=1)
+    with pytest.raises(ConfigError, match="coarser image"):
+        model({0: images(2, 1, 4, 4).float()}, torch.zeros(2))
+
+
+def test_the_discrete_path_needs_no_more_than_its_own_betas():
+    with pytest.raises(ConfigError):
+        DiscreteVPPath(times=1)
