@@ -80,6 +80,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "dataset": {
         "digits": "lapflow.data.digits:Digits",
+        "glyphs": "lapflow.data.glyphs:Glyphs",
         "folder": "lapflow.data.folder:ImageFolder",
     },
     "features": {

@@ -97,6 +97,7 @@ CASES = [
     *(Case("attention", name) for name in BUILTIN["attention"]),
     Case("engine", "torch", device="cpu"),
     Case("dataset", "digits"),
+    Case("dataset", "glyphs", size=16, train=40, test=10),
     Case("dataset", "folder"),
     Case("features", "pixels"),
 ]
