@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
-from lapflow.core.errors import ConfigError
-from lapflow.core.intervals import Draw, IntervalSchedule, Segment
-from lapflow.core.random import Generators
-from lapflow.pyramids.draws import DrawOption, WeightsOption, check_starts, check_weights, draw_per_batch, draw_per_sample
+from lapflow.core.intervals import Segment
+from lapflow.pyramids.draws import DrawOption, UniformDraws, WeightsOption, check_levels, check_starts, check_weights
 
 
-class CumulativeIntervals(IntervalSchedule):
+class CumulativeIntervals(UniformDraws):
     """In segment j = [starts[j], starts[j+1]] the j + 1 coarsest scales are active; every scale runs from its start to t = 1.
 
     Training draws a segment uniformly and t uniformly on [its start, 1], past the segment's own end, as the paper does.
@@ -33,33 +30,10 @@ class CumulativeIntervals(IntervalSchedule):
         check_weights(self.weights, len(self.starts))
 
     def segments(self, levels: int) -> tuple[Segment, ...]:
-        if len(self.starts) != levels:
-            raise ConfigError(
-                "the schedule and the decomposition have different numbers of scales",
-                got=f"{len(self.starts)} starts {list(self.starts)} for {levels} scales",
-                expected=f"{levels} starts, coarse to fine, the first 0",
-                remedy="set flow.intervals.starts and flow.decomposition.levels together",
-            )
+        check_levels(self.starts, levels)
         stops = (*self.starts[1:], 1.0)
         entry = {levels - 1 - i: start for i, start in enumerate(self.starts)}
         return tuple(
             Segment(i, start, stop, {k: entry[k] for k in range(levels - 1, levels - 2 - i, -1)})
             for i, (start, stop) in enumerate(zip(self.starts, stops, strict=True))
         )
-
-    def draw(
-        self,
-        segments: tuple[Segment, ...],
-        batch: int,
-        *,
-        generator: Generators,
-        stage_generator: torch.Generator,
-        ends: Sequence[float],
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> list[Draw]:
-        law = draw_per_batch if self.law == "batch" else draw_per_sample
-        return law(segments, batch, ends, generator, stage_generator, dtype, device)
-
-    def scale_weight(self, scale: int, levels: int) -> float:
-        return 1.0 if self.weights is None else self.weights[levels - 1 - scale]

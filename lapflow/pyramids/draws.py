@@ -1,4 +1,4 @@
-"""What interval schedules share: their options, and the two laws by which a training step draws segments and times."""
+"""What interval schedules share: their options and their checks, and how a training step draws segments and times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from lapflow.core.errors import ConfigError
-from lapflow.core.intervals import Draw, Segment
+from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.random import Generators, rand
 
 DrawOption = Annotated[Literal["batch", "sample"], Field(description="draw one segment per batch, or one per sample")]
@@ -19,34 +19,38 @@ WeightsOption = Annotated[
 ]
 
 
-def draw_per_batch(
-    segments: Sequence[Segment],
-    batch: int,
-    ends: Sequence[float],
-    generator: Generators,
-    stage_generator: torch.Generator,
-    dtype: torch.dtype,
-    device: torch.device | str,
-) -> list[Draw]:
-    """One segment for the batch, uniformly; a time for each sample, uniformly up to the segment's end."""
-    index = int(torch.randint(len(segments), (1,), generator=stage_generator, device=stage_generator.device))
-    return [Draw(segments[index], _times(segments[index], rand((batch,), generator, dtype=dtype, device=device), ends[index]))]
+class UniformDraws(IntervalSchedule):
+    """A schedule that draws segments uniformly, one per batch or one per sample, and times uniformly up to `until`."""
 
+    law: Literal["batch", "sample"]
+    weights: tuple[float, ...] | None
 
-def draw_per_sample(
-    segments: Sequence[Segment],
-    batch: int,
-    ends: Sequence[float],
-    generator: Generators,
-    stage_generator: torch.Generator,
-    dtype: torch.dtype,
-    device: torch.device | str,
-) -> list[Draw]:
-    """A segment and a time for each sample, uniformly."""
-    stage = (rand((batch,), generator, dtype=torch.float32, device="cpu") * len(segments)).long().clamp(max=len(segments) - 1)
-    unit = rand((batch,), generator, dtype=dtype, device=device)
-    rows = [(s, (stage == s.index).nonzero().flatten().to(device)) for s in segments]
-    return [Draw(s, _times(s, unit[index], ends[s.index]), index) for s, index in rows if len(index)]
+    def until(self, segment: Segment, end: float) -> float:
+        """The time up to which a segment trains; `end` is where the path ends, perhaps past the segment's stop."""
+        return end
+
+    def draw(
+        self,
+        segments: tuple[Segment, ...],
+        batch: int,
+        *,
+        generator: Generators,
+        stage_generator: torch.Generator,
+        ends: Sequence[float],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> list[Draw]:
+        until = [self.until(segment, end) for segment, end in zip(segments, ends, strict=True)]
+        if self.law == "batch":
+            index = int(torch.randint(len(segments), (1,), generator=stage_generator, device=stage_generator.device))
+            return [Draw(segments[index], _times(segments[index], rand((batch,), generator, dtype=dtype, device=device), until[index]))]
+        stage = (rand((batch,), generator, dtype=torch.float32, device="cpu") * len(segments)).long().clamp(max=len(segments) - 1)
+        unit = rand((batch,), generator, dtype=dtype, device=device)
+        rows = [(s, (stage == s.index).nonzero().flatten().to(device)) for s in segments]
+        return [Draw(s, _times(s, unit[index], until[s.index]), index) for s, index in rows if len(index)]
+
+    def scale_weight(self, scale: int, levels: int) -> float:
+        return 1.0 if self.weights is None else self.weights[levels - 1 - scale]
 
 
 def _times(segment: Segment, unit: torch.Tensor, end: float) -> torch.Tensor:
@@ -61,6 +65,17 @@ def check_weights(weights: Sequence[float] | None, scales: int) -> None:
         raise ConfigError("intervals.weights must name every scale", got=f"{len(weights)} weights", expected=f"{scales}, coarse to fine")
     if weights is not None and not any(weights):
         raise ConfigError("intervals.weights are all zero", got=list(weights), expected="at least one positive weight")
+
+
+def check_levels(starts: Sequence[float], levels: int) -> None:
+    """Raises `ConfigError` unless there is a start for each scale."""
+    if len(starts) != levels:
+        raise ConfigError(
+            "the schedule and the decomposition have different numbers of scales",
+            got=f"{len(starts)} starts {list(starts)} for {levels} scales",
+            expected=f"{levels} starts, coarse to fine, the first 0",
+            remedy="set flow.intervals.starts and flow.decomposition.levels together",
+        )
 
 
 def check_starts(starts: tuple[float, ...]) -> None:

@@ -14,16 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 
-from lapflow.core.errors import ConfigError
-from lapflow.core.intervals import Draw, IntervalSchedule, Segment
-from lapflow.core.random import Generators
-from lapflow.pyramids.draws import DrawOption, WeightsOption, check_starts, check_weights, draw_per_batch, draw_per_sample
+from lapflow.core.intervals import Segment
+from lapflow.pyramids.draws import DrawOption, UniformDraws, WeightsOption, check_levels, check_starts, check_weights
 
 
-class Stages(IntervalSchedule):
+class Stages(UniformDraws):
     """One resolution per segment, coarse to fine; the noise has unit variance per pixel at every resolution."""
 
     unit_noise = True
@@ -48,13 +45,8 @@ class Stages(IntervalSchedule):
             check_starts(self.starts)
 
     def segments(self, levels: int) -> tuple[Segment, ...]:
-        if self.starts is not None and len(self.starts) != levels:
-            raise ConfigError(
-                "the schedule and the decomposition have different numbers of scales",
-                got=f"{len(self.starts)} starts {list(self.starts)} for {levels} scales",
-                expected=f"{levels} starts, the first 0",
-                remedy="set flow.intervals.starts and flow.decomposition.levels together",
-            )
+        if self.starts is not None:
+            check_levels(self.starts, levels)
         check_weights(self.weights, levels)
         windows = self._windows(levels)
         starts = self.starts or self._even(levels, windows)
@@ -63,23 +55,8 @@ class Stages(IntervalSchedule):
         entries = [0.0] * levels if self.windows == "full" else firsts
         return tuple(Segment(i, starts[i], stops[i], {levels - 1 - j: entries[j] for j in range(i + 1)}, windows[i]) for i in range(levels))
 
-    def draw(
-        self,
-        segments: tuple[Segment, ...],
-        batch: int,
-        *,
-        generator: Generators,
-        stage_generator: torch.Generator,
-        ends: Sequence[float],
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> list[Draw]:
-        law = draw_per_batch if self.law == "batch" else draw_per_sample
-        stops = [min(segment.stop, end) for segment, end in zip(segments, ends, strict=True)]
-        return law(segments, batch, stops, generator, stage_generator, dtype, device)
-
-    def scale_weight(self, scale: int, levels: int) -> float:
-        return 1.0 if self.weights is None else self.weights[levels - 1 - scale]
+    def until(self, segment: Segment, end: float) -> float:
+        return min(segment.stop, end)
 
     def _windows(self, levels: int) -> list[tuple[float, float] | None]:
         if self.windows == "continuous":

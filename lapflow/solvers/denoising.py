@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -20,49 +19,29 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from lapflow.core.errors import SolverError
-from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, forward_variance, posterior_variance
 from lapflow.core.random import Generators
-from lapflow.core.solver import Endpoints, Field, Observer, Solver, Statistics
+from lapflow.core.solver import Endpoints, Field
 from lapflow.core.state import State
-from lapflow.solvers.steps import Steps, require_finite, require_steps, steps_in
+from lapflow.solvers.steps import FixedSteps, Steps
 
 
-class Denoising(Solver):
+class Denoising(FixedSteps):
     """A method of the family above, one evaluation a step, on the path's own grid."""
 
     order = 1
     final_noise = False
     """Whether the step into sigma = 0 draws noise too."""
 
-    def __init__(self, *, steps: Steps = 50) -> None:
-        self.steps = steps
-
-    def require(self, segments: int) -> None:
-        require_steps(self.steps, segments)
-
     @abstractmethod
     def variances(self, c: Coefficients, after: Coefficients) -> tuple[Tensor, Tensor]:
         """(s^2 in the factor of x0, s^2 of the fresh noise), per unit of noise variance, shaped like the coefficients."""
 
-    def solve(
-        self,
-        field: Field,
-        state: Mapping[int, Tensor],
-        segment: Segment,
-        generator: Generators | None = None,
-        observe: Observer | None = None,
-    ) -> tuple[State, Statistics]:
-        grid = field.grid(steps_in(self.steps, segment))
-        current = dict(state)
-        for t, t_next in pairwise(grid):
-            current = self._step(field, current, t, t_next, generator)
-            if observe is not None:
-                observe(t_next, current)
-        require_finite(current, segment)
-        return current, Statistics(evaluations=len(grid) - 1, steps=len(grid) - 1)
+    def learned(self, said: Endpoints, t_next: float) -> State | None:
+        """The variances that the network has learnt, for a method that uses them."""
+        return None
 
-    def _step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> State:
+    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
         said = field.endpoints(state, t)
         now, after = field.coefficients(said.data, t), field.coefficients(said.data, t_next)
         learned = self.learned(said, t_next)
@@ -75,14 +54,10 @@ class Denoising(Solver):
             std = torch.where(silent, torch.zeros_like(added), added).clamp(min=0).sqrt()
             mean = after[k].alpha * said.data[k] + kept * said.noise[k]
             parts[k] = mean.to(said.data[k].dtype), std.to(said.data[k].dtype)
-        if any(bool((std > 0).any()) for _, std in parts.values()):
-            fresh = field.noise(said.data, generator)
-            return field.show({k: mean + std * fresh[k] for k, (mean, std) in parts.items()})
-        return field.show({k: mean for k, (mean, _) in parts.items()})
-
-    def learned(self, said: Endpoints, t_next: float) -> State | None:
-        """The variances that the network has learnt, for a method that uses them."""
-        return None
+        if not any(bool((std > 0).any()) for _, std in parts.values()):
+            return field.show({k: mean for k, (mean, _) in parts.items()}), 1
+        fresh = field.noise(said.data, generator)
+        return field.show({k: mean + std * fresh[k] for k, (mean, std) in parts.items()}), 1
 
 
 class DDIM(Denoising):

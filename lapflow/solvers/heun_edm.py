@@ -7,54 +7,29 @@ returns the denoised image. For alpha = 1, d = (x - D)/sigma.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 
 from torch import Tensor
 
-from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators
-from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.solver import Field
 from lapflow.core.state import State
-from lapflow.solvers.steps import Steps, require_finite, require_steps, steps_in
+from lapflow.solvers.steps import FixedSteps
 
 
-class HeunEDM(Solver):
+class HeunEDM(FixedSteps):
     """Heun's rule in sigma, two evaluations a step; the step into sigma = 0 takes one. For paths with EDM's noise levels."""
 
     order = 2
 
-    def __init__(self, *, steps: Steps = 18) -> None:
-        self.steps = steps
-
-    def require(self, segments: int) -> None:
-        require_steps(self.steps, segments)
-
-    def solve(
-        self,
-        field: Field,
-        state: Mapping[int, Tensor],
-        segment: Segment,
-        generator: Generators | None = None,
-        observe: Observer | None = None,
-    ) -> tuple[State, Statistics]:
-        grid = field.grid(steps_in(self.steps, segment))
-        current, evaluations = dict(state), 0
-        for t, t_next in pairwise(grid):
-            here, slope = _slope(field, current, t)
-            after = field.coefficients(here, t_next)
-            now = field.coefficients(here, t)
-            step = {k: after[k].sigma - now[k].sigma for k in here}
-            euler = {k: (here[k] + step[k] * slope[k]).to(here[k].dtype) for k in here}
-            evaluations += 1
-            if all(bool((c.sigma > 0).all()) for c in after.values()):
-                _, second = _slope(field, field.show(euler), t_next)
-                euler = {k: (here[k] + step[k] * (slope[k] + second[k]) / 2).to(here[k].dtype) for k in here}
-                evaluations += 1
-            current = field.show(euler)
-            if observe is not None:
-                observe(t_next, current)
-        require_finite(current, segment)
-        return current, Statistics(evaluations, len(grid) - 1)
+    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
+        here, slope = _slope(field, state, t)
+        now, after = field.coefficients(here, t), field.coefficients(here, t_next)
+        change = {k: after[k].sigma - now[k].sigma for k in here}
+        euler = field.show({k: (here[k] + change[k] * slope[k]).to(here[k].dtype) for k in here})
+        if any(bool((c.sigma == 0).any()) for c in after.values()):
+            return euler, 1
+        _, second = _slope(field, euler, t_next)
+        return field.show({k: (here[k] + change[k] * (slope[k] + second[k]) / 2).to(here[k].dtype) for k in here}), 2
 
 
 def _slope(field: Field, state: Mapping[int, Tensor], t: float) -> tuple[State, State]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators
-from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.solver import Field
 from lapflow.core.state import State, map_state
-from lapflow.solvers.steps import Steps, finite_grid, require_finite, require_steps, steps_in
+from lapflow.solvers.steps import FixedSteps, finite_grid
 from lapflow.solvers.tableau import Tableau
 
 
@@ -36,37 +35,20 @@ def _advance(state: Mapping[int, Tensor], slopes: Sequence[State], weights: Sequ
     return out
 
 
-class RungeKutta(Solver):
+class RungeKutta(FixedSteps):
     """A fixed-step method; a subclass names its `tableau`."""
 
     tableau: ClassVar[Tableau]
-
-    def __init__(self, *, steps: Steps = 20) -> None:
-        self.steps = steps
 
     @property
     def order(self) -> int:  # type: ignore[override]
         return self.tableau.order
 
-    def solve(
-        self,
-        field: Field,
-        state: Mapping[int, Tensor],
-        segment: Segment,
-        generator: Generators | None = None,
-        observe: Observer | None = None,
-    ) -> tuple[State, Statistics]:
-        grid = finite_grid(field, steps_in(self.steps, segment))
-        current = dict(state)
-        for t, t_next in pairwise(grid):
-            current = rk_step(self.tableau, field.velocity, current, t, t_next)
-            if observe is not None:
-                observe(t_next, current)
-        require_finite(current, segment)
-        return current, Statistics(evaluations=(len(grid) - 1) * len(self.tableau.b), steps=len(grid) - 1)
+    def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
+        return finite_grid(field, steps)
 
-    def require(self, segments: int) -> None:
-        require_steps(self.steps, segments)
+    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
+        return rk_step(self.tableau, field.velocity, state, t, t_next), len(self.tableau.b)
 
 
 class Euler(RungeKutta):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field as Setting
@@ -20,12 +19,12 @@ from torch import Tensor
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment, even_grid
 from lapflow.core.random import Generators
-from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.solver import Field
 from lapflow.core.state import State
-from lapflow.solvers.steps import Steps, require_finite, require_steps, steps_in
+from lapflow.solvers.steps import FixedSteps, Steps
 
 
-class EulerMaruyama(Solver):
+class EulerMaruyama(FixedSteps):
     """Euler-Maruyama with diffusion w = sigma, weak order 1, one evaluation a step, and a last step of the drift."""
 
     order = 1
@@ -38,38 +37,22 @@ class EulerMaruyama(Solver):
     ) -> None:
         self.steps, self.last = steps, last
 
-    def require(self, segments: int) -> None:
-        require_steps(self.steps, segments)
-
-    def solve(
-        self,
-        field: Field,
-        state: Mapping[int, Tensor],
-        segment: Segment,
-        generator: Generators | None = None,
-        observe: Observer | None = None,
-    ) -> tuple[State, Statistics]:
+    def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
         late = segment.stop - self.last
         if late <= segment.begin:
             raise ConfigError(
                 "the last step is longer than the segment",
                 got=f"last {self.last} of [{segment.begin:g}, {segment.stop:g}]",
-                remedy="set it lower",
+                expected="a shorter one",
+                remedy="set sampling.solver.last lower",
             )
-        count = steps_in(self.steps, segment)
-        grid = [*even_grid(segment.begin, late, max(count - 1, 1)), segment.stop]
-        current = dict(state)
-        for i, (t, t_next) in enumerate(pairwise(grid)):
-            h = t_next - t
-            said = field.endpoints(current, t)
-            found, bands = field.coefficients(said.data, t), field.split(current)
-            drift = {k: c.dalpha * said.data[k] + (c.dsigma - 1) * said.noise[k] for k, c in found.items()}
-            moved = {k: bands[k] + h * drift[k] for k in bands}
-            if i < len(grid) - 2:
-                fresh = field.noise(said.data, generator)
-                moved = {k: x + math.sqrt(2 * h) * found[k].sigma.sqrt() * fresh[k] for k, x in moved.items()}
-            current = field.show({k: x.to(bands[k].dtype) for k, x in moved.items()})
-            if observe is not None:
-                observe(t_next, current)
-        require_finite(current, segment)
-        return current, Statistics(evaluations=len(grid) - 1, steps=len(grid) - 1)
+        return [*even_grid(segment.begin, late, max(steps - 1, 1)), segment.stop]
+
+    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
+        h, said, bands = t_next - t, field.endpoints(state, t), field.split(state)
+        found = field.coefficients(said.data, t)
+        moved = {k: bands[k] + h * (c.dalpha * said.data[k] + (c.dsigma - 1) * said.noise[k]) for k, c in found.items()}
+        if t_next < field.segment.stop:
+            fresh = field.noise(said.data, generator)
+            moved = {k: x + math.sqrt(2 * h) * found[k].sigma.sqrt() * fresh[k] for k, x in moved.items()}
+        return field.show({k: x.to(bands[k].dtype) for k, x in moved.items()}), 1

@@ -1,8 +1,10 @@
-"""What the solvers with a fixed number of steps share: the option, the grid, the check of the result."""
+"""Solvers with a fixed number of steps in each segment: one loop, and what it checks."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor
 
 from lapflow.core.errors import ConfigError, SolverError
 from lapflow.core.intervals import Segment
-from lapflow.core.solver import Field
+from lapflow.core.random import Generators
+from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.state import State
 
 Steps = Annotated[
     Annotated[int, Setting(ge=1)] | Sequence[Annotated[int, Setting(ge=1)]],
@@ -19,19 +23,45 @@ Steps = Annotated[
 ]
 
 
-def steps_in(steps: int | Sequence[int], segment: Segment) -> int:
-    """The number of steps in a segment."""
-    return steps if isinstance(steps, int) else steps[segment.index]
+class FixedSteps(Solver):
+    """Steps along a grid of times; a subclass says what a step is, and which grid if not the path's own."""
 
+    def __init__(self, *, steps: Steps = 20) -> None:
+        self.steps = steps
 
-def require_steps(steps: int | Sequence[int], segments: int) -> None:
-    """Raises `ConfigError` unless `steps` fits a composition of `segments` segments."""
-    if not isinstance(steps, int) and len(steps) != segments:
-        raise ConfigError(
-            "solver.steps must name every segment",
-            got=f"{len(steps)} numbers for {segments} segments",
-            expected="one number per segment, in time order, or a single number",
-        )
+    def require(self, segments: int) -> None:
+        if not isinstance(self.steps, int) and len(self.steps) != segments:
+            raise ConfigError(
+                "solver.steps must name every segment",
+                got=f"{len(self.steps)} numbers for {segments} segments",
+                expected="one number per segment, in time order, or a single number",
+            )
+
+    def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
+        """The times that the steps join."""
+        return field.grid(steps)
+
+    @abstractmethod
+    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
+        """(the state at `t_next`, evaluations made) from the state at `t`."""
+
+    def solve(
+        self,
+        field: Field,
+        state: Mapping[int, Tensor],
+        segment: Segment,
+        generator: Generators | None = None,
+        observe: Observer | None = None,
+    ) -> tuple[State, Statistics]:
+        grid = self.times(field, segment, self.steps if isinstance(self.steps, int) else self.steps[segment.index])
+        current, evaluations = dict(state), 0
+        for t, t_next in pairwise(grid):
+            current, made = self.step(field, current, t, t_next, generator)
+            evaluations += made
+            if observe is not None:
+                observe(t_next, current)
+        require_finite(current, segment)
+        return current, Statistics(evaluations, len(grid) - 1)
 
 
 def finite_grid(field: Field, steps: int) -> list[float]:

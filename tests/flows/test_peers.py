@@ -93,7 +93,7 @@ def test_ddpm_s_steps_are_diffusers(variance, monkeypatch):
     solver = DDPM(steps=250, variance=variance)
     for i in (0, 17, 120, 248):
         x, n = images(2, 1, 4, 4, seed=i), scheduler.timesteps[i]
-        got = solver._step(field, {0: x}, grid[i], grid[i + 1], None)[0]
+        got = solver.step(field, {0: x}, grid[i], grid[i + 1], None)[0][0]
         heads = field.predict({0: x}, grid[i])
         output = torch.cat([heads["main"][0], heads["variance"][0]], dim=1) if variance == "learned" else heads["main"][0]
         want = scheduler.step(output, n, x).prev_sample
