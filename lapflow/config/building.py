@@ -17,13 +17,14 @@ from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
 from lapflow.core.dataset import Dataset
 from lapflow.core.engine import Engine
-from lapflow.core.errors import DataError, LapflowError
+from lapflow.core.errors import ConfigError, DataError, LapflowError
 from lapflow.core.features import FeatureExtractor
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
+from lapflow.core.intervals import Segment
 from lapflow.core.objective import Objective
 from lapflow.core.random import keyed_generator
-from lapflow.core.solver import Solver
+from lapflow.core.solver import Field, Solver
 from lapflow.plugins.registry import create
 
 
@@ -65,16 +66,31 @@ class Composition:
         self._require_images()
         with _placed(self.config, "sampling", "solver"):
             self.solver.require(len(self.flow.segments))
+            for segment in self.flow.segments:
+                self.solver.plan(_Grid(self.flow, segment), segment)
         with _placed(self.config, "sampling", "guidance"):
             self.guidance.require(self.flow.levels)
         with _placed(self.config, "codec"):
             self.codec.load()
+        self._require_heads()
         self.kernel()
 
     def kernel(self) -> str | None:
         """The attention kernel that training runs on. Raises `BackendError` if the config's cannot run."""
         with _placed(self.config, "attention"), self.engine.autocast():
             return self.model.require(self.engine.device, working_dtype(self.engine.device), needs_grad=True)
+
+    def _require_heads(self) -> None:
+        """Every head that the solver uses is there, and every head that is there is trained."""
+        has, trained, used = self.model.heads, self.flow.objective.heads, self.solver.heads
+        for name in {*has, *trained, *used}:
+            if name not in has or name not in trained:
+                holds = [part for part, heads in (("model", has), ("objective", trained), ("solver", used)) if name in heads]
+                raise ConfigError(
+                    f"the head {name!r} must be both returned by the model and trained by the objective",
+                    got=f"it is a matter of the {' and the '.join(holds)} only",
+                    expected="for a learned variance: model.variance=true and objective=vlb, with solver ddpm, variance learned",
+                )
 
     def _require_images(self) -> None:
         if self.dataset.size("train") == 0:
@@ -94,6 +110,19 @@ class Composition:
             "device": str(self.engine.device),
             "attention": self.kernel(),
         }
+
+
+class _Grid(Field):
+    """What a solver's plan is asked of: the grid of a segment, and no network."""
+
+    def __init__(self, flow: Flow, segment: Segment) -> None:
+        self.flow, self.segment, self.end = flow, segment, flow.last(segment)
+
+    def grid(self, steps: int) -> list[float]:
+        return self.flow.path.grid(self.segment, steps)
+
+    def velocity(self, state: Any, t: float) -> Any:
+        raise AssertionError("a plan evaluates nothing")
 
 
 def working_dtype(device: torch.device) -> torch.dtype:

@@ -46,10 +46,14 @@ class Backbone(nn.Module, Component):
     context = ("bands", "num_classes", "attention")
     num_classes: int
 
+    heads: tuple[str, ...] = ()
+    """The heads beside `main` that `forward` returns."""
+
     @abstractmethod
     def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
-        """state {k: [b, c_k, h_k, w_k]} with any non-empty suffix of the scales coarse to fine, t [b] in [0, 1] ->
-        {"main": {k: [b, c_k, h_k, w_k]}} for the same scales. Without labels a conditional network takes the null class."""
+        """state {k: [b, c_k, h_k, w_k]} with any non-empty suffix of the scales coarse to fine (or one alone, a merged image),
+        t [b] the path's model time, in [0, 1] for most -> {"main": {k: [b, c_k, h_k, w_k]}} for the same scales, and the `heads`.
+        Without labels a conditional network takes the null class."""
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str | None:
         """The attention kernel that runs there, by name; None for a network without one. Raises `BackendError` if none can:

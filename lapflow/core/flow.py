@@ -158,19 +158,21 @@ class Flow:
         """
         stage = first_generator(generator) if stage_generator is None else stage_generator
         batch, dtype = x.shape[0], torch.float64 if x.dtype == torch.float64 else torch.float32
-        ends = [self.path.end_of(segment) for segment in self.segments]
+        ends = [self.path.trained_to(segment) for segment in self.segments]
         draws = self.intervals.draw(
             self.segments, batch, generator=generator, stage_generator=stage, ends=ends, dtype=dtype, device=x.device
         )
         data = self.decomposition.analyze(x)
         shape = (x.shape[1], x.shape[2], x.shape[3])
-        finest = {self.bridge.pyramid(d.segment): d.segment.finest for d in draws}
-        pyramids = {p: self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device, finest=k) for p, k in finest.items()}
-        if not self.bridge.conditional:
-            return [self._point(data, pyramids[self.bridge.pyramid(d.segment)], d, batch) for d in draws]
-        level = self.bridge.draw_level(rand((batch,), generator, dtype=dtype, device=x.device))
-        corruption = self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
-        return [self._point(data, pyramids[self.bridge.pyramid(d.segment)], d, batch, (level, corruption)) for d in draws]
+        # One set of white draws for each sample, whichever segment it is in, so that its noise is its own generator's alone.
+        white = self.noise.draw_white(shape, batch, generator, dtype=x.dtype, device=x.device)
+        finest = self.pyramids()
+        noise = {k: self.noise.from_white(white, k) for k in {finest[self.bridge.pyramid(d.segment)] for d in draws}}
+        extra = None
+        if self.bridge.conditional:
+            level = self.bridge.draw_level(rand((batch,), generator, dtype=dtype, device=x.device))
+            extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
+        return [self._point(data, noise[finest[self.bridge.pyramid(d.segment)]], d, batch, extra) for d in draws]
 
     def training_point(self, x: Tensor, generator: Generators, stage_generator: torch.Generator | None = None) -> TrainingPoint:
         """The one training pair of a batch, for a schedule that draws one segment per batch."""
@@ -246,7 +248,7 @@ class Flow:
         weights: dict[int, Tensor | float] = {}
         for k in segment.scales if self.view == "bands" else (segment.finest,):
             c = self.path.coefficients(t, segment, k if self.view == "bands" else self.levels - 1)
-            weight, scale = self.prediction.weight(c), self.intervals.scale_weight(k, self.levels)
+            weight, scale = self.prediction.weight(c, self.noise_std(k, segment)), self.intervals.scale_weight(k, self.levels)
             weights[k] = scale if isinstance(weight, float) else scale * weight
         return weights
 
@@ -352,6 +354,14 @@ class Flow:
                 "the score of coloured noise is not a multiple of the noise",
                 got=f"{name} with blurred noise",
                 expected="another prediction",
+            )
+        if self.bridge.conditional and not self.noise.white:
+            raise ConfigError("a cascade's noise is white", got="blurred noise", expected="noise: decomposed")
+        if any(s.late and s.index and not (self.bridge.conditional or self.bridge.designed) for s in self.segments):
+            raise ConfigError(
+                f"{name} divides by alpha, and a scale enters a later segment where it is 0",
+                got=f"{name} with {len(self.segments)} segments",
+                expected="prediction: velocity, denoised or edm",
             )
         if self.bridge.conditional and self.view == "bands":
             raise ConfigError(

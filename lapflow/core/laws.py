@@ -106,21 +106,23 @@ def check_laws(flow: Flow, *, tolerance: float = 1e-9) -> LawReport:
     for i, segment in enumerate(flow.segments):
         before = flow.segments[i - 1] if i else None
         # What the segment before leaves at its end, a bridge that takes it for clean cannot give back.
-        allowed = max(tolerance, flow.path.residual if flow.bridge.designed else 0.0)
+        allowed = max(tolerance, _left(flow, before)) if before and flow.bridge.designed else tolerance
         crossing = _Crossing(flow, before, segment)
         rows += crossing.rows(data, shape, "bridge" if i else "start", allowed)
     return LawReport((*rows, *_end(flow, tolerance)))
 
 
+def _left(flow: Flow, segment: Segment) -> float:
+    """How far from the data a segment ends: the noise and the missing mean where sampling leaves it."""
+    found = [flow.path.coefficients(clock(flow.last(segment)), segment, k) for k in segment.scales]
+    return max(max(c.sigma.max().item(), (c.alpha - 1).abs().max().item()) for c in found)
+
+
 def _end(flow: Flow, tolerance: float) -> list[LawRow]:
     """The last segment must end at the data, up to what the path says that it leaves (VP ends short of t = 1)."""
-    last = flow.segments[-1]
-    end, allowed = flow.last(last), max(tolerance, 1.01 * flow.path.residual)
-    if end < flow.path.last(last):  # the prediction stops short of it, and alpha and sigma move by at most about 2 a unit of time
-        allowed += 2 * (flow.path.last(last) - end)
-    rows = []
+    last, allowed, rows = flow.segments[-1], max(tolerance, 1.01 * flow.path.residual), []
     for k in last.scales:
-        c = flow.path.coefficients(clock(end), last, k)
+        c = flow.path.coefficients(clock(flow.path.last(last)), last, k)
         alpha, sigma = (c.alpha - 1).abs().max().item(), c.sigma.max().item()
         rows.append(LawRow(last.index, last.stop, "end", k, sigma, 0.0, sigma, alpha, 0.0, allowed))
     return rows

@@ -64,8 +64,13 @@ class Noise(ABC):
         finest: int = 0,
     ) -> State:
         """The noise pyramids of `batch` samples of image shape (c, h, w)."""
-        shapes = self.white_shapes(shape).items()
-        return self.from_white({k: randn((batch, *s), generator, dtype=dtype, device=device) for k, s in shapes}, finest)
+        return self.from_white(self.draw_white(shape, batch, generator, dtype=dtype, device=device), finest)
+
+    def draw_white(
+        self, shape: tuple[int, int, int], batch: int, generator: Generators, *, dtype: torch.dtype, device: torch.device | str
+    ) -> White:
+        """The white draws behind one pyramid of each of `batch` samples."""
+        return {k: randn((batch, *s), generator, dtype=dtype, device=device) for k, s in self.white_shapes(shape).items()}
 
 
 class DecomposedNoise(Noise):

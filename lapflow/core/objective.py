@@ -20,6 +20,9 @@ class Objective(Component):
 
     kind = "objective"
 
+    heads: tuple[str, ...] = ()
+    """The heads beside `main` that it trains."""
+
     @abstractmethod
     def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
         """Named scalar losses, each a mean over the point's samples."""

@@ -22,26 +22,25 @@ from lapflow.core.state import expand_time
 class Coefficients:
     """alpha, sigma and their derivatives by the clock at given times, shaped like the times (a scalar or [b]).
 
-    `variance_rate` = sigma sigma', kept apart because it stays finite where sigma' does not (VP at t = 1). With `pattern`
-    a last axis holds one value per sub-band of the band (block-DCT: per frequency), the same for every image channel.
+    With `pattern` a last axis holds one value per sub-band of the band (block-DCT: per frequency), the same for every image channel.
     """
 
     alpha: Tensor
     sigma: Tensor
     dalpha: Tensor
     dsigma: Tensor
-    variance_rate: Tensor
     pattern: bool = False
 
     def expand(self, like: Tensor) -> Coefficients:
         """The same coefficients, shaped to multiply `like` [b, c, h, w]."""
-        values = (self.alpha, self.sigma, self.dalpha, self.dsigma, self.variance_rate)
+        values = (self.alpha, self.sigma, self.dalpha, self.dsigma)
         if not self.pattern:
-            a, b, da, db, rate = (expand_time(c, like) for c in values)
-            return Coefficients(a, b, da, db, rate)
+            a, b, da, db = (expand_time(c, like) for c in values)
+            return Coefficients(a, b, da, db)
         tiles = like.shape[1] // self.alpha.shape[-1]
-        a, b, da, db, rate = (c.reshape(-1, c.shape[-1]).repeat(1, tiles)[:, :, None, None] for c in values)
-        return Coefficients(a, b, da, db, rate)
+        # A scalar may stay on the CPU, a tensor with a pattern must be where the band is.
+        a, b, da, db = (c.reshape(-1, c.shape[-1]).repeat(1, tiles)[:, :, None, None].to(like.device) for c in values)
+        return Coefficients(a, b, da, db)
 
     def position(self, data: Tensor, noise: Tensor) -> Tensor:
         """x_t = alpha x1 + sigma x0. Finite everywhere."""
@@ -94,6 +93,10 @@ class Path(Component):
     def end_of(self, segment: Segment) -> float:
         """The clock time of `end`; it may lie past the segment's stop."""
         return segment.clock(self.end)
+
+    def trained_to(self, segment: Segment) -> float:
+        """The clock time up to which training draws for `segment`; a schedule may stop before."""
+        return self.end_of(segment)
 
     def last(self, segment: Segment) -> float:
         """The last clock time of `segment` at which the coefficients are finite."""

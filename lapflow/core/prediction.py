@@ -55,7 +55,7 @@ class Prediction(Component):
         """What the network is given in place of x."""
         return x
 
-    def weight(self, c: Coefficients) -> Tensor | float:
+    def weight(self, c: Coefficients, noise_std: float) -> Tensor | float:
         """Weight of the squared error of `target` in the default objective, shaped like the times."""
         return 1.0
 
@@ -112,8 +112,8 @@ class ScorePrediction(Prediction):
     def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
         return c.endpoints_from_score(x, output, noise_std)
 
-    def weight(self, c: Coefficients) -> Tensor | float:
-        return c.sigma**2
+    def weight(self, c: Coefficients, noise_std: float) -> Tensor | float:
+        return (c.sigma * noise_std) ** 2
 
 
 class EDMPrediction(Prediction):
@@ -146,7 +146,7 @@ class EDMPrediction(Prediction):
     def precondition(self, c: Coefficients, x: Tensor) -> Tensor:
         return x / (c.sigma**2 + self.sigma_data**2).sqrt()
 
-    def weight(self, c: Coefficients) -> Tensor | float:
+    def weight(self, c: Coefficients, noise_std: float) -> Tensor | float:
         if self.most_weight is None:
             return 1.0
         _, out = self._skip_and_out(c)

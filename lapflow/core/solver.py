@@ -85,6 +85,13 @@ class Solver(Component):
     order: int
     """Convergence order of the method's error in the step size."""
 
+    heads: tuple[str, ...] = ()
+    """The heads beside `main` that the network must have."""
+
+    def plan(self, field: Field, segment: Segment) -> None:
+        """Raises `ConfigError` unless the settings fit a segment's path: asked before work starts, of a field that gives grids
+        only."""
+
     def require(self, segments: int) -> None:
         """Raises `ConfigError` unless the settings fit a composition of `segments` segments."""
 

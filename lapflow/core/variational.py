@@ -29,6 +29,8 @@ from lapflow.core.path import Coefficients, learned_variance, posterior_variance
 class VariationalMSE(Objective):
     """The default objective, plus the variational bound's term for the head `variance`. Wants a path with discrete times."""
 
+    heads = (VARIANCE,)
+
     def __init__(
         self,
         *,

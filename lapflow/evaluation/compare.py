@@ -10,17 +10,18 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from lapflow.config.building import build
 from lapflow.config.loading import load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError
 from lapflow.evaluation.flops import cost
-from lapflow.evaluation.run import evaluate_run
+from lapflow.evaluation.run import evaluate_run, made_with, words
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.sampling.sampler import sample
@@ -93,7 +94,10 @@ def compare(
             "two entries have one name", got=", ".join(e.name for e in entries), expected="'NAME: RECIPE ...' with names that differ"
         )
     for entry in entries:
-        cost(entry.config(common, 0))
+        parts = build(entry.config(common, 0))
+        parts.require()
+        if parts.dataset.size("test") < 2:
+            raise ConfigError(f"{entry.name}: its data hold no images out", expected="held-out images, to measure a distance to")
     for seed in range(seeds):
         for entry in entries:
             _measure(entry, out, common, seed, say)
@@ -110,20 +114,19 @@ def _measure(entry: Entry, out: Path, common: Sequence[str], seed: int, say: Cal
     since = time.perf_counter()
     train(config, folder)
     measured = folder / "metrics.json"
-    if measured.is_file() and json.loads(measured.read_text())["made_with"]["step"] == config.training.steps:
-        return
-    metrics = evaluate_run(folder, Pipeline.load(folder), num=config.evaluation.samples)
-    say(f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio {_quality(metrics):.3f}")
-
-
-def _quality(metrics: Mapping[str, Any]) -> float:
-    """The Frechet ratio; of a set without held-out images, the distance itself."""
-    return float(metrics["frechet_ratio"] if metrics.get("frechet_ratio") else metrics.get("frechet", metrics.get("frechet_to_training")))
+    pipeline = Pipeline.load(folder)
+    if measured.is_file():
+        held = json.loads(measured.read_text())
+        same = made_with(pipeline, held["made_with"]["evaluations"])
+        if held["counts"]["samples"] == config.evaluation.samples and held["made_with"] == same:
+            return
+    metrics = evaluate_run(folder, pipeline, num=config.evaluation.samples)
+    say(f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio {metrics['frechet_ratio']:.3f}")
 
 
 def _row(entry: Entry, out: Path, common: Sequence[str], seeds: int) -> Row:
     found = [json.loads((entry.folder(out, seed) / "metrics.json").read_text()) for seed in range(seeds)]
-    ratios = [_quality(m) for m in found]
+    ratios = [m["frechet_ratio"] for m in found]
     agreements = [m["agreement"] for m in found if "agreement" in m]
     config = entry.config(common, 0)
     pipeline = Pipeline.load(entry.folder(out, 0))
@@ -140,7 +143,7 @@ def _row(entry: Entry, out: Path, common: Sequence[str], seeds: int) -> Row:
         adds,
         seconds,
         sum(p.numel() for p in pipeline.model.parameters()),
-        _words(resolved(config)["sampling"]["solver"]),
+        words(resolved(config)["sampling"]["solver"]),
     )
 
 
@@ -166,10 +169,6 @@ def _work(pipeline: Pipeline, config: Config) -> tuple[int, int, float]:
     calls = [statistics.evaluations for statistics in work]
     adds = sum(n * segment.total for n, segment in zip(calls, cost(config).segments, strict=True))
     return sum(calls), adds, seconds / sum(calls)
-
-
-def _words(spec: Mapping[str, Any]) -> str:
-    return " ".join(str(v) if k == "name" else f"{k}={v}" for k, v in spec.items() if v is not None)
 
 
 def table(rows: Sequence[Row]) -> str:

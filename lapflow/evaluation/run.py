@@ -50,17 +50,25 @@ def evaluate_run(
 
     samples = pipeline.sample(num, solver=create("solver", used), guidance=guidance, seed=seed, progress=progress)
     metrics = evaluate_images(samples.images, samples.labels, pipeline.dataset, features, classifier)
-    metrics["made_with"] = {
-        "solver": _words(used),
-        "evaluations": samples.evaluations,
-        "guidance": _words(config.sampling.guidance) if guidance is None else f"cfg scale={guidance}",
+    metrics["made_with"] = made_with(pipeline, samples.evaluations, solver=used, guidance=guidance, seed=seed)
+    pictures = {caption: run / path for caption, path in PICTURES.items() if (run / path).is_file()}
+    write_report(run, metrics, resolved(config), pictures, title=f"Evaluation of {run.name}")
+    return metrics
+
+
+def made_with(
+    pipeline: Pipeline, evaluations: int, *, solver: Mapping[str, Any] | None = None, guidance: float | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """How samples were made, as the metrics state it; None: the config's."""
+    sampling = pipeline.config.sampling
+    return {
+        "solver": words(solver or sampling.solver),
+        "evaluations": evaluations,
+        "guidance": words(sampling.guidance) if guidance is None else f"cfg scale={guidance}",
         "weights": pipeline.weights,
         "step": pipeline.step,
         "seed": seed,
     }
-    pictures = {caption: run / path for caption, path in PICTURES.items() if (run / path).is_file()}
-    write_report(run, metrics, resolved(config), pictures, title=f"Evaluation of {run.name}")
-    return metrics
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
@@ -82,6 +90,6 @@ def summary(metrics: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _words(spec: Mapping[str, Any]) -> str:
+def words(spec: Mapping[str, Any]) -> str:
     """A component's spec in one line: name, then what is set."""
     return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in spec.items() if value is not None)

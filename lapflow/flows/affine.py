@@ -27,11 +27,11 @@ class AffinePath(Path):
         """a(u) and a'(u)."""
 
     @abstractmethod
-    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """b(u), b'(u) and b b'(u), the last finite up to u = 1."""
+    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """b(u) and b'(u)."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
         u, start, rate = segment.variable(t), segment.entry[scale], segment.rate
         a, da = self.data_part((u - start) / (1 - start))
-        b, db, product = self.noise_part(u)
-        return Coefficients(a, b, da * (rate / (1 - start)), db * rate, product * rate)
+        b, db = self.noise_part(u)
+        return Coefficients(a, b, da * (rate / (1 - start)), db * rate)

@@ -41,9 +41,12 @@ class EDMPath(Path):
         return _quantile(SIGMA_MAX), _quantile(SIGMA_MIN)
 
     def lowest(self, segment: Segment) -> float:
-        """The clock time of the lowest noise level; training stays before it."""
+        """The clock time of the lowest noise level."""
         most, least = self.range(segment)
         return segment.clock(1 - least / most)
+
+    def trained_to(self, segment: Segment) -> float:
+        return self.lowest(segment)
 
     def end_of(self, segment: Segment) -> float:
         most, least = self.range(segment)
@@ -64,7 +67,7 @@ class EDMPath(Path):
         sigma, dsigma = self.sigma(level, segment), self.sigma(rate, segment) * segment.rate
         if alpha.ndim > t.ndim:  # one alpha per sub-band
             sigma, dsigma = (v.unsqueeze(-1).expand(alpha.shape) for v in (sigma, dsigma))
-        return Coefficients(alpha, sigma, slope * segment.rate, dsigma, sigma * dsigma, pattern=alpha.ndim > t.ndim)
+        return Coefficients(alpha, sigma, slope * segment.rate, dsigma, pattern=alpha.ndim > t.ndim)
 
     def level(self, u: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
         """s(u) and its derivative by u."""
@@ -123,7 +126,12 @@ class EdifyPath(EDMPath):
         self.residual = 25 * 2 * SIGMA_MIN * TAIL  # alpha_k = 1 - s / s*_k is not 1 either, for s*_k down to 1/25
 
     def first(self, segment: Segment) -> float:
-        return segment.start if self.enter is None or segment.index == 0 else self.time(self.enter, segment)
+        if self.enter is None or segment.index == 0:
+            return segment.start
+        top = self._level_at(segment.start, segment)
+        if self.enter > top:
+            raise ConfigError("sampling would enter above what is trained", got=f"enter {self.enter}", expected=f"at most {top:.4g}")
+        return self.time(self.enter, segment)
 
     def sigma(self, level: Tensor, segment: Segment) -> Tensor:
         return level / segment.unit

@@ -22,8 +22,7 @@ class GVPPath(AffinePath):
     def data_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
         return torch.sin(HALF_PI * u), HALF_PI * torch.cos(HALF_PI * u)
 
-    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
         # cos(pi t / 2) as a sine of the time left, so that it is exactly 0 at t = 1.
         left = HALF_PI * (1 - u)
-        b, db = torch.sin(left), -HALF_PI * torch.cos(left)
-        return b, db, b * db
+        return torch.sin(left), -HALF_PI * torch.cos(left)

@@ -25,7 +25,7 @@ class LinearPath(AffinePath):
     def data_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
         return u, torch.ones_like(u)
 
-    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
         slope = 1 - self.residual
         b = 1 - slope * u if self.residual else 1 - u
-        return b, -slope * torch.ones_like(u), -slope * b
+        return b, -slope * torch.ones_like(u)

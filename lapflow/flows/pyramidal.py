@@ -28,4 +28,4 @@ class PyramidalPath(Path):
         own = scale == segment.finest and segment.index > 0
         slope = last / (last - first) if own else 1.0
         alpha = slope * (u - first) if own else u
-        return Coefficients(alpha, 1 - u, slope * rate * one, -rate * one, rate * (u - 1))
+        return Coefficients(alpha, 1 - u, slope * rate * one, -rate * one)

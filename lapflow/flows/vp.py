@@ -27,11 +27,11 @@ class VPPath(AffinePath):
         a = torch.exp(log_a)
         return a, a * rate
 
-    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
         log_a, rate = self._log(u)
         b = torch.sqrt(-torch.expm1(2 * log_a))
         product = -torch.exp(2 * log_a) * rate  # b b' = -a a', since a^2 + b^2 = 1
-        return b, product / b, product
+        return b, product / b
 
     @staticmethod
     def _log(t: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,19 +56,29 @@ class DiscreteVPPath(Path):
         log_abar, slope = self._log(position)
         alpha, sigma = torch.exp(log_abar / 2), torch.sqrt(-torch.expm1(log_abar))
         dalpha = alpha * slope / 2 * (-self.times * rate)
-        product = -alpha * dalpha  # sigma sigma', since alpha^2 + sigma^2 = 1
-        dsigma = product / sigma
+        dsigma = -alpha * dalpha / sigma  # since alpha^2 + sigma^2 = 1
         if self.clean_end:  # between the data and n = 0 the noise falls linearly, so that its derivative is finite
             first = float((-torch.expm1(self._knots[1])).sqrt())
             low = position < 1
             sigma = torch.where(low, first * position, sigma)
             dsigma = torch.where(low, -first * self.times * rate, dsigma)
             alpha = torch.where(low, torch.sqrt(1 - sigma**2), alpha)
-            product = torch.where(low, sigma * dsigma, product)
-            dalpha = torch.where(low, -product / alpha, dalpha)
-        return Coefficients(alpha, sigma, dalpha, dsigma, product)
+            dalpha = torch.where(low, -sigma * dsigma / alpha, dalpha)
+        return Coefficients(alpha, sigma, dalpha, dsigma)
+
+    def trained_to(self, segment: Segment) -> float:
+        return segment.clock(1.0)  # n = 0 trains, wherever sampling ends
 
     def grid(self, segment: Segment, steps: int) -> list[float]:
+        if self.spacing == "leading" and self.times % steps:
+            whole = [n for n in range(1, self.times + 1) if self.times % n == 0]
+            near = sorted(whole, key=lambda n: abs(n - steps))[:2]
+            raise ConfigError(
+                "leading spacing takes every n-th time, and the steps do not divide them",
+                got=f"{steps} steps of {self.times} times",
+                expected=f"a divisor, for instance {' or '.join(map(str, sorted(near)))}",
+                remedy="set sampling.solver.steps, or path.spacing=linspace",
+            )
         if steps > self.times:
             raise ConfigError(
                 "more steps than the path has times",
@@ -76,10 +86,12 @@ class DiscreteVPPath(Path):
                 expected=f"at most {self.times}",
                 remedy="set sampling.solver.steps lower",
             )
-        if self.spacing == "linspace":
-            found = [round((self.times - 1) * i / max(steps - 1, 1)) for i in range(steps)] if steps > 1 else [self.times - 1]
-        else:
+        if steps == self.times:
+            found = list(range(steps))
+        elif self.spacing == "leading":
             found = [1 + i * (self.times // steps) for i in range(steps)]
+        else:
+            found = [round((self.times - 1) * i / (steps - 1)) for i in range(steps)] if steps > 1 else [self.times - 1]
         return [*(segment.clock(1 - (n + 1) / self.times) for n in reversed(found)), segment.stop]
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import Backbone, Condition, Heads
+from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
 from lapflow.core.decomposition import Band
 from lapflow.models import sizes
 from lapflow.models.transformer import ScaleTransformer
@@ -46,6 +46,7 @@ class MoTDiT(Backbone):
         variance: sizes.VarianceOption = False,
     ) -> None:
         super().__init__()
+        self.heads = (VARIANCE,) if variance else ()
         self.num_classes = num_classes
         design = sizes.architecture(
             bands,

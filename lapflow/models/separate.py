@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import Backbone, Condition, Heads
+from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
 from lapflow.core.decomposition import Band
 from lapflow.models import sizes
 from lapflow.models.transformer import ScaleTransformer, active_scales
@@ -42,6 +42,7 @@ class Separate(Backbone):
         variance: sizes.VarianceOption = False,
     ) -> None:
         super().__init__()
+        self.heads = (VARIANCE,) if variance else ()
         self.bands, self.num_classes, self.mask = dict(bands), num_classes, mask
         design = sizes.architecture(
             bands,

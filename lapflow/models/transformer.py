@@ -141,6 +141,8 @@ class ScaleTransformer(nn.Module):
         elif given.labels is not None:
             refuse_labels()
         if self.level is not None:
+            if given.level is None and given.image is not None:
+                raise ConfigError("an image is given without the level of its corruption", got="none", expected="condition.level [b]")
             embedded.append(self.level(torch.zeros_like(t) if given.level is None else given.level.to(t.dtype)))
         return (F.silu(sum(embedded[1:], embedded[0])), None) if self.modulated else (None, torch.stack(embedded, dim=1))
 

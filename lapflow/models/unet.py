@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
 from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Condition, Heads
 from lapflow.core.decomposition import Band
@@ -50,6 +51,10 @@ class UNet(Backbone):
         variance: VarianceOption = False,
     ) -> None:
         super().__init__()
+        self.heads = (VARIANCE,) if variance else ()
+        backend = type(resolve(attention)).__name__
+        if backend not in ("Auto", "SDPA"):
+            raise ConfigError("the U-Net's attention is its own, SDPA", got=f"attention {backend}", expected="auto or sdpa")
         self.bands, self.num_classes, self.variance = dict(bands), num_classes, variance
         self._options: dict[str, Any] = {
             "block_out_channels": tuple(channels),

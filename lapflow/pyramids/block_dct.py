@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from lapflow.core.decomposition import Band, Decomposition
+from lapflow.core.decomposition import Band, Decomposition, in_own_dtype
 from lapflow.core.state import State
 
 SIZE = 4
@@ -34,7 +34,8 @@ class BlockDCT(Decomposition):
             return {1: x}
         self.check_size(x.shape[-2], x.shape[-1])
         pixels = rearrange(x, "b c (h p) (w q) -> b c (p q) h w", p=SIZE, q=SIZE)
-        coefficients = torch.einsum("dn,bcnhw->bcdhw", _basis(x), pixels)
+        with in_own_dtype(x):
+            coefficients = torch.einsum("dn,bcnhw->bcdhw", _basis(x), pixels)
         return {1: coefficients[:, :, 0] / SIZE, 0: rearrange(coefficients[:, :, 1:], "b c d h w -> b (c d) h w")}
 
     def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
@@ -42,7 +43,8 @@ class BlockDCT(Decomposition):
             return state[1]
         detail = rearrange(state[0], "b (c d) h w -> b c d h w", d=SIZE**2 - 1)
         coefficients = torch.cat([state[1].unsqueeze(2) * SIZE, detail], dim=2)
-        pixels = torch.einsum("dn,bcdhw->bcnhw", _basis(detail), coefficients)
+        with in_own_dtype(detail):
+            pixels = torch.einsum("dn,bcdhw->bcnhw", _basis(detail), coefficients)
         return rearrange(pixels, "b c (p q) h w -> b c (h p) (w q)", p=SIZE)
 
     def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:

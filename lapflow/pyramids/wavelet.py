@@ -24,7 +24,7 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.decomposition import Band, Decomposition
+from lapflow.core.decomposition import Band, Decomposition, in_own_dtype
 from lapflow.core.errors import BackendError, ConfigError, suggest
 from lapflow.core.state import State
 
@@ -78,14 +78,16 @@ class WaveletPyramid(Decomposition):
         """Low and high pass along `axis`, each half as long: [b, c, ..] -> [b, 2c, ..], the two next to each other."""
         left = self._kernels.shape[1] // 2 - 1
         x = _wrap(x, axis, left, self._kernels.shape[1] - 2 - left)
-        return F.conv2d(x, self._weight(x, axis, x.shape[1]), stride=(2, 1) if axis == -2 else (1, 2), groups=x.shape[1])
+        with in_own_dtype(x):
+            return F.conv2d(x, self._weight(x, axis, x.shape[1]), stride=(2, 1) if axis == -2 else (1, 2), groups=x.shape[1])
 
     def _merge(self, x: Tensor, axis: int) -> Tensor:
         """The transpose of `_split`: [b, 2c, ..] -> [b, c, ..], twice as long along `axis`."""
         length, size, channels = self._kernels.shape[1], 2 * x.shape[axis], x.shape[1] // 2
         pad = length // 2
         weight = self._weight(x, axis, channels)
-        full = F.conv_transpose2d(_wrap(x, axis, pad, pad), weight, stride=(2, 1) if axis == -2 else (1, 2), groups=channels)
+        with in_own_dtype(x):
+            full = F.conv_transpose2d(_wrap(x, axis, pad, pad), weight, stride=(2, 1) if axis == -2 else (1, 2), groups=channels)
         return full.narrow(axis, length // 2 - 1 + 2 * pad, size)
 
     def _weight(self, x: Tensor, axis: int, channels: int) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor
 
+from lapflow.core.backbone import VARIANCE
 from lapflow.core.errors import SolverError
 from lapflow.core.path import Coefficients, forward_variance, posterior_variance
 from lapflow.core.random import Generators
@@ -89,6 +90,7 @@ class DDPM(Denoising):
         ] = False,
     ) -> None:
         self.steps, self.variance, self.final_noise = steps, variance, final_noise
+        self.heads = (VARIANCE,) if variance == "learned" else ()
 
     def variances(self, c: Coefficients, after: Coefficients) -> tuple[Tensor, Tensor]:
         small = posterior_variance(c, after)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from lapflow.core.errors import SolverError
 from lapflow.core.random import Generators
 from lapflow.core.solver import Field
 from lapflow.core.state import State
@@ -37,4 +38,10 @@ def _slope(field: Field, state: Mapping[int, Tensor], t: float) -> tuple[State, 
     said = field.endpoints(state, t)
     found = field.coefficients(said.data, t)
     bands = field.split(state)
+    if any(bool((c.dsigma.abs() < 1e-9).any()) for c in found.values()):
+        raise SolverError(
+            f"the noise level stands still at t = {t:g}, and heun-edm steps in it",
+            expected="a path whose noise falls all the time, such as edm, edify or linear",
+            remedy="use solver heun, which steps in time",
+        )
     return bands, {k: (c.dalpha / c.dsigma) * said.data[k] + said.noise[k] for k, c in found.items()}

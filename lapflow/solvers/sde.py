@@ -38,6 +38,8 @@ class EulerMaruyama(FixedSteps):
         self.steps, self.last = steps, last
 
     def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
+        if steps < 2:
+            raise ConfigError("the stochastic solver needs two points at least", got=f"steps {steps}", expected="2 or more")
         late = segment.stop - self.last
         if late <= segment.begin:
             raise ConfigError(
@@ -46,7 +48,7 @@ class EulerMaruyama(FixedSteps):
                 expected="a shorter one",
                 remedy="set sampling.solver.last lower",
             )
-        return [*even_grid(segment.begin, late, max(steps - 1, 1)), segment.stop]
+        return [*even_grid(segment.begin, late, steps - 1), segment.stop]
 
     def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
         h, said, bands = t_next - t, field.endpoints(state, t), field.split(state)

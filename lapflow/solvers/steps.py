@@ -37,6 +37,12 @@ class FixedSteps(Solver):
                 expected="one number per segment, in time order, or a single number",
             )
 
+    def plan(self, field: Field, segment: Segment) -> None:
+        self.times(field, segment, self._steps_in(segment))
+
+    def _steps_in(self, segment: Segment) -> int:
+        return self.steps if isinstance(self.steps, int) else self.steps[segment.index]
+
     def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
         """The times that the steps join."""
         return field.grid(steps)
@@ -53,7 +59,7 @@ class FixedSteps(Solver):
         generator: Generators | None = None,
         observe: Observer | None = None,
     ) -> tuple[State, Statistics]:
-        grid = self.times(field, segment, self.steps if isinstance(self.steps, int) else self.steps[segment.index])
+        grid = self.times(field, segment, self._steps_in(segment))
         current, evaluations = dict(state), 0
         for t, t_next in pairwise(grid):
             current, made = self.step(field, current, t, t_next, generator)

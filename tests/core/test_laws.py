@@ -86,7 +86,7 @@ class HalfWay(AffinePath):
         return u / 2, torch.ones_like(u) / 2
 
     def noise_part(self, t):
-        return 1 - t, -torch.ones_like(t), t - 1
+        return 1 - t, -torch.ones_like(t)
 
 
 class LateStart(VPPath):

@@ -23,7 +23,6 @@ def test_velocity_is_the_time_derivative_of_the_position(name, levels, u, data):
         (dsigma,) = torch.autograd.grad(c.sigma, t, retain_graph=True)
         torch.testing.assert_close(c.dalpha, dalpha, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(c.dsigma, dsigma, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(c.variance_rate, c.sigma * c.dsigma, rtol=1e-9, atol=1e-12)
 
 
 @given(name=NAMES, u=st.floats(0.05, 0.95))

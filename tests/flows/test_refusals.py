@@ -140,3 +140,43 @@ def test_a_cascade_s_network_wants_its_image():
 def test_the_discrete_path_needs_no_more_than_its_own_betas():
     with pytest.raises(ConfigError):
         DiscreteVPPath(times=1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("dit-digits", "model.variance=false"), "'variance'"),
+        (("dit-digits", "objective=mse"), "'variance'"),
+        (("lfm-digits", "sampling.solver={name: ddpm, variance: learned}"), "'variance'"),
+        (("ldm-digits", "sampling.solver.steps=2000"), "do not divide"),
+        (("ldm-digits", "sampling.solver.steps=300"), "divisor, for instance"),
+        (("ldm-digits", "attention=flash"), "SDPA"),
+        (("sit-vp-digits", "sampling.solver.last=1e-9", "sampling.solver.steps=1"), "two points"),
+        (("lapflow-k2-digits", "flow.prediction=noise"), "divides by alpha"),
+        (("edify-shipped-digits", "flow.path.enter=200.0"), "above what is trained"),
+        (("cascaded-digits", "flow.noise=blurred"), "white"),
+    ],
+)
+def test_what_would_fail_later_is_refused_before_any_work(overrides, words):
+    from lapflow.config.building import build
+    from lapflow.config.loading import load_config
+
+    with pytest.raises(LapflowError, match=words):
+        build(load_config(overrides[0], overrides[1:])).require()
+
+
+def test_heun_in_sigma_wants_a_noise_level_that_moves():
+    from lapflow.flows import GVPPath
+
+    flow = Flow(Identity(), ONE, GVPPath(), AppendBridge())
+    with pytest.raises(SolverError, match="stands still"):
+        check_bands(flow, HeunEDM(steps=5))
+
+
+def test_denoised_prediction_on_paths_that_end_steeply_is_no_mistake():
+    """It stops before sigma = 0; the path itself ends at the data."""
+    from lapflow.core.prediction import DenoisedPrediction
+    from lapflow.flows import GVPPath
+
+    Flow(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=DenoisedPrediction())
+    Flow(BlockDCT(), Stages(windows="full"), GVPPath(), RenoiseBridge(), view="merged", prediction=DenoisedPrediction())

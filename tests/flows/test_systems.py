@@ -285,3 +285,176 @@ def test_noise_prediction_of_a_cascade_is_told_its_corruption_level():
     torch.testing.assert_close(point.image[0], upsample(downsample(point.image[0])))
     low = point.level.argmin()
     assert (point.image[0][low] - upsample(downsample(x))[low]).abs().max() < 4 * point.level[low] + 0.01
+
+
+def cascade(**bridge):
+    from lapflow.flows import ConditionBridge
+
+    decomposition, intervals = LaplacianPyramid(levels=2), Stages(windows="full", draw="sample")
+    return Flow(decomposition, intervals, VPPath(), ConditionBridge(**bridge), view="merged", prediction=NoisePrediction())
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_cascade_corrupts_by_its_formula_in_training_and_sampling(where):
+    """z = sqrt(1 - s^2) U y + s n: n white of unit variance at the coarser resolution and upsampled (before), or at the full one
+    (after); the level that the network is told is the one used."""
+    flow = cascade(corrupt=where, level=0.3)
+    y = images(2, 1, 4, 4)
+    noise = flow.draw_noise((1, 8, 8), 2, seeded(), dtype=torch.float64, device="cpu")
+    condition = flow.condition(1, {1: y}, noise)
+    eps = flow.decomposition.synthesize(noise[2])
+    n = upsample(2 * downsample(eps)) if where == "before" else eps
+    torch.testing.assert_close(condition.image[0], (1 - 0.3**2) ** 0.5 * upsample(y) + 0.3 * n, rtol=0, atol=1e-7)
+    assert condition.level.tolist() == pytest.approx([0.3, 0.3])
+    x, generators = images(8, 1, 8, 8), [torch.Generator().manual_seed(i) for i in range(8)]
+    point = next(p for p in flow.training_points(x, generators) if p.segment.index)
+    rest = point.image[0] - (1 - point.level[:, None, None, None] ** 2).sqrt() * upsample(downsample(x[point.index]))
+    std = (rest / point.level[:, None, None, None]).flatten(1).std(1)
+    assert std == pytest.approx(torch.ones_like(std), abs=0.6)
+
+
+@pytest.mark.parametrize("name", ["mot-dit", "unet"])
+def test_the_level_reaches_the_network(name):
+    from lapflow.core.backbone import Condition
+    from lapflow.models import MoTDiT
+    from lapflow.models.unet import UNet
+
+    bands = cascade().views((1, 8, 8))
+    if name == "unet":
+        model = UNet(bands, channels=[8], layers=1, attention_levels=[], groups=4, head_width=4)
+    else:
+        model = MoTDiT(bands, depth=1, width=16, heads=2, patch=2)
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.3, generator=seeded())
+    x, image = images(2, 1, 8, 8).float(), images(2, 1, 8, 8, seed=1).float()
+    outputs = [model({0: x}, torch.full((2,), 0.5), Condition(None, {0: image}, torch.full((2,), s)))["main"][0] for s in (0.1, 0.4)]
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-4
+
+
+def test_training_gives_the_network_what_sampling_gives_it():
+    """Preconditioned: c_in x; and `network_input` of the state says the same."""
+    flow = edify([0.0, 0.4])
+    point = flow.training_point(images(4, 1, 8, 8), seeded(3))
+    bands, _ = flow.interpolate(point.data, point.noise, point.clock, point.segment)
+    state = flow.show(bands, point.segment)
+    sigma = flow.path.coefficients(point.clock, point.segment, 1).sigma[:, None, None, None]
+    (k,) = state
+    torch.testing.assert_close(point.state[k], state[k] / (sigma**2 + 0.25).sqrt())
+    torch.testing.assert_close(flow.network_input(state, point.clock, point.segment)[k], point.state[k])
+
+
+@pytest.mark.parametrize("make", [cascade, lambda: relay(draw="sample")], ids=["cascade", "relay"])
+def test_a_sample_s_training_pair_is_its_own_generator_s(make):
+    """Alone or in a batch that draws other segments too."""
+    flow, x = make(), images(8, 1, 8, 8)
+    whole = flow.training_points(x, [torch.Generator().manual_seed(i) for i in range(8)])
+    assert len(whole) == 2
+    for point in whole:
+        for row, i in enumerate(point.index.tolist()):
+            (alone,) = flow.training_points(x[i : i + 1], [torch.Generator().manual_seed(i)])
+            assert alone.segment.index == point.segment.index
+            assert all(torch.equal(point.state[k][row : row + 1], v) for k, v in alone.state.items())
+            if point.image is not None:
+                assert all(torch.equal(point.image[k][row : row + 1], v) for k, v in alone.image.items())
+
+
+def relay(**intervals):
+    parts = (BlockDCT(), Stages(windows="full", **intervals), RelayPath(), RenoiseBridge())
+    return Flow(*parts, view="merged", noise="blurred", prediction=EDMPrediction(most_weight=1e5))
+
+
+def test_relay_s_step_is_the_published_one():
+    """Coefficientwise x' = gamma x + (alpha' - gamma alpha) x1hat + .2 sigma' n, gamma = sqrt(1 - .04) sigma'/sigma."""
+    from lapflow.sampling.field import FlowField
+    from lapflow.solvers import Churned
+
+    class Half(FlowField):
+        def predict(self, state, t):
+            return {"main": {k: torch.tanh(x) for k, x in state.items()}}
+
+        def noise(self, bands, generator):
+            return fresh
+
+    flow = relay()
+    segment = flow.segments[1]
+    field, x = Half(flow, segment, (1, 8, 8)), images(1, 1, 8, 8)
+    fresh = flow.decomposition.analyze(images(1, 1, 8, 8, seed=5))
+    grid = field.grid(20)
+    t, after = grid[3], grid[4]
+    got = flow.split(Churned(steps=20).step(field, {0: x}, t, after, None)[0], segment)
+    data, _ = flow.endpoints({0: torch.tanh(x)}, {0: x}, clock(t), segment)
+    bands = flow.split({0: x}, segment)
+    for k in segment.scales:
+        c, d = (flow.path.coefficients(clock(s), segment, k).expand(bands[k]) for s in (t, after))
+        gamma = (1 - 0.04) ** 0.5 * d.sigma / c.sigma
+        want = gamma * bands[k] + (d.alpha - gamma * c.alpha) * data[k] + 0.2 * d.sigma * fresh[k]
+        torch.testing.assert_close(got[k], want, rtol=1e-10, atol=1e-10)
+
+
+def test_edm_s_grid_is_karras():
+    """sigma_i = (80^(1/7) + i/(n-1) (.002^(1/7) - 80^(1/7)))^7 for n levels, then 0."""
+    path, segment = EDMPath(), Stages(windows="full").segments(1)[0]
+    levels = [path.coefficients(clock(t), segment, 0).sigma.item() for t in path.grid(segment, 18)]
+    want = [(80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18)]
+    assert levels[:-1] == pytest.approx(want, rel=1e-6)
+    assert levels[-1] == 0
+
+
+def test_weights_of_predictions_and_draws_of_stages():
+    from lapflow.core.prediction import ScorePrediction
+
+    path, segment = EDMPath(), Stages(windows="full").segments(1)[0]
+    t = torch.linspace(0.1, 0.9999, 9, dtype=torch.float64)
+    c = path.coefficients(t, segment, 0)
+    s = c.sigma
+    # EDM's weight (s^2 + sd^2)/(s sd)^2 of the error of D, clipped at w, over what it is in the error of F
+    weight = ((s**2 + 0.25) / (s * 0.5) ** 2).clamp(max=40.0) * (s * 0.5) ** 2 / (s**2 + 0.25)
+    torch.testing.assert_close(EDMPrediction(most_weight=40.0).weight(c, 1.0), weight)
+    torch.testing.assert_close(ScorePrediction().weight(c, 0.5), (0.5 * s) ** 2)
+    flow = pyramidal(3)
+    for seed in range(12):
+        point = flow.training_point(images(64, 1, 8, 8), seeded(seed))
+        assert point.segment.start <= point.clock.min()
+        assert point.clock.max() < point.segment.stop
+
+
+def test_the_last_time_of_a_table_is_trained_wherever_sampling_ends():
+    for clean in (True, False):
+        path = DiscreteVPPath(times=10, betas="scaled-linear", clean_end=clean)
+        segment = CumulativeIntervals(starts=[0.0]).segments(1)[0]
+        (draw,) = CumulativeIntervals(starts=[0.0]).draw(
+            (segment,),
+            4000,
+            generator=seeded(),
+            stage_generator=seeded(1),
+            ends=[path.trained_to(segment)],
+            dtype=torch.float32,
+            device="cpu",
+        )
+        n = (path.model_time(path.snap(draw.t, segment), segment) * 1000).round().long()
+        assert n.unique().tolist() == list(range(10))
+        assert n.bincount().min() > 300
+
+
+def test_a_solver_s_fresh_noise_is_in_the_segment_s_unit():
+    from lapflow.sampling.field import FlowField
+
+    class Silent(FlowField):
+        def predict(self, state, t):
+            return {"main": dict(state)}
+
+    flow = pyramidal(2)
+    for segment in flow.segments:
+        field = Silent(flow, segment, (1, 32, 32))
+        bands = {k: torch.zeros(8, *b.shape, dtype=torch.float64) for k, b in flow.bands((1, 32, 32)).items() if k in segment.scales}
+        assert flow.decomposition.synthesize(field.noise(bands, seeded()), segment.finest).std().item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("make", [relay, lambda: edify([0.0, 0.4])], ids=["block-dct", "laplacian"])
+def test_autocast_does_not_round_the_state(make):
+    flow = make()
+    segment, x = flow.segments[1], images(2, 1, 8, 8).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        back = flow.show(flow.split({0: x}, segment), segment)[0]
+    assert back.dtype == torch.float32
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-5)

@@ -21,7 +21,7 @@ class StraightPath(Path):
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
         start, u, rate = segment.entry[scale], segment.variable(t), segment.rate
         one = rate * torch.ones_like(t)
-        return Coefficients((u - start) / (1 - start), 1 - u, one / (1 - start), -one, rate * (u - 1))
+        return Coefficients((u - start) / (1 - start), 1 - u, one / (1 - start), -one)
 
 
 class BridgeConformance(Conformance):

@@ -26,7 +26,7 @@ class PredictionConformance(Conformance):
         t = torch.linspace(0.05, 0.95, 8, dtype=torch.float64)
         one = torch.ones_like(t)
         data, noise = normal(8, 1, 2, 2, key="x1"), self.noise_std * normal(8, 1, 2, 2, key="x0")
-        c = Coefficients(t, 1 - t, one, -one, t - 1).expand(data)
+        c = Coefficients(t, 1 - t, one, -one).expand(data)
         return c, c.position(data, noise), data, noise
 
     def test_the_pair_comes_back(self) -> None:
@@ -53,7 +53,7 @@ class PredictionConformance(Conformance):
     def test_weights_and_inputs_are_sane(self) -> None:
         """Weights are positive and finite, inputs finite and of x's shape."""
         prediction, (c, x, _, _) = self.make(), self.pair()
-        weight = torch.as_tensor(prediction.weight(c))
+        weight = torch.as_tensor(prediction.weight(c, self.noise_std))
         assert bool((weight > 0).all())
         assert bool(torch.isfinite(weight).all())
         given = prediction.precondition(c, x)

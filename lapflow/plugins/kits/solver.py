@@ -40,7 +40,7 @@ class KnownField(Field):
 
     def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
         alpha, sigma, one = (torch.tensor(v, dtype=torch.float64) for v in (t, 1 - t, 1.0))
-        return dict.fromkeys(bands, Coefficients(alpha, sigma, one, -one, -sigma))
+        return dict.fromkeys(bands, Coefficients(alpha, sigma, one, -one))
 
     def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
         assert generator is not None, "the generator is handed on to the field"
