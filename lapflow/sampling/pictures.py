@@ -136,18 +136,32 @@ def loss_curve(log_rows: Sequence[Mapping[str, Any]], path: str | Path, losses: 
 
 
 def quality_against_work(points: Sequence[tuple[str, float, float]], path: str | Path) -> None:
-    """Draw (name, multiply-adds per sample, Frechet ratio) as labelled points, work on a log scale, into the file `path`."""
-    figure = _figure(8, 5.5)
+    """Draw (name, multiply-adds per sample, Frechet ratio) as numbered points with a legend, both axes logarithmic, into the
+    file `path`. Numbers go from the best ratio to the worst."""
+    figure = _figure(10, 5.5)
     panel = figure.subplots()
-    for (name, work, ratio), colour in zip(points, _COLOURS * len(points)):
-        panel.plot(work / 1e6, ratio, "o", color=colour, markersize=5)
-        panel.annotate(name, (work / 1e6, ratio), xytext=(5, 3), textcoords="offset points", fontsize=7.5, color=colour)
+    ranked = sorted(points, key=lambda point: point[2])
+    for i, ((name, work, ratio), colour) in enumerate(zip(ranked, _COLOURS * len(ranked)), start=1):
+        panel.plot(work / 1e6, ratio, "o", color=colour, markersize=5, label=f"{i}  {name}  {ratio:.2f}")
+        above = i % 2 == 0  # neighbours in rank often stand beside each other
+        panel.annotate(str(i), (work / 1e6, ratio), xytext=(4 if above else -10, 3), textcoords="offset points", fontsize=8, color=colour)
     panel.set_xscale("log")
+    panel.set_yscale("log")
     panel.set_xlabel("multiply-adds per sample, millions")
     panel.set_ylabel("Frechet distance to held-out images, real training images = 1")
+    for axis in (panel.xaxis, panel.yaxis):
+        for which in ("major", "minor"):
+            getattr(axis, f"set_{which}_formatter")(_plain_number)
     _plain(panel)
-    panel.margins(x=0.2)
+    panel.margins(x=0.1, y=0.1)
+    panel.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, handlelength=1)
     figure.savefig(path, dpi=130)
+
+
+def _plain_number(value: float, _: int) -> str:
+    """1, 1.5, 2, 3, 5 and their tens as they are; other ticks unlabelled."""
+    mantissa = value / 10 ** math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:g}" if any(abs(mantissa - m) < 1e-9 for m in (1, 1.5, 2, 3, 5)) else ""
 
 
 def _figure(width: float, height: float) -> Any:
