@@ -25,8 +25,6 @@ NETWORKS = [
 @pytest.mark.parametrize("mask", SEES)
 @pytest.mark.parametrize(("cls", "options"), NETWORKS)
 def test_a_scale_changes_with_exactly_the_scales_it_sees(cls, options, mask, backend):
-    if backend == "flex" and options["conditioning"] == "in-context":
-        pytest.skip("the mask is the same code; flex is slow on CPU")
     model = small(BANDS, cls=cls, attention=resolve(backend), mask=mask, **options)
     state, t, labels = inputs(BANDS)
     other = states(BANDS, seed=7)
