@@ -58,7 +58,7 @@ class PatchEmbed(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """t in [0, 1] -> vector: sinusoid of 1000 t, then an MLP.
+    """A time, in [0, 1] for most paths -> vector: sinusoid of 1000 t, then an MLP.
 
     The sinusoid's frequencies (1 to 1/10000) were made for the integer times 0 .. 1000 of diffusion; t in [0, 1] would
     use a thousandth of their range, so t is multiplied by 1000 first.

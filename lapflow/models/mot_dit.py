@@ -23,7 +23,7 @@ from lapflow.models.transformer import ScaleTransformer
 class MoTDiT(Backbone):
     """A diffusion transformer with an expert per scale and attention masked by scale.
 
-    Time enters as a sinusoid of 1000 t, with t in [0, 1].
+    Time enters as a sinusoid of 1000 t, t the path's model time (in [0, 1] for most paths).
     """
 
     def __init__(

@@ -102,7 +102,7 @@ class ScaleTransformer(nn.Module):
     # ------------------------------------------------------------------ forward
 
     def forward(self, state: Mapping[int, Tensor], t: Tensor, given: Condition | Tensor | None = None) -> Heads:
-        """state {k: [b, c_k, h_k, w_k]} of any non-empty coarse suffix of `inputs`, t [b] in [0, 1], what is given beside
+        """state {k: [b, c_k, h_k, w_k]} of any non-empty coarse suffix of `inputs`, t [b], what is given beside
         -> heads of {k: [b, c_k, h_k, w_k]} for the active ones of `outputs`, in the order of `state`."""
         scales = active_scales(state, self.inputs, self.bands)
         given = Condition.of(given)
