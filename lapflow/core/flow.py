@@ -349,7 +349,7 @@ class Flow:
 
     def _refuse_what_does_not_fit(self) -> None:
         name = type(self.prediction).__name__
-        if not self.prediction.diagonal and not self.noise.white:
+        if not self.prediction.any_noise and not self.noise.white:
             raise ConfigError(
                 "the score of coloured noise is not a multiple of the noise",
                 got=f"{name} with blurred noise",

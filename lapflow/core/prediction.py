@@ -36,7 +36,7 @@ class Prediction(Component):
     is_velocity: bool = False
     """Whether the output is dx/dt itself, so that sampling can take it as it is."""
 
-    diagonal: bool = True
+    any_noise: bool = True
     """Whether it holds for noise of any covariance; the score needs white noise."""
 
     @abstractmethod
@@ -104,7 +104,7 @@ class ScorePrediction(Prediction):
     that the loss is that of x0 / g. Finite where sigma > 0; x1 from it where alpha > 0."""
 
     needs_data = needs_noise = True
-    diagonal = False
+    any_noise = False
 
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return c.score(noise, noise_std)

@@ -95,7 +95,9 @@ def _run(flow: Flow, shape: tuple[int, int, int], solver: Solver, make: Make) ->
     first = [{k: x[:1] for k, x in pyramid.items()} for pyramid in counting.pyramids()]
     integrate(flow, lambda segment, condition: make(segment, condition, counting), first, solver)
     basis = Basis(flow, shape, counting.asked)
-    return integrate(flow, lambda segment, condition: make(segment, condition, basis), basis.pyramids(), solver)
+    run = integrate(flow, lambda segment, condition: make(segment, condition, basis), basis.pyramids(), solver)
+    assert basis.asked == counting.asked, "a solver draws as often for a batch as for one sample"
+    return run
 
 
 def ladder(spec: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -52,9 +52,8 @@ def flow_of(**path):
     return Flow(Identity(), ONE, DiscreteVPPath(**path), AppendBridge(), prediction=NoisePrediction())
 
 
-def test_ddim_is_diffusers():
-    flow = flow_of(betas="scaled-linear", spacing="leading", clean_end=False)
-    scheduler = diffusers.DDIMScheduler(
+def ldm_scheduler():
+    return diffusers.DDIMScheduler(
         beta_start=0.0015,
         beta_end=0.0195,
         beta_schedule="scaled_linear",
@@ -63,6 +62,11 @@ def test_ddim_is_diffusers():
         steps_offset=1,
         timestep_spacing="leading",
     )
+
+
+def test_ddim_is_diffusers():
+    flow = flow_of(betas="scaled-linear", spacing="leading", clean_end=False)
+    scheduler = ldm_scheduler()
     x = images(2, 1, 4, 4)
     segment = flow.segments[0]
     got, work = DDIM(steps=50).solve(Fixed(flow, segment, (1, 4, 4)), {0: x}, segment)
@@ -105,15 +109,7 @@ def test_stochastic_ddim_is_diffusers(monkeypatch):
     flow = flow_of(betas="scaled-linear", spacing="leading", clean_end=False)
     segment, noise = flow.segments[0], images(2, 1, 4, 4, seed=9)
     field = Fixed(flow, segment, (1, 4, 4))
-    scheduler = diffusers.DDIMScheduler(
-        beta_start=0.0015,
-        beta_end=0.0195,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",
-    )
+    scheduler = ldm_scheduler()
     scheduler.set_timesteps(50)
     monkeypatch.setattr(field, "noise", lambda bands, generator: {0: noise})
     grid = field.grid(50)

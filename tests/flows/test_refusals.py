@@ -178,5 +178,8 @@ def test_denoised_prediction_on_paths_that_end_steeply_is_no_mistake():
     from lapflow.core.prediction import DenoisedPrediction
     from lapflow.flows import GVPPath
 
-    Flow(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=DenoisedPrediction())
-    Flow(BlockDCT(), Stages(windows="full"), GVPPath(), RenoiseBridge(), view="merged", prediction=DenoisedPrediction())
+    table = Flow(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=DenoisedPrediction())
+    stages = Flow(BlockDCT(), Stages(windows="full"), GVPPath(), RenoiseBridge(), view="merged", prediction=DenoisedPrediction())
+    for flow in (table, stages):
+        assert all(row.right for row in flow.laws().rows)
+        assert flow.last(flow.segments[-1]) < flow.path.last(flow.segments[-1])
