@@ -21,8 +21,6 @@ from lapflow.cli.sample import sample
 from lapflow.cli.train import train
 from lapflow.core.errors import LapflowError
 
-USER_ERROR = 2
-
 app = typer.Typer(
     name="lapflow",
     help="Multi-scale flow-matching generative models, composed by config.",
@@ -71,11 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
         if len(rest) < len(given):
             raise
         typer.echo(f"lapflow: {error}", err=True)
-        sys.exit(USER_ERROR)
+        sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         sys.exit(0)
     except OSError as error:
         if len(rest) < len(given):
             raise
         typer.echo(f"lapflow: the system refused: {error.strerror or error}\n  got:      {error.filename or 'no file named'}", err=True)
-        sys.exit(USER_ERROR)
+        sys.exit(LapflowError.exit_code)

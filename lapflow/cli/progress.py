@@ -37,13 +37,28 @@ def watcher() -> Iterator[Watch]:
                 bars.console.print(f"{verb}: {event['parameters'] / 1e6:.2f} M parameters, {event['images']} images, {where}")
                 bars.update(task, total=event["steps"], completed=event["step"])
             elif kind == "train":
-                bars.update(task, completed=event["step"], note=f"loss {event['loss']:.4f}  {event['images_per_second']:.0f} images/s")
+                bars.update(task, completed=event["step"], note=_note(event))
+            elif kind in TROUBLE:
+                bars.console.print(TROUBLE[kind].format(**event), style="yellow")
             elif kind == "note":
                 bars.console.print(event["text"])
             elif kind in ("checkpoint", "picture"):
                 bars.console.print(f"{kind} {event['path']}")
 
         yield show
+
+
+TROUBLE = {
+    "non_finite": "step {step} left out: its loss or gradient is not finite ({skipped} so far; samples in log.jsonl)",
+    "save_failed": "{cause}; trying again in {retry_in:.0f} s",
+    "stopped": "{signal}: saved at step {step}",
+}
+"""What went wrong, in a line."""
+
+
+def _note(event: dict[str, Any]) -> str:
+    loss = f"loss {event['loss']:.4f}  " if "loss" in event else ""
+    return f"{loss}{event['images_per_second']:.0f} images/s"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,7 +31,16 @@ def train(
     folder = out or Path("runs") / Path(config).stem
     settings = load_config(config, overrides or [])
     with watcher() as watch:
-        run(settings, folder, watch)
+        shown = False
+
+        def show(event: dict[str, Any]) -> None:
+            nonlocal shown
+            shown = True
+            watch(event)
+
+        run(settings, folder, show)
+        if not shown:
+            return  # of several processes the first one shows the run
         _bands_of_an_image(settings).save(folder / "bands.png")
         watch({"event": "picture", "path": str(folder / "bands.png")})
         try:

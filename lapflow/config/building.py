@@ -64,6 +64,7 @@ class Composition:
         """Raises what would otherwise go wrong in the middle of the work: no images, sampling settings that do not fit the
         flow, a codec that cannot be loaded, a kernel that cannot run on the engine's device in its precision."""
         self._require_images()
+        self._require_shares()
         with _placed(self.config, "sampling", "solver"):
             self.solver.require(len(self.flow.segments))
             for segment in self.flow.segments:
@@ -91,6 +92,25 @@ class Composition:
                     got=f"it is a matter of the {' and the '.join(holds)} only",
                     expected="for a learned variance: model.variance=true and objective=vlb, with solver ddpm, variance learned",
                 )
+
+    def _require_shares(self) -> None:
+        """Every process gets its share of a batch, and what its engine needs to be alike in all of them is."""
+        batch, processes = self.config.training.batch_size, self.engine.world_size
+        intervals, segments = self.flow.intervals, len(self.flow.segments)
+        multiple = processes * (intervals.share_multiple(segments) if processes > 1 else 1)
+        if batch % multiple:
+            raise ConfigError(
+                "the batch does not divide among the processes",
+                got=f"training.batch_size {batch} on {processes} processes",
+                expected=f"a multiple of {multiple}",
+            )
+        if processes > 1 and segments > 1 and self.engine.same_segments and not intervals.common:
+            raise ConfigError(
+                "this engine needs every process to train the same segments in a step",
+                got=f"{self.config.engine}, and a segment drawn for each sample",
+                expected="draws that the processes share",
+                remedy="set flow.intervals.draw=balanced (all segments in every batch) or batch (one segment a step)",
+            )
 
     def _require_images(self) -> None:
         if self.dataset.size("train") == 0:

@@ -80,6 +80,16 @@ class TrainingConfig(Section):
     log_every: Positive = Field(default=50, description="steps between log lines")
     checkpoint_every: Positive = Field(default=1000, description="steps between checkpoints; the last step always saves one")
     keep_checkpoints: Positive = Field(default=2, description="how many of the newest checkpoints stay")
+    save_patience: float = Field(
+        default=600.0, ge=0, description="seconds for which a checkpoint that the disk refuses is tried again before the run ends"
+    )
+    non_finite: Literal["stop", "skip"] = Field(
+        default="stop", description="a step whose loss or gradient is not finite: stop the run before the update, or leave the step out"
+    )
+    most_skipped: Positive = Field(default=100, description="steps that may be left out before the run stops")
+    recompute: bool = Field(
+        default=False, description="recompute each unit of the network in the backward pass instead of keeping its activations"
+    )
     workers: int = Field(default=0, ge=0, description="processes that read images; 0: the training process itself")
     tensorboard: bool = Field(default=False, description="write TensorBoard files too")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,11 @@ class Backbone(nn.Module, Component):
         """The attention kernel that runs there, by name; None for a network without one. Raises `BackendError` if none can:
         asked before work starts."""
         return None
+
+    def units(self) -> Sequence[nn.Module]:
+        """The repeated parts, each called as a whole in every evaluation, that hold most of the weights and activations: an engine
+        may shard them one by one, and training may recompute them in the backward pass. None: the network is one piece."""
+        return ()
 
     @abstractmethod
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:

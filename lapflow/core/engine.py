@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lapflow.core.component import Component
+from lapflow.core.errors import LapflowError
+
+Result = TypeVar("Result")
+Calls = Sequence[tuple[Any, ...]]
+"""The arguments of each call of a network."""
+
+
+class Together(nn.Module):
+    """All calls of a network in one micro-batch as one call: [arguments, ...] -> [output, ...].
+
+    What wraps a network to reduce its gradients (DDP, FSDP2, ZeRO) hooks one forward for each backward.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, calls: Calls) -> list[Any]:
+        return [self.network(*arguments) for arguments in calls]
 
 
 class Engine(Component):
     """Owns the wrapped model, the optimizer and the processes.
 
+    Constructing one only says where and in what precision to compute, which is all that sampling asks; `start` joins the
+    other processes, `prepare` takes the model. Methods marked *collective* are called by every process at the same point.
+
     Whatever the engine, a parameter that took no part in a step sees a **zero gradient** in it: AdamW then still decays
     its moments and its weight. The active set of scales changes from step to step, so every step meets this case.
+
+    The weights are always float32. Each process holds them as `shards`: whole tensors, or its part of each. `gather` makes
+    whole ones, so that what is saved does not depend on the engine or the number of processes.
     """
 
     kind = "engine"
@@ -24,37 +50,97 @@ class Engine(Component):
     world_size: int
     device: torch.device
 
+    @property
+    def same_segments(self) -> bool:
+        """Whether all processes must train the same segments in a step, since one that lacks a part would not join in its
+        communication."""
+        return False
+
+    # ------------------------------------------------------------------ processes
+
     @abstractmethod
-    def prepare(self, model: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]) -> nn.Module:
-        """Move and wrap `model`, make the optimizer over its parameters, and return the module to call in training."""
+    def start(self) -> None:
+        """Join the other processes. Collective. Raises `BackendError` where that, or a package it needs, is not possible."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Leave the other processes."""
+
+    @abstractmethod
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Each flag: true on every process if it is true on any. Collective."""
+
+    @abstractmethod
+    def exchange(self, value: Any) -> list[Any]:
+        """The plain values (numbers, text, lists, dicts) of all processes, by rank. Collective."""
+
+    def first(self, action: Callable[[], Result]) -> Result | None:
+        """Do `action` on rank 0 alone: its result there, None elsewhere; a `LapflowError` in it is raised everywhere. Collective."""
+        result: Result | None = None
+        problem: LapflowError | None = None
+        if self.rank == 0:
+            try:
+                result = action()
+            except LapflowError as error:
+                problem = error
+        if (told := self.exchange(problem)[0]) is not None:
+            raise told
+        return result
+
+    # ------------------------------------------------------------------ steps
+
+    @abstractmethod
+    def prepare(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        *,
+        clip: float | None = None,
+        units: Sequence[nn.Module] = (),
+    ) -> Callable[[Calls], list[Any]]:
+        """Move and wrap `model`, make the optimizer over its parameters, and return what training calls: `Together` over
+        the model. `clip` bounds the gradient's norm; `units` are parts of the model that may be sharded each as a whole.
+        The model has its final weights, the same in every process. Collective."""
 
     @abstractmethod
     def autocast(self) -> AbstractContextManager[object]:
-        """The context in which the network and the loss are evaluated (the engine's precision)."""
+        """The context in which a network is evaluated in the engine's precision, and a loss computed."""
+
+    def accumulating(self) -> AbstractContextManager[object]:
+        """The context of every micro-batch of a step but the last, in which gradients need not be exchanged."""
+        return nullcontext()
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of `loss`."""
+        """Add the gradients of `loss`, the mean over this process's share; the step is along the mean over processes. Collective."""
 
     @abstractmethod
-    def step(self, learning_rate: float, clip: float | None) -> float:
-        """Clip the gradients' norm, take an optimizer step, clear the gradients; returns the norm before clipping.
+    def step(self, learning_rate: float) -> float:
+        """Clip the gradients' norm, take an optimizer step, clear the gradients; returns the norm of the whole gradient before
+        clipping, the same on all processes. With a norm that is not finite, on whichever process it began, no process updates
+        anything. Collective."""
 
-        With a norm that is not finite nothing is updated.
-        """
+    # ------------------------------------------------------------------ what is kept
 
     @abstractmethod
-    def weights(self) -> dict[str, Tensor]:
-        """The model's whole, unwrapped state dict."""
+    def shards(self) -> dict[str, Tensor]:
+        """This process's part of each entry of the model's state dict, as it stands (not a copy)."""
+
+    @abstractmethod
+    def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The whole CPU tensors of which `shards` (laid out as those of the model) are parts; on rank 0, nothing elsewhere.
+        Collective."""
+
+    @abstractmethod
+    def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This process's part of whole tensors, on its device: new tensors laid out as `shards`."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's state as named tensors, all that `load` needs to go on bit for bit."""
+        """The optimizer's state as whole CPU tensors `PARAMETER/KEY`, whatever the engine; on rank 0, nothing elsewhere.
+        Collective."""
 
     @abstractmethod
-    def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Take back what `weights` and `state` gave."""
-
-    @abstractmethod
-    def agree(self, flag: bool) -> bool:
-        """True on every process if `flag` is true on any."""
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` of any engine gave, after `prepare`. Collective. Raises `CheckpointError` for the state of
+        another model."""

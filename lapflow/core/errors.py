@@ -13,6 +13,9 @@ from collections.abc import Iterable
 class LapflowError(ValueError):
     """A mistake in what the user gave: `what` is wrong, what was `got`, what was `expected`, the `remedy`."""
 
+    exit_code = 2
+    """What the command line ends with."""
+
     def __init__(
         self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None, where: str | None = None
     ) -> None:

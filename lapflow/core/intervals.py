@@ -90,6 +90,10 @@ class IntervalSchedule(Component):
     """Whether the noise has unit variance per pixel at every resolution (the segments' `unit`), rather than being what a
     white image of full size is there."""
 
+    common: bool = False
+    """Whether every process of a run trains the same segments in a step, each with the same number of samples: `draw` takes the
+    samples' segments from `stage_generator` alone."""
+
     @abstractmethod
     def segments(self, levels: int) -> tuple[Segment, ...]:
         """The segments in time order for a decomposition of `levels` scales. Raises `ConfigError` when they do not fit."""
@@ -112,6 +116,11 @@ class IntervalSchedule(Component):
         `ends` are the clock times, per segment, at which the path ends; they may lie past a segment's stop. Times lie in
         [segment.start, end).
         """
+
+    def share_multiple(self, segments: int) -> int:
+        """The number of which each process's share of a batch must be a multiple, so that `draw` gives what it would give to one
+        process with the whole batch."""
+        return 1
 
     def scale_weight(self, scale: int, levels: int) -> float:
         """The weight of scale `scale` in the training loss."""

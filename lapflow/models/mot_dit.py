@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
@@ -72,6 +72,9 @@ class MoTDiT(Backbone):
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str:
         return self.transformer.require(device, dtype, needs_grad)
+
+    def units(self) -> list[nn.Module]:
+        return list(self.transformer.blocks)
 
     def reset_parameters(self) -> None:
         """Initialise all parameters and buffers, also after `to_empty` from device meta."""

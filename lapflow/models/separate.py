@@ -84,6 +84,9 @@ class Separate(Backbone):
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str:
         return self._tower(next(iter(self.bands))).require(device, dtype, needs_grad)
 
+    def units(self) -> list[nn.Module]:
+        return [block for k in self.bands for block in self._tower(k).blocks]
+
     def reset_parameters(self) -> None:
         """Initialise all parameters and buffers, also after `to_empty` from device meta."""
         for k in self.towers:

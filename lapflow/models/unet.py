@@ -140,6 +140,10 @@ class UNet(Backbone):
         attention = sum(count for name, count in counts.items() if "bmm" in name or "attention" in name)
         return {"linear": sum(counts.values()) - attention, "attention": attention}
 
+    def units(self) -> list[nn.Module]:
+        nets: list[Any] = list(self.nets.values())
+        return [block for net in nets for block in (*net.down_blocks, net.mid_block, *net.up_blocks)]
+
     def reset_parameters(self) -> None:
         """Initialise all parameters, also after `to_empty` from device meta."""
         for module in self.modules():

@@ -77,6 +77,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "engine": {
         "torch": "lapflow.backends.engines.torch:TorchEngine",
+        "deepspeed": "lapflow.backends.engines.deepspeed:DeepSpeedEngine",
     },
     "dataset": {
         "digits": "lapflow.data.digits:Digits",

@@ -13,21 +13,36 @@ from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.random import Generators, rand
 
-DrawOption = Annotated[Literal["batch", "sample"], Field(description="draw one segment per batch, or one per sample")]
+Law = Literal["batch", "sample", "balanced"]
+DrawOption = Annotated[
+    Law, Field(description="draw one segment per batch, or one per sample, or give every segment equally many samples of each batch")
+]
 WeightsOption = Annotated[
     Sequence[Annotated[float, Field(ge=0)]] | None, Field(description="loss weight of each scale, coarse to fine; null: all 1")
 ]
 
 
 class UniformDraws(IntervalSchedule):
-    """A schedule that draws segments uniformly, one per batch or one per sample, and times uniformly up to `until`."""
+    """A schedule that draws segments uniformly and times uniformly up to `until`.
 
-    law: Literal["batch", "sample"]
+    `law`: `batch` draws one segment for a batch, `sample` one for each sample; `balanced` deals the segments out to the samples
+    in turn, beginning at a drawn one, so that a batch holds all of them in numbers that differ by one at most: less variance,
+    and the same work in every process.
+    """
+
+    law: Law
     weights: tuple[float, ...] | None
 
     def until(self, segment: Segment, end: float) -> float:
         """The time up to which a segment trains; `end` is where the path ends, perhaps past the segment's stop."""
         return end
+
+    @property
+    def common(self) -> bool:  # type: ignore[override]
+        return self.law != "sample"
+
+    def share_multiple(self, segments: int) -> int:
+        return segments if self.law == "balanced" else 1
 
     def draw(
         self,
@@ -41,10 +56,14 @@ class UniformDraws(IntervalSchedule):
         device: torch.device | str,
     ) -> list[Draw]:
         until = [self.until(segment, end) for segment, end in zip(segments, ends, strict=True)]
-        if self.law == "batch":
+        if self.law != "sample":
             index = int(torch.randint(len(segments), (1,), generator=stage_generator, device=stage_generator.device))
+        if self.law == "batch":
             return [Draw(segments[index], _times(segments[index], rand((batch,), generator, dtype=dtype, device=device), until[index]))]
-        stage = (rand((batch,), generator, dtype=torch.float32, device="cpu") * len(segments)).long().clamp(max=len(segments) - 1)
+        if self.law == "balanced":
+            stage = (torch.arange(batch) + index) % len(segments)
+        else:
+            stage = (rand((batch,), generator, dtype=torch.float32, device="cpu") * len(segments)).long().clamp(max=len(segments) - 1)
         unit = rand((batch,), generator, dtype=dtype, device=device)
         rows = [(s, (stage == s.index).nonzero().flatten().to(device)) for s in segments]
         return [Draw(s, _times(s, unit[index], until[s.index]), index) for s, index in rows if len(index)]

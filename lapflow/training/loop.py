@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +21,19 @@ from torch import Tensor, nn
 from lapflow.config.building import Composition, build
 from lapflow.config.loading import difference, resolved
 from lapflow.config.schema import Config
+from lapflow.core.engine import Calls, Engine
 from lapflow.core.errors import CheckpointError, LapflowError
 from lapflow.core.random import keyed_generator, rand
 from lapflow.data.loader import Batch, Batches
-from lapflow.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lapflow.data.order import place
+from lapflow.training.checkpoint import Checkpoint, load_checkpoint
 from lapflow.training.ema import EMA
 from lapflow.training.events import EventLog, Watcher, summary_writer
-from lapflow.training.run_folder import RunFolder, environment
+from lapflow.training.recompute import recompute
+from lapflow.training.run_folder import RunFolder, other_run
+from lapflow.training.saving import save
 from lapflow.training.schedule import learning_rate
+from lapflow.training.signals import Signals, StoppedError
 
 
 class TrainingError(LapflowError):
@@ -36,88 +43,171 @@ class TrainingError(LapflowError):
 def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Path:
     """Train `config` in the folder `out`, continuing the run that is there; returns `out`.
 
-    `watch` receives events: start or resume, train (every `log_every` steps), checkpoint, done.
+    On several processes (see the engines) every one of them calls this. `watch` receives events, on rank 0: start or resume,
+    train (every `log_every` steps), checkpoint, done, and what went wrong but did not stop the run. Raises `StoppedError` after
+    saving when a signal asked the run to stop.
     """
     # ---- compose: everything that can be wrong with the config is wrong here, before anything is written
     parts = build(config)
-    settings, seed = config.training, config.seed
-    engine = parts.engine
     parts.require()
-    if settings.tensorboard:
+    if config.training.tensorboard:
         summary_writer()
-
-    run = RunFolder(out, config)
+    engine = parts.engine
+    engine.start()
+    run = engine.first(lambda: RunFolder(out, config))
     try:
-        log = EventLog(out, watch, settings.tensorboard)
-        # ---- engine, optimizer, average
-        model = engine.prepare(parts.model, _optimizer(config))
-        ema = None if settings.ema_decay is None else EMA(engine.weights(), settings.ema_decay)
-        step, consumed = 0, 0
-
-        # ---- continue where the last checkpoint stands
-        if run.latest is not None:
-            saved = load_checkpoint(run.latest, needs=("model", "optimizer", "state", "config", "classes", *(["ema"] if ema else [])))
-            _same_run(saved, config, parts.dataset.class_names, run.latest)
-            state = saved.documents["state"]
-            engine.load(saved.tensors["model"], saved.tensors["optimizer"])
-            if ema is not None:
-                ema.load(saved.tensors["ema"], state["ema_updates"])
-            step, consumed = state["step"], state["consumed"]
-        log({"event": "resume" if step else "start", "step": step, "steps": settings.steps, **parts.describe()})
-
-        # ---- steps
-        batches = iter(
-            Batches(
-                parts.dataset,
-                "train",
-                seed=seed,
-                batch_size=settings.batch_size,
-                consumed=consumed,
-                flip=settings.flip,
-                rank=engine.rank,
-                world_size=engine.world_size,
-                workers=settings.workers,
-            )
-        )
-        window = _Window()
-        while step < settings.steps:
-            stage = keyed_generator(seed, "stage", step)
-            for _ in range(settings.accumulation):
-                batch = next(batches)
-                loss, named = _loss(parts, model, batch, stage, seed, settings.label_drop)
-                engine.backward(loss / settings.accumulation)
-                window.add(named, len(batch.positions))
-                consumed += settings.batch_size
-            rate = _rate(config, step)
-            norm = engine.step(rate, settings.clip)
-            if engine.agree(not math.isfinite(norm)):
-                raise TrainingError(
-                    f"the gradient is not finite at step {step + 1}",
-                    got=f"norm {norm}, images consumed {consumed}",
-                    expected="finite gradients",
-                    remedy="lower the learning rate, clip, or use fp32" + (f"; {run.latest} is intact" if run.latest else ""),
-                )
-            step += 1
-            if ema is not None:
-                ema.update(engine.weights())
-            if step % settings.log_every == 0 or step == settings.steps:
-                log({"event": "train", "step": step, **window.close(), "learning_rate": rate, "gradient_norm": norm})
-
-            # ---- save
-            if step % settings.checkpoint_every == 0 or step == settings.steps:
-                counts = {"step": step, "consumed": consumed, "ema_updates": ema.updates if ema else 0}
-                path = _save(parts, run, counts, ema)
-                log({"event": "checkpoint", "step": step, "path": str(path.relative_to(out))})
-        log({"event": "done", "step": step})
-        log.close()
+        with Signals() as signals:
+            _train(parts, run, out, watch, signals)
     finally:
-        run.close()
+        if run is not None:
+            run.close()
+    engine.stop()
     return out
+
+
+def _train(parts: Composition, run: RunFolder | None, out: Path, watch: Watcher, signals: Signals) -> None:
+    config, settings, seed, engine = parts.config, parts.config.training, parts.config.seed, parts.engine
+    log: Watcher = EventLog(out, watch, settings.tensorboard) if run is not None else lambda event: None
+    progress = Progress()
+
+    # ---- the last checkpoint's weights, engine, optimizer, average
+    saved = _last_checkpoint(parts, engine.exchange(run.latest if run is not None else None)[0])
+    if saved is not None:
+        parts.model.load_state_dict(saved.tensors["model"])
+        progress = Progress(**saved.documents["state"])
+    if settings.recompute:
+        recompute(parts.model)
+    model = engine.prepare(parts.model, _optimizer(config), clip=settings.clip, units=parts.model.units())
+    ema = None if settings.ema_decay is None else EMA(engine.shards(), settings.ema_decay)
+    if saved is not None:
+        engine.restore(saved.tensors["optimizer"])
+        if ema is not None:
+            ema.load(engine.scatter(saved.tensors["ema"]), progress.ema_updates)
+    changes = {"changes": run.changes} if run is not None and run.changes else {}
+    log({"event": "resume" if saved else "start", "step": progress.step, "steps": settings.steps, **parts.describe(), **changes})
+    del saved
+
+    # ---- steps
+    batches = iter(
+        Batches(
+            parts.dataset,
+            "train",
+            seed=seed,
+            batch_size=settings.batch_size,
+            consumed=progress.consumed,
+            flip=settings.flip,
+            rank=engine.rank,
+            world_size=engine.world_size,
+            workers=settings.workers,
+        )
+    )
+    window = _Window()
+    while progress.step < settings.steps:
+        stage = keyed_generator(seed, "stage", progress.step)
+        taken: list[tuple[Batch, Tensor, dict[str, Tensor]]] = []
+        for left in reversed(range(settings.accumulation)):
+            batch = next(batches)
+            with engine.accumulating() if left else nullcontext():
+                loss, named = _loss(parts, model, batch, stage)
+                engine.backward(_nan_unless_finite(loss) / settings.accumulation)
+            taken.append((batch, loss.detach(), named))
+            progress.consumed += settings.batch_size
+        rate = _rate(config, progress.step)
+        norm = engine.step(rate)
+        progress.step += 1
+        if math.isfinite(norm):
+            window.add([named for _, _, named in taken])
+            if ema is not None:
+                ema.update(engine.shards())
+                progress.ema_updates = ema.updates
+        else:
+            _left_out(parts, progress, [(batch, loss) for batch, loss, _ in taken], norm, log, run)
+        ends = progress.step == settings.steps
+        if progress.step % settings.log_every == 0 or ends:
+            log(
+                {
+                    "event": "train",
+                    "step": progress.step,
+                    **window.close(engine, settings.batch_size * settings.accumulation),
+                    "learning_rate": rate,
+                    "gradient_norm": norm,
+                }
+            )
+
+        # ---- save, stop
+        (stop,) = engine.agree(signals.received is not None)
+        if progress.step % settings.checkpoint_every == 0 or ends or stop:
+            path = save(parts, run, asdict(progress), ema, log, signals)
+            log({"event": "checkpoint", "step": progress.step, "path": path and str(path.relative_to(out))})
+        if stop and not ends:
+            reason = next(name for name in engine.exchange(signals.received) if name is not None)
+            log({"event": "stopped", "step": progress.step, "signal": reason})
+            raise StoppedError(
+                f"the run was asked to stop and is saved at step {progress.step}",
+                got=reason,
+                remedy="repeat the same command to go on",
+            )
+    log({"event": "done", "step": progress.step})
+
+
+@dataclass
+class Progress:
+    """How far a run is: optimizer steps, images consumed, updates of the average, steps left out as not finite."""
+
+    step: int = 0
+    consumed: int = 0
+    ema_updates: int = 0
+    skipped: int = 0
+
+
+def _last_checkpoint(parts: Composition, path: Path | None) -> Checkpoint | None:
+    if path is None:
+        return None
+    config = parts.config
+    average = ["ema"] if config.training.ema_decay is not None else []
+    saved = load_checkpoint(path, needs=("model", "optimizer", "state", "config", "classes", *average))
+    _same_run(saved, config, parts.dataset.class_names, path)
+    return saved
+
+
+def _nan_unless_finite(loss: Tensor) -> Tensor:
+    """A loss that is not finite makes the gradient NaN, so that no process updates anything, without asking the others."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, float("nan"))
+
+
+def _left_out(
+    parts: Composition, progress: Progress, taken: list[tuple[Batch, Tensor]], norm: float, log: Watcher, run: RunFolder | None
+) -> None:
+    """A step whose loss or gradient was not finite, and which updated nothing: logged, counted, or the end. Collective."""
+    engine, settings = parts.engine, parts.config.training
+    size = parts.dataset.size("train")
+    mine = [
+        {
+            "rank": engine.rank,
+            "loss": repr(loss.item()),
+            "samples": [f"train/{place(parts.config.seed, size, position)[1]}" for position in batch.positions],
+        }
+        for batch, loss in taken
+    ]
+    batches = [row for rows in engine.exchange(mine) for row in rows]
+    bad = [row for row in batches if not math.isfinite(float(row["loss"]))] or batches
+    progress.skipped += 1
+    log({"event": "non_finite", "step": progress.step, "gradient_norm": repr(norm), "skipped": progress.skipped, "batches": bad})
+    if settings.non_finite == "skip" and progress.skipped <= settings.most_skipped:
+        return
+    latest = run.latest if run is not None else None
+    raise TrainingError(
+        f"the loss or the gradient is not finite at step {progress.step}",
+        got="; ".join(f"loss {row['loss']} on rank {row['rank']}" for row in bad)
+        + f", gradient norm {norm}; samples {', '.join(bad[0]['samples'][:4])}, ... (all in log.jsonl)",
+        expected="finite losses and gradients" + ("" if settings.non_finite == "stop" else f" but for {settings.most_skipped} steps"),
+        remedy="lower the learning rate, clip, use fp32, or set training.non_finite=skip" + (f"; {latest} is intact" if latest else ""),
+    )
 
 
 def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path: Path) -> None:
     """Raises `CheckpointError` unless a checkpoint is of this config and these classes: the data may have changed meanwhile."""
-    if changes := difference(saved.documents["config"], resolved(config)):
+    if changes := other_run(difference(saved.documents["config"], resolved(config))):
         raise CheckpointError(
             f"the checkpoint {path} is of another run", got="; ".join(changes), expected="a checkpoint of this run's config"
         )
@@ -130,24 +220,11 @@ def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path:
         )
 
 
-def _save(parts: Composition, run: RunFolder, counts: dict[str, int], ema: EMA | None) -> Path:
-    """A checkpoint of all that resuming and sampling need; its path."""
-    engine, config = parts.engine, parts.config
-    tensors = {"model": engine.weights(), "optimizer": engine.state(), **({"ema": ema.shadow} if ema else {})}
-    documents = {
-        "state": counts,
-        "config": resolved(config),
-        "environment": environment(config),
-        "classes": list(parts.dataset.class_names),
-    }
-    return save_checkpoint(run.checkpoints, counts["step"], Checkpoint(tensors, documents), config.training.keep_checkpoints)
-
-
 def _loss(
-    parts: Composition, model: nn.Module, batch: Batch, stage: torch.Generator, seed: int, label_drop: float
+    parts: Composition, model: Callable[[Calls], list[Any]], batch: Batch, stage: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one batch, and its named parts (detached)."""
-    engine, flow = parts.engine, parts.flow
+    engine, flow, seed, label_drop = parts.engine, parts.flow, parts.config.seed, parts.config.training.label_drop
     generators = [keyed_generator(seed, "sample", position) for position in batch.positions]
     images = batch.images.to(engine.device, non_blocking=True)
     with torch.no_grad():
@@ -158,9 +235,11 @@ def _loss(
         labels = torch.where(dropped, parts.num_classes, batch.labels).to(engine.device, non_blocking=True)
     total = torch.zeros((), device=engine.device)
     named: dict[str, Tensor] = {}
-    for point in flow.training_points(x, generators, stage):
+    points = flow.training_points(x, generators, stage)
+    with engine.autocast():
+        predicted = model([(point.state, point.t, point.condition(labels)) for point in points])
+    for point, heads in zip(points, predicted, strict=True):
         with engine.autocast():
-            heads = model(point.state, point.t, point.condition(labels))
             losses = flow.objective(heads, point)
         for name, value in losses.items():
             total = total + value * point.fraction
@@ -170,24 +249,31 @@ def _loss(
 
 @dataclass
 class _Window:
-    """Means of the named losses since the last log line; a name counts the batches it occurred in."""
+    """Means of the named losses since the last log line; a name counts the batches it occurred in, on all processes."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    images: int = 0
+    steps: int = 0
     since: float = field(default_factory=time.perf_counter)
 
-    def add(self, named: dict[str, Tensor], images: int) -> None:
-        self.images += images
-        for name, value in named.items():
+    def add(self, batches: Sequence[dict[str, Tensor]]) -> None:
+        """The named losses of the micro-batches of one step."""
+        self.steps += 1
+        for name, value in (pair for named in batches for pair in named.items()):
             self.sums[name] = self.sums.get(name, 0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def close(self) -> dict[str, float]:
-        means = {f"loss/{name}": float(total) / self.counts[name] for name, total in sorted(self.sums.items())}
+    def close(self, engine: Engine, images: int) -> dict[str, float]:
+        """The means, and the speed at `images` a step; no loss where all steps were left out. A new window begins. Collective."""
+        found = engine.exchange({name: (float(total), self.counts[name]) for name, total in self.sums.items()})
+        means = {}
+        for name in sorted({name for mine in found for name in mine}):
+            pairs = [mine[name] for mine in found if name in mine]
+            means[f"loss/{name}"] = sum(total for total, _ in pairs) / sum(count for _, count in pairs)
         seconds = time.perf_counter() - self.since
-        row = {"loss": sum(means.values()), **means, "seconds": seconds, "images_per_second": self.images / seconds}
-        self.sums, self.counts, self.images, self.since = {}, {}, 0, time.perf_counter()
+        row = {**({"loss": sum(means.values())} if means else {}), **means}
+        row |= {"seconds": seconds, "images_per_second": images * self.steps / seconds}
+        self.sums, self.counts, self.steps, self.since = {}, {}, 0, time.perf_counter()
         return row
 
 

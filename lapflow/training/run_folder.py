@@ -24,15 +24,37 @@ from lapflow.core.errors import CheckpointError
 from lapflow.plugins.registry import distributions_used
 from lapflow.training.checkpoint import latest_checkpoint, replace_file
 
+HOW = (
+    "engine.",
+    "attention.",
+    "sampling.",
+    "evaluation.",
+    *(
+        f"training.{name}"
+        for name in (
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "save_patience",
+            "non_finite",
+            "most_skipped",
+            "recompute",
+            "workers",
+            "tensorboard",
+        )
+    ),
+)
+"""The settings that say how a run is carried out or used, and not what it trains: they may change when it is continued."""
+
 ENVIRONMENT = "environment.json"
 
 
 class RunFolder:
     """Opens `path` for one training run and holds its lock until `close`.
 
-    A new or empty folder starts a run; the folder of an interrupted run with the same config continues it. Raises
-    `CheckpointError` for a folder that another process trains in, that holds something else, or whose run has another
-    config (saying what differs).
+    A new or empty folder starts a run; the folder of an interrupted run with the same config continues it, `changes` in the
+    settings of `HOW` apart, which are then written down. Raises `CheckpointError` for a folder that another process trains in,
+    that holds something else, or whose run trains something else (saying what differs).
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -49,10 +71,10 @@ class RunFolder:
                 expected="a new or empty folder, or the folder of an interrupted run",
                 remedy="choose another --out",
             )
-        self._check_same()
+        self.changes = self._changes()
         path.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
-        if not _is_run(path):
+        if self.changes or not _is_run(path):
             replace_file(path / ENVIRONMENT, json.dumps(environment(config), indent=2).encode())
             replace_file(path / "config.yaml", dump_yaml(config).encode())
 
@@ -67,17 +89,18 @@ class RunFolder:
     def close(self) -> None:
         self._lock.close()
 
-    def _check_same(self) -> None:
+    def _changes(self) -> list[str]:
         if not _is_run(self.path):
-            return
+            return []
         changes = difference(resolved(run_config(self.path)), resolved(self.config))
-        if changes:
+        if foreign := other_run(changes):
             raise CheckpointError(
                 f"the run in {self.path} has another config",
-                got="; ".join(changes),
+                got="; ".join(foreign),
                 expected="the same config, to continue it",
                 remedy="choose another --out, or repeat the command that started the run",
             )
+        return changes
 
     def _take_lock(self) -> TextIO:
         lock = (self.path / ".lock").open("w")
@@ -92,6 +115,11 @@ class RunFolder:
                 remedy="choose another --out",
             ) from None
         return lock
+
+
+def other_run(changes: list[str]) -> list[str]:
+    """Those of the lines of `difference` that make it another run."""
+    return [line for line in changes if not line.startswith(HOW)]
 
 
 def _is_run(path: Path) -> bool:

@@ -1,5 +1,6 @@
-"""Training engines: how a step runs on one or many processes."""
+"""Engines: how a training step runs on processes and devices."""
 
-from lapflow.backends.engines.torch import TorchEngine, resolve_device
+from lapflow.backends.engines.deepspeed import DeepSpeedEngine
+from lapflow.backends.engines.torch import TorchEngine
 
-__all__ = ["TorchEngine", "resolve_device"]
+__all__ = ["DeepSpeedEngine", "TorchEngine"]

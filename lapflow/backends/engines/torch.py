@@ -1,102 +1,169 @@
-"""The torch engine: one process, on CPU or one GPU."""
+"""The torch engine: one process, DDP, or FSDP2."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, Literal
 
 import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lapflow.core.engine import Engine
-from lapflow.core.errors import BackendError, CheckpointError
+from lapflow.backends.engines.processes import DeviceOption, PrecisionOption, ProcessEngine, TimeoutOption
+from lapflow.core.engine import Calls, Together
+from lapflow.core.errors import CheckpointError
 
 
-class TorchEngine(Engine):
-    """Plain PyTorch on one process; bf16 by autocast with fp32 weights."""
+class TorchEngine(ProcessEngine):
+    """Plain PyTorch. On several processes `parallel` says how they share the work:
 
-    rank, world_size = 0, 1
+    - `ddp`: each holds the whole model and optimizer; gradients are averaged.
+    - `fsdp2`: each holds its part of every weight and moment (`fully_shard` on each unit of the network); weights are
+      gathered, in float32, unit by unit when they are needed.
+    """
 
     def __init__(
         self,
         *,
-        device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")] = "auto",
-        precision: Annotated[Literal["fp32", "bf16"], Field(description="fp32, or bf16 autocast over fp32 weights")] = "fp32",
+        device: DeviceOption = "auto",
+        precision: PrecisionOption = "fp32",
         compile: Annotated[bool, Field(description="torch.compile the network, one graph per set of active scales")] = False,
+        parallel: Annotated[
+            Literal["ddp", "fsdp2"], Field(description="of several processes: ddp keeps whole weights in each, fsdp2 shards them")
+        ] = "ddp",
+        timeout: TimeoutOption = 1800.0,
     ) -> None:
-        self.device = resolve_device(device)
-        self.precision, self.compile = precision, compile
+        super().__init__(device, precision, timeout)
+        self.compile, self.sharded = compile, parallel == "fsdp2"
 
-    def prepare(self, model: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]) -> nn.Module:
-        self.model = model.to(self.device)
-        self.names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = optimizer(self.parameters)
+    @property
+    def same_segments(self) -> bool:
+        return self.sharded
+
+    def start(self) -> None:
+        if self.sharded:
+            self.join()
+        else:
+            super().start()
+
+    def prepare(
+        self,
+        model: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        *,
+        clip: float | None = None,
+        units: Sequence[nn.Module] = (),
+    ) -> Callable[[Calls], list[Any]]:
+        self.model, self.clip = model.to(self.device), clip
+        self.entries = list(model.state_dict())
+        if self.compile:
+            self._compile(units)
+        together: nn.Module = Together(model)
+        if self.sharded:
+            self._shard(together, units)
+        self.names, self.parameters = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad))
         # Every parameter has a gradient from the start: the zero gradient of an inactive scale (see the contract).
         for p in self.parameters:
             p.grad = torch.zeros_like(p)
-        if self.compile:
-            self.model.compile(fullgraph=True)
-        return self.model
+        self.optimizer = optimizer(self.parameters)
+        self.ddp = None
+        if self.world_size > 1 and not self.sharded:
+            self.ddp = together = nn.parallel.DistributedDataParallel(together, find_unused_parameters=True)
+        return together
 
-    def autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+    def _compile(self, units: Sequence[nn.Module]) -> None:
+        # FSDP2's hooks stand around the units: the graphs are theirs.
+        for module in units if self.sharded and units else [self.model]:
+            module.compile(fullgraph=True)
+
+    def _shard(self, together: nn.Module, units: Sequence[nn.Module]) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = dist.init_device_mesh(self.device.type, (self.world_size,))
+        for unit in units:
+            fully_shard(unit, mesh=mesh)
+        fully_shard(together, mesh=mesh)
+
+    def accumulating(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.ddp is None else self.ddp.no_sync()
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def step(self, learning_rate: float, clip: float | None) -> float:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]).item()
+    def step(self, learning_rate: float) -> float:
+        total = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = _whole(total).item()
         if norm == norm and norm != float("inf"):
-            if clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, clip, torch.tensor(norm, device=self.device))
+            if self.clip is not None:
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, torch.tensor(norm, device=self.device))
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         return norm
 
-    def weights(self) -> dict[str, Tensor]:
-        return dict(self.model.state_dict())
+    def shards(self) -> dict[str, Tensor]:
+        return {name: x.to_local() if isinstance(x, DTensor) else x for name, x in self._entries().items()}
+
+    def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        entries = self._entries()
+        return self._on_first((name, _whole(_like(shards[name], entries[name]))) for name in self.entries)
+
+    def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        entries = self._entries()
+        return {name: _part(x.to(self.device), entries[name]) for name, x in whole.items()}
 
     def state(self) -> dict[str, Tensor]:
-        return {
-            f"{name}/{key}": value
+        return self._on_first(
+            (f"{name}/{key}", _whole(value))
             for name, p in zip(self.names, self.parameters, strict=True)
-            for key, value in self.optimizer.state.get(p, {}).items()
-        }
+            for key, value in sorted(self.optimizer.state.get(p, {}).items())
+        )
 
-    def load(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(dict(weights))
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         parameters = dict(zip(self.names, self.parameters, strict=True))
         for full, value in state.items():
-            name, key = full.rsplit("/", 1)
-            if name not in parameters:
-                raise CheckpointError("the optimizer state is of another model", got=name, expected="the names of this model's parameters")
+            name, key = split_state_name(full, parameters)
+            p = parameters[name]
             # The fused AdamW keeps its step counts, like its moments, beside the parameter.
-            self.optimizer.state[parameters[name]][key] = value.clone().to(parameters[name].device)
+            whole = value.to(p.device)
+            self.optimizer.state[p][key] = _like(_part(whole, p), p) if whole.shape == p.shape else whole.clone()
 
-    def agree(self, flag: bool) -> bool:
-        return flag
+    def _entries(self) -> dict[str, Tensor]:
+        """The state dict's tensors themselves, under the names from before wrapping."""
+        held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return {name: held[name].detach() for name in self.entries}
+
+    def _on_first(self, pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors on the CPU, kept on rank 0 alone; one at a time, since a whole one may be large. Making them is collective: the
+        order must be the same on all processes, which a dictionary read from a checkpoint does not promise."""
+        return {name: x.detach().cpu() for name, x in pairs if self.rank == 0}
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises `BackendError` for a device that is not here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
-        raise BackendError("unknown device", got=repr(name), expected="auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise BackendError(
-            f"the device {name} is not here",
-            got=f"{torch.cuda.device_count()} CUDA devices",
-            expected=name,
-            remedy="use engine.device=auto",
-        )
-    return device
+def split_state_name(full: str, parameters: Iterable[str]) -> tuple[str, str]:
+    """PARAMETER/KEY -> (parameter, key). Raises `CheckpointError` for one that the model does not have."""
+    name, key = full.rsplit("/", 1)
+    if name not in parameters:
+        raise CheckpointError("the optimizer state is of another model", got=name, expected="the names of this model's parameters")
+    return name, key
+
+
+def _whole(x: Tensor) -> Tensor:
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def _like(local: Tensor, entry: Tensor) -> Tensor:
+    """A local part as the distributed tensor that `entry` is; itself where the entry is a plain tensor."""
+    if not isinstance(entry, DTensor):
+        return local
+    return DTensor.from_local(local, entry.device_mesh, entry.placements, run_check=False, shape=entry.shape, stride=entry.stride())
+
+
+def _part(whole: Tensor, entry: Tensor) -> Tensor:
+    """This process's part of a whole tensor laid out as `entry`, a new tensor."""
+    if not isinstance(entry, DTensor):
+        return whole.clone()
+    return distribute_tensor(whole, entry.device_mesh, entry.placements, src_data_rank=None).to_local().clone()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import ClassVar
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +42,33 @@ class EngineConformance(Conformance):
     def make(self) -> Engine:
         raise NotImplementedError("override make() to return the engine under test, for one process")
 
-    def steps(self, engine: Engine, module: nn.Module, active: tuple[bool, ...], first: int = 0) -> list[float]:
+    @contextmanager
+    def run(self, clip: float | None = None, state: dict[str, dict[str, Tensor]] | None = None) -> Iterator[tuple[Engine, Any]]:
+        """A started engine and what training calls, over fresh weights or those kept in `state`."""
+        engine, model = self.make(), TwoExperts()
+        engine.start()
+        try:
+            if state is not None:
+                model.load_state_dict(state["weights"])
+            call = engine.prepare(model, optimizer, clip=clip)
+            if state is not None:
+                engine.restore(state["optimizer"])
+            yield engine, call
+        finally:
+            engine.stop()
+
+    def steps(self, engine: Engine, call: Any, active: tuple[bool, ...], first: int = 0) -> list[float]:
         norms = []
         for i, both in enumerate(active, start=first):
             x = normal(4, 3, key=("x", i), dtype=torch.float32).to(engine.device)
             with engine.autocast():
-                loss = module(x, both).square().mean()
+                loss = call([(x, both)])[0].square().mean()
             engine.backward(loss)
-            norms.append(engine.step(self.rate, None))
+            norms.append(engine.step(self.rate))
         return norms
+
+    def kept(self, engine: Engine) -> dict[str, dict[str, Tensor]]:
+        return {"weights": engine.gather(engine.shards()), "optimizer": engine.state()}
 
     def reference(self) -> dict[str, Tensor]:
         """Plain torch, with the zero gradient that the contract asks for."""
@@ -62,44 +83,88 @@ class EngineConformance(Conformance):
         return {name: p.detach() for name, p in model.named_parameters()}
 
     def test_it_knows_its_place(self) -> None:
-        """rank below world_size, a device, and agreement that is an `or`."""
-        engine = self.make()
-        engine.prepare(TwoExperts(), optimizer)
-        assert 0 <= engine.rank < engine.world_size
-        assert isinstance(engine.device, torch.device)
-        assert engine.agree(True) is True
-        assert engine.agree(False) is False
+        """rank below world_size, a device, agreement that is an `or`, words from every process."""
+        with self.run() as (engine, _):
+            assert 0 <= engine.rank < engine.world_size
+            assert isinstance(engine.device, torch.device)
+            assert engine.agree(True, False) == (True, False)
+            assert engine.exchange({"a": 1}) == [{"a": 1}] * engine.world_size
+            assert engine.first(lambda: 3) == 3
 
     def test_it_takes_the_steps_of_plain_torch(self) -> None:
         """Where a part takes no part in a step, it sees a zero gradient: AdamW still decays its moments and weights."""
-        engine = self.make()
-        norms = self.steps(engine, engine.prepare(TwoExperts(), optimizer), self.active)
+        with self.run() as (engine, call):
+            norms = self.steps(engine, call, self.active)
+            got, want = engine.gather(engine.shards()), self.reference()
         assert all(isinstance(norm, float) and norm > 0 for norm in norms)
-        got, want = engine.weights(), self.reference()
         assert set(got) == set(want)
         for name, weight in want.items():
-            assert float((got[name].cpu().float() - weight).abs().max()) <= self.tolerance, name
+            assert got[name].shape == weight.shape
+            assert float((got[name] - weight).abs().max()) <= self.tolerance, name
+
+    def test_several_calls_and_micro_batches_add_up(self) -> None:
+        """Two calls in a micro-batch, and two micro-batches of half the weight, are one batch."""
+        found = []
+        for parts in (1, 2):
+            with self.run() as (engine, call):
+                for i in range(2):
+                    for left in reversed(range(parts)):
+                        rows = normal(4, 3, key=("x", i), dtype=torch.float32).to(engine.device).chunk(parts)[left]
+                        with engine.accumulating() if left else nullcontext(), engine.autocast():
+                            outputs = call([(rows[0::2], True), (rows[1::2], False)])
+                            engine.backward((outputs[0].square().sum() + outputs[1].square().sum()) / 8)
+                    engine.step(self.rate)
+                found.append(engine.gather(engine.shards()))
+        for name, weight in found[0].items():
+            assert float((found[1][name] - weight).abs().max()) <= 10 * self.tolerance, name
 
     def test_clipping_bounds_the_step_and_reports_the_norm_before(self) -> None:
-        """The norm returned does not depend on the bound."""
-        found = []
+        """The norm returned does not depend on the bound; Adam's first moment is that of the clipped gradient."""
+        norms, moments = [], []
         for clip in (None, 1e-3):
-            engine = self.make()
-            module = engine.prepare(TwoExperts(), optimizer)
-            with engine.autocast():
-                loss = module(normal(4, 3, dtype=torch.float32).to(engine.device), True).square().mean()
-            engine.backward(loss)
-            found.append(engine.step(self.rate, clip))
-        assert abs(found[0] - found[1]) <= 1e-5 * found[0]
+            with self.run(clip) as (engine, call):
+                norms += self.steps(engine, call, (True,))
+                moments.append(engine.state()["fine.weight/exp_avg"])
+        assert abs(norms[0] - norms[1]) <= 1e-5 * norms[0]
+        scaled = moments[0] * 1e-3 / norms[0]
+        assert float((moments[1] - scaled).abs().max()) <= 1e-4 * float(scaled.abs().max()) + self.tolerance * 1e-3
 
-    def test_a_loaded_engine_goes_on_bit_for_bit(self) -> None:
-        """Two steps, saved and loaded into a new engine, and two more are four steps."""
-        whole, first, second = self.make(), self.make(), self.make()
-        self.steps(whole, whole.prepare(TwoExperts(), optimizer), self.active)
-        self.steps(first, first.prepare(TwoExperts(), optimizer), self.active[:2])
-        weights, state = ({name: x.clone() for name, x in d.items()} for d in (first.weights(), first.state()))
-        module = second.prepare(TwoExperts(), optimizer)
-        second.load(weights, state)
-        self.steps(second, module, self.active[2:], first=2)
-        got, want = second.weights(), whole.weights()
-        assert all(torch.equal(got[name], want[name]) for name in want)
+    def test_a_gradient_that_is_not_finite_updates_nothing(self) -> None:
+        """Neither weights nor moments; and the next step is as if it had not been."""
+        with self.run() as (engine, call):
+            self.steps(engine, call, (True, True))
+            before = self.kept(engine)
+            engine.backward(call([(torch.full((4, 3), float("nan"), device=engine.device), True)])[0].sum())
+            assert not math.isfinite(engine.step(self.rate))
+            after = self.kept(engine)
+            self.steps(engine, call, self.active[2:], first=2)
+            last = engine.gather(engine.shards())
+        for group, tensors in before.items():
+            assert all(torch.equal(x, after[group][name]) for name, x in tensors.items()), group
+        with self.run() as (engine, call):
+            self.steps(engine, call, (True, True, *self.active[2:]))
+            want = engine.gather(engine.shards())
+        assert all(torch.equal(last[name], x) for name, x in want.items())
+
+    def test_shards_gather_and_scatter(self) -> None:
+        """`scatter` undoes `gather`, in new tensors."""
+        with self.run() as (engine, _):
+            shards = engine.shards()
+            again = engine.scatter(engine.gather(shards))
+            assert all(torch.equal(again[name], shard) and again[name].shape == shard.shape for name, shard in shards.items())
+            assert all(again[name].data_ptr() != shard.data_ptr() for name, shard in shards.items())
+
+    def test_a_restored_engine_goes_on_bit_for_bit(self) -> None:
+        """Two steps, kept and taken up by a new engine, and two more are four steps."""
+        with self.run() as (engine, call):
+            self.steps(engine, call, self.active)
+            want = self.kept(engine)
+        with self.run() as (engine, call):
+            self.steps(engine, call, self.active[:2])
+            middle = self.kept(engine)
+        with self.run(state=middle) as (engine, call):
+            self.steps(engine, call, self.active[2:], first=2)
+            got = self.kept(engine)
+        for group, tensors in want.items():
+            assert set(got[group]) == set(tensors)
+            assert all(torch.equal(got[group][name], x) for name, x in tensors.items()), group

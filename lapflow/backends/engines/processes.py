@@ -1,0 +1,122 @@
+"""The processes of a training run: who they are (torchrun's environment), and how they agree."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import Field
+
+from lapflow.core.engine import Engine
+from lapflow.core.errors import BackendError
+
+DeviceOption = Annotated[str, Field(description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")]
+PrecisionOption = Annotated[Literal["fp32", "bf16"], Field(description="fp32, or bf16 autocast over fp32 weights")]
+TimeoutOption = Annotated[
+    float, Field(gt=0, description="seconds that a process waits for the others before the run ends; saving may take long")
+]
+
+
+class ProcessEngine(Engine):
+    """Where to compute, in what precision, and among which processes: what all our engines share.
+
+    Rank and number of processes come from RANK, WORLD_SIZE and LOCAL_RANK, as torchrun and DeepSpeed's launcher set them.
+    Control messages (flags, words) go over gloo on the CPU, so that they do not wait for a GPU.
+    """
+
+    def __init__(self, device: str, precision: str, timeout: float) -> None:
+        self.rank, self.world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+        if not 0 <= self.rank < self.world_size:
+            raise BackendError(
+                "the environment does not say which process this is",
+                got=f"RANK={self.rank}, WORLD_SIZE={self.world_size}",
+                expected="0 <= RANK < WORLD_SIZE",
+                remedy="launch with torchrun, or unset both",
+            )
+        self.device = resolve_device(device, _number("LOCAL_RANK", 0))
+        self.made_group = False
+        self.precision, self.timeout = precision, timedelta(seconds=timeout)
+
+    def start(self) -> None:
+        if self.world_size > 1:
+            self.join()
+
+    def join(self) -> None:
+        """Make the process group, of one process too, unless there is one. Raises `BackendError`."""
+        if dist.is_initialized():
+            return
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        self.made_group = True
+        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        try:
+            if self.world_size == 1:
+                dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            else:
+                dist.init_process_group(backend, timeout=self.timeout)
+        except (ValueError, RuntimeError) as error:
+            raise BackendError(
+                "the processes cannot find each other",
+                got=f"rank {self.rank} of {self.world_size}: {error}",
+                expected="every process started by torchrun or DeepSpeed's launcher, with the same MASTER_ADDR and MASTER_PORT",
+            ) from error
+
+    def stop(self) -> None:
+        if self.made_group:
+            self.made_group = False
+            # Gloo's thread takes the interpreter's lock to let go of the last message, and the group's destructor joins that
+            # thread with the lock held (torch 2.13): let it finish first.
+            time.sleep(0.2)
+            dist.destroy_process_group()
+
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        if self.world_size == 1:
+            return flags
+        marks = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(marks, op=dist.ReduceOp.MAX)
+        return tuple(bool(mark) for mark in marks)
+
+    def exchange(self, value: Any) -> list[Any]:
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` is the GPU where there is one; of several processes on a machine each takes the GPU of its local rank. Raises
+    `BackendError` for a device that is not here."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank}"
+    elif name == "auto":
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise BackendError("unknown device", got=repr(name), expected="auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise BackendError(
+            f"the device {name} is not here",
+            got=f"{torch.cuda.device_count()} CUDA devices",
+            expected=name,
+            remedy="use engine.device=auto",
+        )
+    return device
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.lstrip("-").isdecimal():
+        raise BackendError("the environment does not say which process this is", got=f"{variable}={text}", expected="a whole number")
+    return int(text)

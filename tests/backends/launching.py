@@ -1,0 +1,52 @@
+"""Runs on several real processes: what torchrun starts, and what the tests start it with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(**more):
+    """One thread a process, and none of the variables of a run that this one may be part of."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), **more}
+
+
+def torchrun(*command, processes=2, **more):
+    """Start `command` (a module and its arguments) in several processes of this machine; the Popen of the agent."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0", "-m"]
+    return subprocess.Popen(
+        [*launcher, *map(str, command)], env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def train_all(jobs, processes=2, **more):
+    """Train each of `jobs` (recipe, overrides, folder), one after the other in the same processes; their output."""
+    process = torchrun("tests.backends.launching", json.dumps([[r, list(o), str(f)] for r, o, f in jobs]), processes=processes, **more)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-6000:]
+    return output
+
+
+def main():
+    import torch
+
+    from lapflow.config.loading import load_config
+    from lapflow.training.loop import train
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")  # the engines join the group that is there
+    if os.environ.get("LAPFLOW_TEST_NO_CURE"):
+        from lapflow.backends.engines.deepspeed import DeepSpeedEngine
+
+        DeepSpeedEngine._forget = lambda engine: None
+    for recipe, overrides, folder in json.loads(sys.argv[1]):
+        train(load_config(recipe, overrides), Path(folder))
+
+
+if __name__ == "__main__":
+    main()
