@@ -5,6 +5,7 @@ No module imported here may import torch, so that `--help` answers at once: a co
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from lapflow.cli.compare import compare
 from lapflow.cli.doctor import doctor
 from lapflow.cli.evaluate import evaluate
 from lapflow.cli.flops import flops
+from lapflow.cli.progress import silence
 from lapflow.cli.sample import sample
 from lapflow.cli.train import train
 from lapflow.core.errors import LapflowError
@@ -68,12 +70,26 @@ def main(arguments: list[str] | None = None) -> None:
     except LapflowError as error:
         if len(rest) < len(given):
             raise
-        typer.echo(f"lapflow: {error}", err=True)
+        rank = _speaks_as()
+        if rank is not None:
+            typer.echo(f"lapflow{rank}: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        silence()
         sys.exit(0)
     except OSError as error:
         if len(rest) < len(given):
             raise
         typer.echo(f"lapflow: the system refused: {error.strerror or error}\n  got:      {error.filename or 'no file named'}", err=True)
         sys.exit(LapflowError.exit_code)
+
+
+def _speaks_as() -> str | None:
+    """How this process signs an error: '' when it is alone, ' (rank N)' among several; None where rank 0 says the same, since
+    before the processes have met all of them meet the same mistake."""
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
+        return ""
+    torch = sys.modules.get("torch")
+    met = torch is not None and torch.distributed.is_initialized()
+    return f" (rank {rank})" if met or rank == "0" else None

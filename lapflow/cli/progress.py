@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +12,24 @@ from typing import Any
 Watch = Callable[[dict[str, Any]], None]
 
 
+def silence() -> None:
+    """Let what is printed from now on go nowhere: its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _line(event: dict[str, Any]) -> None:
+    try:
+        print(json.dumps(event), flush=True)
+    except BrokenPipeError:
+        silence()
+        raise
+
+
 @contextmanager
 def watcher() -> Iterator[Watch]:
     """Gives the function that shows a training run's events."""
     if not sys.stdout.isatty():
-        yield lambda event: print(json.dumps(event), flush=True)
+        yield _line
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -87,6 +87,10 @@ class Engine(Component):
             raise told
         return result
 
+    def explain(self, error: RuntimeError) -> LapflowError | None:
+        """What an error of a collective call says to the user, if another process is its cause; None: it is something else."""
+        return None
+
     # ------------------------------------------------------------------ steps
 
     @abstractmethod

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +17,51 @@ Watcher = Callable[[Event], None]
 
 
 class EventLog:
-    """Appends events to `log.jsonl`, passes them to `watch`, and training metrics to TensorBoard if asked."""
+    """Appends events to `log.jsonl`, passes them to `watch`, and training metrics to TensorBoard if asked.
+
+    What cannot be written does not stop a run: each of the three says so once on stderr, and is tried again at the next event.
+    Of the watcher's errors only the system's count as such (a reader that has gone, a full disk); others are its own and raised.
+    """
 
     def __init__(self, folder: Path, watch: Watcher, tensorboard: bool) -> None:
-        self.watch = watch
+        self.watch, self.path, self.failed = watch, folder / "log.jsonl", set[str]()
         self.writer = summary_writer()(str(folder / "tensorboard")) if tensorboard else None
-        self.file = (folder / "log.jsonl").open("a")
 
     def __call__(self, event: Event) -> None:
-        self.file.write(json.dumps(event) + "\n")
-        self.file.flush()
+        with self._spared("log.jsonl", OSError):
+            append_line(self.path, json.dumps(event))
         if self.writer is not None and event["event"] == "train":
-            for key, value in event.items():
-                if isinstance(value, float):
-                    self.writer.add_scalar(f"train/{key}", value, event["step"])
-        self.watch(event)
+            with self._spared("TensorBoard", Exception):
+                for key, value in event.items():
+                    if isinstance(value, float):
+                        self.writer.add_scalar(f"train/{key}", value, event["step"])
+        with self._spared("the progress shown", OSError):
+            self.watch(event)
 
     def close(self) -> None:
-        self.file.close()
         if self.writer is not None:
-            self.writer.close()
+            with self._spared("TensorBoard", Exception):
+                self.writer.close()
+
+    @contextmanager
+    def _spared(self, what: str, errors: type[Exception]) -> Iterator[None]:
+        try:
+            yield
+        except errors as error:
+            if what not in self.failed:
+                self.failed.add(what)
+                with suppress(OSError):
+                    print(f"lapflow: {what} cannot be written ({error}); training goes on", file=sys.stderr)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line in one write, after the end of one that was torn. Raises `OSError`."""
+    with path.open("ab+") as file:
+        torn = b""
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(torn + line.encode() + b"\n")
 
 
 def read_events(folder: Path) -> list[Event]:

@@ -58,6 +58,10 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     try:
         with Signals() as signals:
             _train(parts, run, out, watch, signals)
+    except RuntimeError as error:
+        if (cause := engine.explain(error)) is not None:
+            raise cause from error
+        raise
     finally:
         if run is not None:
             run.close()
@@ -148,6 +152,8 @@ def _train(parts: Composition, run: RunFolder | None, out: Path, watch: Watcher,
                 remedy="repeat the same command to go on",
             )
     log({"event": "done", "step": progress.step})
+    if isinstance(log, EventLog):
+        log.close()
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from pydantic import Field
 
 from lapflow.core.engine import Engine
-from lapflow.core.errors import BackendError
+from lapflow.core.errors import BackendError, LapflowError
 
 DeviceOption = Annotated[str, Field(description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")]
 PrecisionOption = Annotated[Literal["fp32", "bf16"], Field(description="fp32, or bf16 autocast over fp32 weights")]
@@ -87,6 +87,16 @@ class ProcessEngine(Engine):
         found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, value)
         return found
+
+    def explain(self, error: RuntimeError) -> LapflowError | None:
+        if self.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            return None
+        return BackendError(
+            "another process of the run has ended, or does not answer",
+            got=str(error).splitlines()[0],
+            expected=f"{self.world_size} processes within {self.timeout.total_seconds():.0f} s (engine.timeout)",
+            remedy="see what that process or the launcher says; the same command goes on from the last checkpoint",
+        )
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")

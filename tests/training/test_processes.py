@@ -1,0 +1,199 @@
+"""Real processes that are stopped, killed, or meet a full disk: what is kept, what is said, how they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
+from lapflow.training.events import read_events
+from tests.backends.launching import environment, torchrun
+
+pytestmark = pytest.mark.xdist_group("processes")
+RECIPE = ["lapflow-digits", "model.width=32", "model.heads=2", "model.depth=1", "training.batch_size=16", "training.log_every=1"]
+LONG = [*RECIPE, "training.steps=100000", "training.checkpoint_every=100000"]
+
+
+def lapflow(*command, **more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "lapflow.cli", *map(str, command)],
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition, what, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} after {seconds} s"
+        time.sleep(0.05)
+
+
+def training(run, steps=3):
+    """Waits until a run has logged some steps."""
+    wait_for(lambda: sum(e["event"] == "train" for e in read_events(run)) >= steps, "training steps")
+
+
+def processes(run):
+    """{process id: rank} of the processes that train in `run`, reading workers included."""
+    found = {}
+    for process in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{process}/cmdline", "rb") as file, open(f"/proc/{process}/environ", "rb") as also:
+                words, variables = file.read().split(b"\0"), dict(v.partition(b"=")[::2] for v in also.read().split(b"\0"))
+        except OSError:
+            continue
+        if str(run).encode() in words and b"RANK" in variables:
+            found[int(process)] = int(variables[b"RANK"])
+    return found
+
+
+def parent(process):
+    with open(f"/proc/{process}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[1])
+
+
+def ranks(run):
+    """{rank: process id} of the training processes themselves."""
+    found = processes(run)
+    return {rank: process for process, rank in found.items() if parent(process) not in found}
+
+
+@pytest.fixture(autouse=True)
+def none_left(tmp_path):
+    """A test that fails leaves no process behind."""
+    yield
+    for process in processes(tmp_path / "run"):
+        os.kill(process, signal.SIGKILL)
+
+
+def steps_saved(run):
+    return load_checkpoint(latest_checkpoint(run / "checkpoints")).documents["state"]["step"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 143)])
+def test_a_signal_finishes_the_step_saves_and_exits(tmp_path, number, code):
+    process = lapflow("train", *LONG, "--out", tmp_path / "run")
+    training(tmp_path / "run")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "asked to stop" in output
+    assert number.name in output
+    last = [e for e in read_events(tmp_path / "run") if e["event"] == "train"][-1]["step"]
+    assert steps_saved(tmp_path / "run") == last
+    # The same command goes on: a scheduler that requeues needs nothing else.
+    again = lapflow("train", *LONG, "--out", tmp_path / "run")
+    training(tmp_path / "run", last + 2)
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(timeout=60) == 143
+    resume = next(e for e in read_events(tmp_path / "run") if e["event"] == "resume")
+    assert resume["step"] == last
+
+
+@pytest.mark.parametrize("whom", ["rank 1", "launcher"])
+def test_all_ranks_agree_to_stop(tmp_path, whom):
+    """A signal to one rank stops all, at one step, with one checkpoint; one to the launcher is passed on."""
+    process = torchrun("lapflow.cli", "train", *LONG, "--out", tmp_path / "run")
+    training(tmp_path / "run")
+    if whom == "rank 1":
+        os.kill(ranks(tmp_path / "run")[1], signal.SIGUSR1)
+    else:
+        process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode != 0
+    events = read_events(tmp_path / "run")
+    assert events[-1]["event"] == "stopped", output
+    assert events[-1]["signal"] == ("SIGUSR1" if whom == "rank 1" else "SIGTERM")
+    assert steps_saved(tmp_path / "run") == events[-1]["step"]
+    if whom == "rank 1":
+        assert "exitcode  : 143" in output
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_dies_ends_the_run_and_is_named(tmp_path, rank):
+    process = torchrun("lapflow.cli", "train", *LONG, "--out", tmp_path / "run")
+    training(tmp_path / "run")
+    os.kill(ranks(tmp_path / "run")[rank], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert f"rank      : {rank} (local_rank: {rank})" in output, output
+    assert "SIGKILL" in output or "exitcode  : -9" in output
+    assert not ranks(tmp_path / "run")
+
+
+def test_a_worker_that_dies_ends_the_run_on_all_ranks(tmp_path):
+    process = torchrun("lapflow.cli", "train", *LONG, "training.workers=1", "--out", tmp_path / "run")
+    training(tmp_path / "run")
+    of_rank_1 = [process for process, rank in processes(tmp_path / "run").items() if rank == 1]
+    (worker,) = [process for process in of_rank_1 if parent(process) in of_rank_1]
+    os.kill(worker, signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "(rank 1)" in output, output
+    assert "worker" in output
+
+
+def test_a_mistake_is_said_once_by_several_processes(tmp_path):
+    process = torchrun("lapflow.cli", "train", *RECIPE, "training.steps=2", "flow.path=gpv", "--out", tmp_path / "run")
+    output, _ = process.communicate(timeout=60)
+    assert output.count("lapflow (rank 0):") == 1, output
+    assert "(rank 1)" not in output
+    assert "gvp" in output
+
+
+def test_a_full_disk_is_waited_for(tmp_path):
+    """The state is kept in memory and written when there is room again; the checkpoint before stays whole all the while."""
+    script = (
+        "import resource, sys; from lapflow.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY)); main(sys.argv[1:])"
+    )
+    small = [*RECIPE, "training.steps=4", "training.checkpoint_every=2"]
+    command = [sys.executable, "-c", script, "train", *small, "training.save_patience=60", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: any(e["event"] == "save_failed" for e in read_events(tmp_path / "run")), "failed save")
+    assert latest_checkpoint(tmp_path / "run" / "checkpoints") is None
+    subprocess.run(["prlimit", f"--pid={process.pid}", "--fsize=unlimited"], check=True)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert steps_saved(tmp_path / "run") == 4
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_the_checkpoint_before(tmp_path):
+    out = tmp_path / "run"
+    small = [*RECIPE, "training.steps=4", "training.checkpoint_every=2", "training.save_patience=0"]
+    script = (
+        "import resource, sys; from pathlib import Path; from lapflow.config.loading import load_config;"
+        "from lapflow.training.loop import train\n"
+        "def watch(event):\n"
+        "    if event['event'] == 'checkpoint': resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))\n"
+        "train(load_config(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), watch)"
+    )
+    command = [sys.executable, "-c", script, small[0], str(out), *small[1:]]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert result.returncode != 0
+    assert "the checkpoint of step 4 could not be written" in result.stderr
+    assert steps_saved(out) == 2
+    assert [p.name for p in (out / "checkpoints").iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_logger_that_fails_does_not_stop_training(tmp_path):
+    """A reader of the output that has gone, and a log file that cannot be written, are said once on stderr each."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "lapflow.cli", "train", *RECIPE, "training.steps=300", "--out", str(out)]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert json.loads(process.stdout.readline())["event"] == "start"
+    process.stdout.close()
+    training(out)
+    (out / "log.jsonl").unlink()
+    (out / "log.jsonl").mkdir()
+    said = process.stderr.read()
+    assert process.wait(timeout=60) == 0, said
+    assert steps_saved(out) == 300
+    assert said.count("the progress shown cannot be written") == said.count("log.jsonl cannot be written") == 1, said
