@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lapflow.core.errors import printable
+
 Watch = Callable[[dict[str, Any]], None]
 
 
@@ -38,6 +40,9 @@ def watcher() -> Iterator[Watch]:
                 bars.update(task, total=event["steps"], completed=event["step"])
             elif kind == "train":
                 bars.update(task, completed=event["step"], note=f"loss {event['loss']:.4f}  {event['images_per_second']:.0f} images/s")
+            elif kind == "quarantined":
+                names = printable(", ".join(event["names"]))
+                bars.console.print(f"{event['total']} images cannot be read and are replaced; new: {names}", markup=False)
             elif kind == "note":
                 bars.console.print(event["text"])
             elif kind in ("checkpoint", "picture"):

@@ -25,6 +25,7 @@ from lapflow.data.loader import Batch, Batches
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lapflow.training.ema import EMA
 from lapflow.training.events import EventLog, Watcher, summary_writer
+from lapflow.training.quarantine import QUARANTINE, Quarantine
 from lapflow.training.run_folder import RunFolder, environment
 from lapflow.training.schedule import learning_rate
 
@@ -36,7 +37,7 @@ class TrainingError(LapflowError):
 def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Path:
     """Train `config` in the folder `out`, continuing the run that is there; returns `out`.
 
-    `watch` receives events: start or resume, train (every `log_every` steps), checkpoint, done.
+    `watch` receives events: start or resume, train (every `log_every` steps), quarantined, checkpoint, done.
     """
     # ---- compose: everything that can be wrong with the config is wrong here, before anything is written
     parts = build(config)
@@ -79,11 +80,14 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
                 workers=settings.workers,
             )
         )
+        quarantine = Quarantine(out / QUARANTINE, parts.dataset.size("train"), settings.bad_images)
         window = _Window()
         while step < settings.steps:
             stage = keyed_generator(seed, "stage", step)
             for _ in range(settings.accumulation):
                 batch = next(batches)
+                if new := quarantine.add(batch.unreadable):
+                    log({"event": "quarantined", "step": step, "names": new, "total": quarantine.count})
                 loss, named = _loss(parts, model, batch, stage, seed, settings.label_drop)
                 engine.backward(loss / settings.accumulation)
                 window.add(named, len(batch.positions))
