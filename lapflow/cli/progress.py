@@ -42,7 +42,9 @@ def watcher() -> Iterator[Watch]:
                 bars.update(task, completed=event["step"], note=f"loss {event['loss']:.4f}  {event['images_per_second']:.0f} images/s")
             elif kind == "quarantined":
                 names = printable(", ".join(event["names"]))
-                bars.console.print(f"{event['total']} images cannot be read and are replaced; new: {names}", markup=False)
+                bars.console.print(
+                    f"{event['total']} images cannot be read and are replaced; new: {names}", markup=False, highlight=False, soft_wrap=True
+                )
             elif kind == "note":
                 bars.console.print(event["text"])
             elif kind in ("checkpoint", "picture"):

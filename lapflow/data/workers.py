@@ -49,20 +49,25 @@ def watched(loader: DataLoader[Any], rank: int) -> Iterator[Any]:
 def _dead(workers: Sequence[BaseProcess]) -> list[BaseProcess]:
     """Those that have ended; what a dying one causes can be seen before its end."""
     ended = wait([worker.sentinel for worker in workers], timeout=1)
-    return [worker for worker in workers if worker.sentinel in ended]
+    dead = [worker for worker in workers if worker.sentinel in ended]
+    for worker in dead:
+        worker.join(timeout=5)  # its end is seen before its exit code is there
+    return dead
 
 
 def _death(workers: Sequence[BaseProcess], dead: Sequence[BaseProcess], rank: int) -> DataError:
-    code = dead[0].exitcode or 0
-    ways = [f"worker {workers.index(worker)} (pid {worker.pid}) {_way(worker.exitcode or 0)}" for worker in dead]
+    code = dead[0].exitcode
+    ways = [f"worker {workers.index(worker)} (pid {worker.pid}) {_way(worker.exitcode)}" for worker in dead]
     unknown = "set training.workers=0 to see where it happens"
     return DataError(
         "a process that reads images died",
         where=f"rank {rank}",
         got="; ".join(ways),
-        remedy=_REMEDIES.get(signal.Signals(-code), unknown) if code < 0 else unknown,
+        remedy=_REMEDIES.get(signal.Signals(-code), unknown) if code is not None and code < 0 else unknown,
     )
 
 
-def _way(code: int) -> str:
+def _way(code: int | None) -> str:
+    if code is None:
+        return "closed its pipes"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"

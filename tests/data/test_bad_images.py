@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +16,7 @@ from lapflow.data import ImageFolder
 from lapflow.data.picture import LONGEST, crop_resize, plain, read_picture
 from tests.data.bad_images import COLOUR, GREY, HEIGHT, PLAIN, READABLE, UNREADABLE, WIDTH, three
 
-
-@pytest.fixture(autouse=True)
-def _no_hang():
-    """A read that waits for ever fails its test and not the whole suite."""
-
-    def stop(*_):
-        raise TimeoutError("still reading after two minutes")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+pytestmark = pytest.mark.usefixtures("no_hang")
 
 
 def folder(path: Path, channels: int = 3) -> ImageFolder:

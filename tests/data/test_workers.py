@@ -12,6 +12,8 @@ import torch
 from lapflow.core.errors import DataError
 from lapflow.data import Batches, Digits
 
+pytestmark = pytest.mark.usefixtures("no_hang")
+
 FATES = {"kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "leave": lambda: os._exit(0), "fail": lambda: os._exit(3)}
 
 
@@ -27,20 +29,6 @@ class Deadly(Digits):
         if self.reads == self.at:
             FATES[self.fate]()
         return super().read(split, index)
-
-
-@pytest.fixture(autouse=True)
-def _no_hang():
-    """A minute is the promise; the test that breaks it must not hang."""
-
-    def stop(*_):
-        raise TimeoutError("nothing was said for a minute")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def read_on(batches):

@@ -117,8 +117,17 @@ def test_processes_append_to_one_list(tmp_path):
     lines = file.read_text().splitlines()
     assert all(json.loads(line)["cause"] == "cause" for line in lines), "a line was broken"
     assert listed(file) == 800
-    # A process that opened the list before learns what the others wrote when it meets a name.
-    assert len(set(names_in(file))) == 800
+
+
+def test_a_process_learns_what_others_listed_when_it_meets_a_bad_image(tmp_path):
+    first, second = (Quarantine(tmp_path / "quarantine.jsonl", 100, 0.03) for _ in range(2))
+    first.add(bad("a", "b", "c"))
+    assert second.count == 0
+    assert second.add(bad("b")) == []
+    assert second.count == 3
+    with pytest.raises(DataError, match="too many"):
+        second.add(bad("d"))
+    assert names_in(tmp_path / "quarantine.jsonl") == ["a", "b", "c", "d"]
 
 
 # ---- whole runs
