@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lapflow.core.errors import printable
+
 Watch = Callable[[dict[str, Any]], None]
 
 
@@ -54,6 +56,11 @@ def watcher() -> Iterator[Watch]:
                 bars.update(task, completed=event["step"], note=_note(event))
             elif kind in TROUBLE:
                 bars.console.print(TROUBLE[kind].format(**event), style="yellow")
+            elif kind == "quarantined":
+                names = printable(", ".join(event["names"]))
+                bars.console.print(
+                    f"{event['total']} images cannot be read and are replaced; new: {names}", markup=False, highlight=False, soft_wrap=True
+                )
             elif kind == "note":
                 bars.console.print(event["text"])
             elif kind in ("checkpoint", "picture"):

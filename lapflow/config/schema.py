@@ -91,6 +91,11 @@ class TrainingConfig(Section):
         default=False, description="recompute each unit of the network in the backward pass instead of keeping its activations"
     )
     workers: int = Field(default=0, ge=0, description="processes that read images; 0: the training process itself")
+    bad_images: Share = Field(
+        default=0.01,
+        description="share of the training images that may be unreadable; each is replaced by another and listed in quarantine.jsonl "
+        "(above 0 at least one may be; 0: the first stops the run)",
+    )
     tensorboard: bool = Field(default=False, description="write TensorBoard files too")
 
 

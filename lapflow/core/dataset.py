@@ -42,4 +42,11 @@ class Dataset(Component):
 
     @abstractmethod
     def read(self, split: Split, index: int) -> tuple[Tensor, int]:
-        """Image `index` of a split as float32 [c, h, w] in [-1, 1], and its label (0 without classes). A pure function."""
+        """Image `index` of a split as float32 [c, h, w] in [-1, 1], and its label (0 without classes). A pure function.
+
+        Raises `DataError` for an image that cannot be read: training then takes another (`lapflow.data.substitute`).
+        """
+
+    def name(self, split: Split, index: int) -> str:
+        """What people call image `index` of a split, in lists of bad images for example. Each image's own; read without it."""
+        return f"{split}/{index}"

@@ -64,3 +64,8 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"{' or '.join(repr(n) for n in near)} (nearest of: {', '.join(known)})" if near else f"one of: {', '.join(known)}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line that any terminal can show: line breaks, control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

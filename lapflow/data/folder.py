@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Split
-from lapflow.core.errors import DataError
+from lapflow.core.errors import DataError, printable
 from lapflow.data.picture import Channels, read_picture
 from lapflow.data.split import unit_hash
 
@@ -52,7 +52,9 @@ class ImageFolder(Dataset):
     - Subfolders of `root` are classes, sorted by name; pictures count at any depth below them. Without subfolders the
       pictures directly in `root` form a set without classes. Pictures beside class folders are an error, and so is a
       class folder without pictures.
-    - png, jpg, jpeg and webp in any case; other files, and names that begin with a dot, are passed over.
+    - png, jpg, jpeg and webp in any case; other files, and names that begin with a dot, are passed over. Whatever else has
+      such a name counts as a picture (a link to nowhere, a pipe): it is missed by name at reading, not in silence.
+    - Links are followed; one to a folder above itself is passed over, since all it holds is there already.
     - `read` decodes as `lapflow.data.picture` says: EXIF orientation applied, transparency on white, 16 bits to 8,
       grey or colour to `channels`, ADM's crop and resize.
     - A picture is in the test split when a hash of its path below `root` is less than `held_out`, so the split does not
@@ -96,11 +98,18 @@ class ImageFolder(Dataset):
         return len(self.listing.splits[split])
 
     def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+        name, label = self._entry(split, index)
+        return read_picture(self.root / name, (self.height, self.width), self.channels), label
+
+    def name(self, split: Split, index: int) -> str:
+        """The path below `root`, with forward slashes."""
+        return self._entry(split, index)[0]
+
+    def _entry(self, split: Split, index: int) -> tuple[str, int]:
         entries = self.listing.splits[split]
         if not 0 <= index < len(entries):
             raise DataError(f"the {split} split has no image {index}", where=str(self.root), expected=f"0 <= index < {len(entries)}")
-        name, label = entries[index]
-        return read_picture(self.root / name, (self.height, self.width), self.channels), label
+        return entries[index]
 
     @functools.cached_property
     def listing(self) -> Listing:
@@ -110,7 +119,10 @@ class ImageFolder(Dataset):
         except OSError as error:
             remedy = "check the folder's permissions and its disk"
             raise DataError(
-                "the image folder cannot be listed", where=error.filename or str(self.root), got=error, remedy=remedy
+                "the image folder cannot be listed",
+                where=printable(str(error.filename or self.root)),
+                got=error.strerror or error,
+                remedy=remedy,
             ) from error
         if self._given is not None and self._given != len(names):
             raise DataError(
@@ -129,9 +141,9 @@ class ImageFolder(Dataset):
 def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
     """(class names, [(path below root with forward slashes, label)]), both sorted. Raises `DataError` (see `ImageFolder`)."""
     _check_root(root)
-    children = sorted((child for child in root.iterdir() if not child.name.startswith(".")), key=lambda child: child.name)
-    classes = [child for child in children if child.is_dir()]
-    loose = [child.name for child in children if child.is_file() and _is_picture(child.name)]
+    children, above = _children(root), frozenset({_identity(root)})
+    classes = [child for child in children if _is_folder(child) and _identity(child) not in above]
+    loose = [child.name for child in children if not _is_folder(child) and _is_picture(child.name)]
     if classes and loose:
         raise DataError(
             "pictures lie beside class folders, so their class is unknown",
@@ -152,11 +164,11 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
         return (), [(name, 0) for name in loose]
     entries = []
     for label, folder in enumerate(classes):
-        pictures = list(_pictures_below(folder, folder.name))
+        pictures = list(_pictures_below(root, folder.name, above))
         if not pictures:
             raise DataError(
                 "a class folder holds no pictures",
-                where=str(folder),
+                where=printable(folder.path),
                 expected=f"at least one {_KINDS} file: each subfolder of {root} is a class",
                 remedy="fill it, or remove it",
             )
@@ -175,16 +187,42 @@ def _is_picture(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
-def _pictures_below(folder: Path, prefix: str) -> Iterator[str]:
-    """Paths of the pictures at any depth, in sorted order. `os.scandir` gives the kind of each entry without another call."""
+def _pictures_below(root: Path, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Paths below `root` of the pictures at any depth in `folder`, in sorted order; `above` are the folders that hold it.
+
+    A stack and no recursion: a path may be deeper than Python's calls.
+    """
+    waiting: list[tuple[str, frozenset[tuple[int, int]] | None]] = [(folder, above)]
+    while waiting:
+        name, above_it = waiting.pop()
+        if above_it is None:
+            yield name
+        elif (identity := _identity(root / name)) not in above_it:
+            for child in reversed(_children(root / name)):
+                if _is_folder(child):
+                    waiting.append((f"{name}/{child.name}", above_it | {identity}))
+                elif _is_picture(child.name):
+                    waiting.append((f"{name}/{child.name}", None))
+
+
+def _children(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder by name, those with a dot in front left out. `os.scandir` gives each one's kind without another call."""
     with os.scandir(folder) as found:
-        children = sorted((child for child in found if not child.name.startswith(".")), key=lambda child: child.name)
-    for child in children:
-        if child.is_dir():
-            yield from _pictures_below(folder / child.name, f"{prefix}/{child.name}")
-        elif _is_picture(child.name):
-            yield f"{prefix}/{child.name}"
+        return sorted((child for child in found if not child.name.startswith(".")), key=lambda child: child.name)
 
 
-def _some(names: list[str] | tuple[str, ...], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def _is_folder(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link to itself, or to where we may not look
+        return False
+
+
+def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
+    """What makes a folder the same one by whatever links it was reached."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return printable(", ".join(names[:most])) + (", ..." if len(names) > most else "")

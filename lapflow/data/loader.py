@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 from lapflow.core.dataset import Dataset, Split
 from lapflow.core.errors import ConfigError, DataError, LapflowError
 from lapflow.data.order import flipped, indices
+from lapflow.data.substitute import Sample, Unreadable, read_or_substitute
+from lapflow.data.workers import unheeding, watched
 
 CACHE_BYTES = 256 * 2**20
 """A split that takes less memory than this is kept decoded once read (without workers only: each would keep its own)."""
@@ -20,11 +22,19 @@ CACHE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` [b, c, h, w] float32 in [-1, 1], `labels` [b] int64, and each sample's position in the run's data order."""
+    """`images` [b, c, h, w] float32 in [-1, 1], `labels` [b] int64, and each sample's position in the run's data order.
+
+    `unreadable` are the samples among them that were replaced, each time they are.
+    """
 
     images: Tensor
     labels: Tensor
     positions: list[int]
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+Content = tuple[Tensor, Tensor, tuple[Unreadable, ...]]
+"""A batch's images, labels and unreadable samples."""
 
 
 class Batches:
@@ -32,10 +42,11 @@ class Batches:
 
     `batch_size` counts the samples of all `world_size` processes; the process `rank` gets its contiguous slice of each
     batch. After n batches the run stands at `consumed + n batch_size`. `flip` mirrors each sample with probability one
-    half. `workers` > 0 reads in that many processes ahead of need; the batches are the same bit for bit.
+    half. `workers` > 0 reads in that many processes ahead of need; the batches are the same bit for bit. An image that
+    cannot be read is replaced by another (`lapflow.data.substitute`), and the batch says so.
 
     Raises `ConfigError` when the batch does not divide among the processes, `DataError` for an empty split, and while
-    iterating what the data set raises for an image that cannot be read.
+    iterating when an image and all that could replace it cannot be read, or when a worker dies.
     """
 
     def __init__(
@@ -60,15 +71,15 @@ class Batches:
         self.dataset, self.split, self.seed, self.flip = dataset, split, seed, flip
         self.batch_size, self.consumed, self.workers = batch_size, consumed, workers
         self.share = batch_size // world_size
-        self.first = rank * self.share
+        self.rank, self.first = rank, rank * self.share
         self.size = dataset.size(split)
         if self.size == 0:
             raise DataError(f"the {split} split is empty", expected="at least one image", remedy="check data.held_out, or add images")
 
     def __iter__(self) -> Iterator[Batch]:
-        source: Iterator[tuple[Tensor, Tensor]] = self._read_ahead() if self.workers else self._read_here()
-        for positions, (images, labels) in zip(self._positions(), source):
-            yield Batch(images, labels, positions)
+        source: Iterator[Content] = self._read_ahead() if self.workers else self._read_here()
+        for positions, (images, labels, unreadable) in zip(self._positions(), source):
+            yield Batch(images, labels, positions, unreadable)
 
     def _positions(self) -> Iterator[list[int]]:
         start = self.consumed + self.first
@@ -83,13 +94,13 @@ class Batches:
             mirrored = [self.flip and flipped(self.seed, p) for p in positions]
             yield list(zip(found, mirrored, strict=True))
 
-    def _read_here(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read_here(self) -> Iterator[Content]:
         needed = 4 * self.size * self.dataset.shape[0] * self.dataset.shape[1] * self.dataset.shape[2]
         reader = _Remembering(self.dataset, self.split) if needed <= CACHE_BYTES else _Reader(self.dataset, self.split)
         for keys in self._keys():
             yield reader.batch(keys)
 
-    def _read_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read_ahead(self) -> Iterator[Content]:
         # Everything is a function of the key, so the workers' random state is never used. DataLoader draws a base seed for
         # them all the same: from its own generator, to leave the global one alone.
         loader = DataLoader(
@@ -98,20 +109,35 @@ class Batches:
             num_workers=self.workers,
             collate_fn=_collate,
             generator=torch.Generator(),
+            worker_init_fn=unheeding,
         )
-        for result in loader:
+        for result in watched(loader, self.rank):
             if isinstance(result, LapflowError):
                 raise result
             yield result
 
 
 def load_split(dataset: Dataset, split: Split, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """The images [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n may be 0."""
+    """The images [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n may be 0.
+
+    Images that cannot be read are left out and none takes their place: a measure counts each real image once. Raises
+    `DataError` when none can be read.
+    """
     size = dataset.size(split)
     count = size if most is None else min(most, size)
-    if count == 0:
-        return torch.empty(0, *dataset.shape), torch.empty(0, dtype=torch.int64)
-    return _Reader(dataset, split).batch([(i * size // count, False) for i in range(count)])
+    images, labels, refused = [], [], None
+    for i in range(count):
+        try:
+            image, label = dataset.read(split, i * size // count)
+        except DataError as error:
+            refused = error
+            continue
+        images.append(image)
+        labels.append(label)
+    if refused is not None and not images:
+        raise refused
+    stacked = torch.stack(images) if images else torch.empty(0, *dataset.shape)
+    return stacked, torch.tensor(labels, dtype=torch.int64)
 
 
 class _Reader:
@@ -120,8 +146,8 @@ class _Reader:
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split
 
-    def batch(self, keys: Sequence[tuple[int, bool]]) -> tuple[Tensor, Tensor]:
-        return _stack([(*self.dataset.read(self.split, index), mirrored) for index, mirrored in keys])
+    def batch(self, keys: Sequence[tuple[int, bool]]) -> Content:
+        return _stack([(read_or_substitute(self.dataset, self.split, index), mirrored) for index, mirrored in keys])
 
 
 class _Remembering:
@@ -133,15 +159,19 @@ class _Remembering:
         self.images = torch.empty(size, *dataset.shape)
         self.labels = torch.empty(size, dtype=torch.int64)
         self.known = [False] * size
+        self.unreadable: dict[int, Unreadable] = {}
 
-    def batch(self, keys: Sequence[tuple[int, bool]]) -> tuple[Tensor, Tensor]:
+    def batch(self, keys: Sequence[tuple[int, bool]]) -> Content:
         wanted = [index for index, _ in keys]
         for index in wanted:
             if not self.known[index]:
-                self.images[index], self.labels[index] = self.dataset.read(self.split, index)
+                self.images[index], self.labels[index], unreadable = read_or_substitute(self.dataset, self.split, index)
                 self.known[index] = True
+                if unreadable is not None:
+                    self.unreadable[index] = unreadable
         rows = torch.tensor(wanted)
-        return _mirror(self.images[rows], [m for _, m in keys]), self.labels[rows]
+        replaced = tuple(self.unreadable[index] for index in wanted if index in self.unreadable)
+        return _mirror(self.images[rows], [m for _, m in keys]), self.labels[rows], replaced
 
 
 class _Samples(torch.utils.data.Dataset[Any]):
@@ -150,9 +180,9 @@ class _Samples(torch.utils.data.Dataset[Any]):
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split
 
-    def __getitem__(self, key: tuple[int, bool]) -> tuple[Tensor, int, bool] | LapflowError:
+    def __getitem__(self, key: tuple[int, bool]) -> tuple[Sample, bool] | LapflowError:
         try:
-            return (*self.dataset.read(self.split, key[0]), key[1])
+            return read_or_substitute(self.dataset, self.split, key[0]), key[1]
         except LapflowError as error:
             return error
 
@@ -167,7 +197,7 @@ class _Endless:
         return self.batches._keys()
 
 
-def _collate(samples: Sequence[tuple[Tensor, int, bool] | LapflowError]) -> tuple[Tensor, Tensor] | LapflowError:
+def _collate(samples: Sequence[tuple[Sample, bool] | LapflowError]) -> Content | LapflowError:
     good = []
     for sample in samples:
         if isinstance(sample, LapflowError):
@@ -176,9 +206,10 @@ def _collate(samples: Sequence[tuple[Tensor, int, bool] | LapflowError]) -> tupl
     return _stack(good)
 
 
-def _stack(samples: Sequence[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor]:
-    images = _mirror(torch.stack([image for image, _, _ in samples]), [mirrored for _, _, mirrored in samples])
-    return images, torch.tensor([label for _, label, _ in samples], dtype=torch.int64)
+def _stack(samples: Sequence[tuple[Sample, bool]]) -> Content:
+    images = _mirror(torch.stack([image for (image, _, _), _ in samples]), [mirrored for _, mirrored in samples])
+    labels = torch.tensor([label for (_, label, _), _ in samples], dtype=torch.int64)
+    return images, labels, tuple(unreadable for (_, _, unreadable), _ in samples if unreadable is not None)
 
 
 def _mirror(images: Tensor, mirrored: Sequence[bool]) -> Tensor:

@@ -1,35 +1,73 @@
-"""One picture file -> one tensor: decoding, colours, cropping and resizing, with Pillow."""
+"""One picture file -> one tensor: decoding, colours, cropping and resizing, with Pillow.
+
+A file is read right or it is refused with the cause: what the bytes are decides, not what the name says, and nothing that
+a file holds can hang the reader, fill the memory or start another program.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+import warnings
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from lapflow.core.errors import DataError
+from lapflow.core.errors import DataError, printable
 
 Channels = Literal[1, 3]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What a file may hold, whatever its suffix. Pillow knows more, among them EPS, for which it starts Ghostscript."""
+
+MOST_PIXELS = 89_478_485
+"""The largest picture that is decoded: Pillow's own warning level, a quarter of a gigabyte at 3 bytes a pixel."""
+
+LONGEST = 16
+"""Of a picture more than this many times as long as the crop needs, only the middle is scaled."""
+
+_SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_SIXTEEN_BITS = 65535
+_ON_THE_WAY = {"La": "LA", "LAB": "RGB"}  # where Pillow has no direct conversion
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored picture upright."""
+
+
+class _RefusedError(Exception):
+    """What we refuse ourselves; its text is the cause."""
 
 
 def read_picture(path: Path, size: tuple[int, int], channels: Channels) -> Tensor:
     """The picture in `path` as float32 [channels, h, w] in [-1, 1], cropped and resized to `size` = (h, w).
 
-    Of an animation the first frame. Raises `DataError`, naming the file, when it is missing, empty, truncated or not a picture.
+    Of an animation or a file of several pages the first. Raises `DataError`, naming the file and the cause, when it is no
+    regular file, missing, empty, truncated, damaged, larger than `MOST_PIXELS` or not a picture. What the process itself is
+    short of (memory, open files) is no fault of the picture's and raised as it comes.
     """
     try:
-        with Image.open(path) as opened:
-            picture = crop_resize(plain(opened, channels), size)
-    except Image.DecompressionBombError as error:
-        raise DataError("an image is too large to be read", where=str(path), got=str(error), remedy="scale it down") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        with _open(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a picture is read or refused; Pillow would warn once for each of a million
+            picture = crop_resize(plain(_decoded(file), channels), size)
+    except Exception as error:  # on bytes from anywhere a decoder may raise anything
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SHORT_OF:
+            raise
         raise DataError(
             "an image cannot be read",
-            where=str(path),
-            got="an empty file" if path.is_file() and path.stat().st_size == 0 else f"{type(error).__name__}: {error}",
+            where=printable(str(path)),
+            got=_cause(error),
             expected="a whole PNG, JPEG or WebP file",
             remedy="replace or remove this file",
         ) from error
@@ -40,13 +78,18 @@ def read_picture(path: Path, size: tuple[int, int], channels: Channels) -> Tenso
 def plain(picture: Image.Image, channels: Channels) -> Image.Image:
     """Any mode -> "L" or "RGB", 8 bits, upright.
 
-    The EXIF orientation is applied. Transparency (alpha channel, transparent palette entry or colour) is composited on
-    white. 16-bit grey is divided by 257, so that white stays white. Colour becomes grey by the luma of ITU-R 601.
+    The EXIF orientation is applied; a damaged EXIF block has none. Transparency (alpha channel, transparent palette entry or
+    colour) is composited on white. 16-bit grey is divided by 257, so that white stays white. Colour becomes grey by the luma
+    of ITU-R 601; colour profiles are not applied. Refuses what has no known white: floating point, and 32-bit values beyond
+    16 bits.
     """
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16-bit grey PNG; older Pillow reports the 32-bit mode "I"
-        levels = np.clip(np.asarray(picture, dtype=np.float32), 0, 65535) / 257
-        picture = Image.fromarray(np.rint(levels).astype(np.uint8))
+    picture = _upright(picture)
+    if picture.mode == "F":
+        raise _RefusedError("floating-point samples, whose white is not known")
+    if picture.mode.startswith("I"):  # 16-bit grey; older Pillow reports the 32-bit mode "I"
+        picture = _eight_bits(picture)
+    if picture.mode in _ON_THE_WAY:
+        picture = picture.convert(_ON_THE_WAY[picture.mode])
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
@@ -57,14 +100,102 @@ def crop_resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scale to cover `size` = (h, w) and keep the centre, as ADM does (Dhariwal & Nichol 2021, `center_crop_arr`).
 
     Halve with a box filter while both sides stay at least twice the target, then one antialiased bicubic step. We crop
-    to any aspect, ADM to squares; for those the result is ADM's.
+    to any aspect, ADM to squares; for those the result is ADM's. A sliver is cut to its middle first (`LONGEST`): scaled
+    whole, 30000x1 pixels would need gigabytes.
     """
     height, width = size
+    picture = _middle(picture, size)
     while picture.width >= 2 * width and picture.height >= 2 * height:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = max(width / picture.width, height / picture.height)
     covering = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     if covering != picture.size:
         picture = picture.resize(covering, Image.Resampling.BICUBIC)
-    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
-    return picture.crop((left, top, left + width, top + height))
+    return _centre(picture, width, height)
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The regular file at `path`. A pipe or a device is refused unopened: reading one may wait for ever."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise _RefusedError("a folder" if stat.S_ISDIR(mode) else "not a regular file (a pipe, socket or device)")
+    file = path.open("rb")
+    if os.fstat(file.fileno()).st_size == 0:
+        file.close()
+        raise _RefusedError("an empty file")
+    return file
+
+
+def _decoded(file: IO[bytes]) -> Image.Image:
+    """The first picture in `file`, its pixels loaded. Sizes are checked before any pixel is decoded."""
+    picture = Image.open(file, formats=FORMATS)
+    if picture.width * picture.height > MOST_PIXELS:
+        raise _RefusedError(f"{picture.width} x {picture.height} pixels, more than {MOST_PIXELS:,}")
+    if picture.format == "PNG":  # Pillow decodes image data without looking at their checksums
+        if not picture.tile:
+            raise _RefusedError("no image data")
+        picture.verify()
+        file.seek(0)
+        picture = Image.open(file, formats=FORMATS)
+        _scale_key(picture)
+    picture.load()
+    if picture.mode == "P" and not picture.getpalette():
+        raise _RefusedError("palette indices without a palette")
+    return picture
+
+
+def _scale_key(picture: ImageFile.ImageFile) -> None:
+    """A PNG's transparent colour in the 8 bits that its pixels are decoded to; Pillow leaves it in the file's own depth."""
+    key, depth = picture.info.get("transparency"), str(picture.tile[0][3])
+    if isinstance(key, int) and depth == "L;2" and key < 4:
+        picture.info["transparency"] = key * 85
+    elif isinstance(key, int) and depth == "L;4" and key < 16:
+        picture.info["transparency"] = key * 17
+    elif isinstance(key, tuple) and depth == "RGB;16B":  # the pixels keep their high bytes only
+        picture.info["transparency"] = tuple(value >> 8 for value in key)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says. Pillow's `exif_transpose` also writes the block anew, and fails where it is damaged."""
+    try:
+        orientation: Any = picture.getexif().get(0x0112)
+    except Exception:  # as with pixels: a parser on bytes from anywhere
+        return picture
+    return picture.transpose(_UPRIGHT[orientation]) if isinstance(orientation, int) and orientation in _UPRIGHT else picture
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit grey -> "L", or "LA" where one level stands for transparent."""
+    levels = np.asarray(picture).astype(np.int64)
+    if levels.min() < 0 or levels.max() > _SIXTEEN_BITS:
+        raise _RefusedError(f"32-bit grey from {levels.min()} to {levels.max()}, whose white is not known")
+    grey = np.rint(levels / 257).astype(np.uint8)
+    key = picture.info.get("transparency")
+    return Image.fromarray(grey if key is None else np.stack([grey, np.where(levels == key, 0, 255).astype(np.uint8)], -1))
+
+
+def _middle(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of a picture that is over `LONGEST` times as long as a crop to `size` = (h, w) needs; others unchanged."""
+    height, width = size
+    widest = -(-LONGEST * picture.height * width // height)
+    highest = -(-LONGEST * picture.width * height // width)
+    return _centre(picture, min(picture.width, widest), min(picture.height, highest))
+
+
+def _centre(picture: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height)) if (width, height) != picture.size else picture
+
+
+def _cause(error: Exception) -> str:
+    """Why a file was refused, in one line that is the same wherever the file lies."""
+    if isinstance(error, _RefusedError):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "no PNG, JPEG, WebP, GIF, BMP or TIFF data, or a damaged head"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MOST_PIXELS:,} pixels"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    worded = isinstance(error, OSError | SyntaxError | ValueError)  # what Pillow raises on purpose
+    return printable(str(error) if worded else f"{type(error).__name__}: {error}")

@@ -35,6 +35,8 @@ MEANINGS = {
     "counts.samples": "images evaluated",
     "counts.train": "training images compared with",
     "counts.test": "held-out images compared with",
+    "counts.unreadable": "real images left out of both, since they cannot be read",
+    "counts.replaced": "training images that could not be read; training took others in their place (quarantine.jsonl)",
     "made_with.solver": "the solver, and its steps in each segment",
     "made_with.evaluations": "network evaluations per sample; a guided pair counts once",
     "made_with.guidance": "scale of classifier-free guidance; 1 is off",
@@ -56,7 +58,8 @@ def evaluate_images(
 
     `labels` [n] are the classes asked for. `features` default to `PixelFeatures`. `agreement` is there only with labels
     and a `classifier`, the figures of held-out images only where the set has a test split (at least two images).
-    Of each split at most `most` images, evenly spaced, are used, and held in memory. Raises `DataError`.
+    Of each split at most `most` images, evenly spaced, are used, and held in memory; those that cannot be read
+    are left out and counted. Raises `DataError` when of a split none can be read.
 
     Without a test split there is `frechet_to_training` in place of the three. The bias of finite sets is a
     good part of these distances on small sets: compare ratios at equal numbers of samples only.
@@ -71,7 +74,8 @@ def evaluate_images(
             metrics["agreement_real"] = classifier(train, train_labels, test, test_labels)
     report = copies(images, train, test, dataset.grey_levels)
     metrics["copies"] = {"copies": report.copies, **{name: value for name, value in vars(report).items() if name != "samples"}}
-    metrics["counts"] = {"samples": len(images), "train": len(train), "test": len(test)}
+    left_out = min(most, dataset.size("train")) - len(train) + min(most, dataset.size("test")) - len(test)
+    metrics["counts"] = {"samples": len(images), "train": len(train), "test": len(test), "unreadable": left_out}
     return metrics
 
 

@@ -13,6 +13,7 @@ from lapflow.evaluation.evaluate import evaluate_images
 from lapflow.evaluation.report import write_report
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
+from lapflow.training.quarantine import QUARANTINE, listed
 
 CLASSIFIERS = {"svm": svm_agreement}
 
@@ -50,6 +51,7 @@ def evaluate_run(
 
     samples = pipeline.sample(num, solver=create("solver", used), guidance=guidance, seed=seed, progress=progress)
     metrics = evaluate_images(samples.images, samples.labels, pipeline.dataset, features, classifier)
+    metrics["counts"]["replaced"] = listed(run / QUARANTINE)
     metrics["made_with"] = made_with(pipeline, samples.evaluations, solver=used, guidance=guidance, seed=seed)
     pictures = {caption: run / path for caption, path in PICTURES.items() if (run / path).is_file()}
     write_report(run, metrics, resolved(config), pictures, title=f"Evaluation of {run.name}")
@@ -86,6 +88,10 @@ def summary(metrics: Mapping[str, Any]) -> str:
     if "agreement" in metrics:
         held_out = f" (held-out real images {100 * metrics['agreement_real']:.1f} %)" if "agreement_real" in metrics else ""
         rows.append(f"a classifier sees the class asked for in {100 * metrics['agreement']:.1f} %{held_out}")
+    if left_out := metrics["counts"]["unreadable"]:
+        rows.append(f"{left_out} real images cannot be read and are left out of these figures")
+    if replaced := metrics["counts"]["replaced"]:
+        rows.append(f"{replaced} training images could not be read and were replaced in training: {QUARANTINE}")
     rows.append(f"copies of training images {metrics['copies']['copies']}")
     return "\n".join(rows)
 

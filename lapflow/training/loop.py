@@ -29,6 +29,7 @@ from lapflow.data.order import place
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint
 from lapflow.training.ema import EMA
 from lapflow.training.events import EventLog, Watcher, summary_writer
+from lapflow.training.quarantine import QUARANTINE, Quarantine
 from lapflow.training.recompute import recompute
 from lapflow.training.run_folder import RunFolder, other_run
 from lapflow.training.saving import save
@@ -105,12 +106,15 @@ def _train(parts: Composition, run: RunFolder | None, out: Path, watch: Watcher,
             workers=settings.workers,
         )
     )
+    quarantine = Quarantine(out / QUARANTINE, parts.dataset.size("train"), settings.bad_images)
     window = _Window()
     while progress.step < settings.steps:
         stage = keyed_generator(seed, "stage", progress.step)
         taken: list[tuple[Batch, Tensor, dict[str, Tensor]]] = []
         for left in reversed(range(settings.accumulation)):
             batch = next(batches)
+            if new := quarantine.add(batch.unreadable):
+                log({"event": "quarantined", "step": progress.step, "names": new, "total": quarantine.count})
             with engine.accumulating() if left else nullcontext():
                 loss, named = _loss(parts, model, batch, stage)
                 engine.backward(_nan_unless_finite(loss) / settings.accumulation)
@@ -191,7 +195,7 @@ def _left_out(
         {
             "rank": engine.rank,
             "loss": repr(loss.item()),
-            "samples": [f"train/{place(parts.config.seed, size, position)[1]}" for position in batch.positions],
+            "samples": [parts.dataset.name("train", place(parts.config.seed, size, position)[1]) for position in batch.positions],
         }
         for batch, loss in taken
     ]

@@ -3,6 +3,7 @@
 config.yaml        the resolved config; `lapflow train RUN/config.yaml` starts the same run elsewhere
 environment.json   versions of lapflow, torch, Python and of every plugin the config names
 log.jsonl          one event a line
+quarantine.jsonl   the training images that could not be read, if any
 checkpoints/       step-NNNNNNN/ directories and the file `latest`
 """
 

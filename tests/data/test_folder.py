@@ -199,9 +199,10 @@ def test_unreadable_pictures(tmp_path):
     (tmp_path / "d_text.webp").write_text("this is not a picture")
     os.symlink(tmp_path / "nowhere.png", tmp_path / "e_gone.png")
     data = ImageFolder(root=tmp_path, size=8)
-    assert data.size("train") == 4  # a dangling link is no file
+    assert data.size("train") == 5  # a dangling link counts, so that its absence is seen
     data.read("train", 0)
-    for index, words in enumerate([("b_cut.png",), ("c_empty.jpg", "an empty file"), ("d_text.webp", "PNG, JPEG or WebP")], start=1):
+    bad = [("b_cut.png",), ("c_empty.jpg", "an empty file"), ("d_text.webp", "PNG, JPEG or WebP"), ("e_gone.png", "No such file")]
+    for index, words in enumerate(bad, start=1):
         with pytest.raises(DataError) as error:
             data.read("train", index)
         says(error, "cannot be read", *words)

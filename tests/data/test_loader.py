@@ -14,12 +14,13 @@ from lapflow.core.errors import ConfigError, DataError
 from lapflow.data import Batches, Digits, flipped, indices, order, place
 from lapflow.data import loader as module
 from lapflow.data.loader import load_split
+from lapflow.data.substitute import TRIES, substitutes
 
 
 class Ramp(Dataset):
     """Image i holds i / 100 in its left column and 0 elsewhere; counts its reads."""
 
-    def __init__(self, *, count: int = 10, broken: int = -1) -> None:
+    def __init__(self, *, count: int = 10, broken: tuple[int, ...] = ()) -> None:
         self.count, self.broken, self.reads = count, broken, 0
 
     @property
@@ -35,8 +36,8 @@ class Ramp(Dataset):
 
     def read(self, split: Split, index: int) -> tuple[Tensor, int]:
         self.reads += 1
-        if index == self.broken:
-            raise DataError("an image cannot be read", where="ramp/3.png", remedy="replace it")
+        if index in self.broken:
+            raise DataError("an image cannot be read", got=f"hole {index}", remedy="replace it")
         image = torch.zeros(1, 2, 2)
         image[..., 0] = index / 100
         return image, index % 2
@@ -107,11 +108,89 @@ def test_workers_change_nothing():
     assert all(same(a, b) for a, b in zip(take(8, Ramp(), "train", **options), ahead, strict=True))
 
 
+BROKEN = (1, 3, 4)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_errors_arrive_whole(workers):
     with pytest.raises(DataError) as error:
-        take(10, Ramp(broken=3), "train", seed=0, batch_size=2, workers=workers)
-    assert str(error.value) == "an image cannot be read\n  at:       ramp/3.png\n  to mend:  replace it"
+        take(10, Ramp(count=1, broken=(0,)), "train", seed=0, batch_size=2, workers=workers)
+    assert str(error.value).splitlines()[1:3] == ["  at:       train/0", "  got:      hole 0"]
+
+
+def shown(batch):
+    return batch.images.amax((1, 2, 3)).mul(100).round().int().tolist()
+
+
+def test_a_bad_image_is_replaced_by_another_with_its_label():
+    batches = take(3, Ramp(broken=BROKEN), "train", seed=0, batch_size=10)
+    for batch in batches:
+        wanted = indices(0, 10, batch.positions[0], batch.positions[-1] + 1)
+        stand_ins = {one.index: one for one in batch.unreadable}
+        assert sorted(stand_ins) == list(BROKEN)
+        assert [one.index for one in batch.unreadable] == [index for index in wanted if index in BROKEN]
+        for index, image, label in zip(wanted, shown(batch), batch.labels.tolist(), strict=True):
+            assert label == image % 2
+            assert image not in BROKEN
+            if index in BROKEN:
+                one = stand_ins[index]
+                assert (one.name, one.cause, one.substitute) == (f"train/{index}", f"hole {index}", f"train/{image}")
+            else:
+                assert image == index
+    assert all(set(batch.unreadable) == set(batches[0].unreadable) for batch in batches), "another epoch, another substitute"
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_substitutes_are_the_same_however_they_are_read(monkeypatch, flip):
+    options = {"seed": 4, "flip": flip}
+    kept = take(6, Ramp(broken=BROKEN), "train", batch_size=6, **options)
+    others = [take(6, Ramp(broken=BROKEN), "train", batch_size=6, workers=2, **options)]
+    others.append(
+        [
+            *take(2, Ramp(broken=BROKEN), "train", batch_size=6, **options),
+            *take(4, Ramp(broken=BROKEN), "train", batch_size=6, consumed=12, **options),
+        ]
+    )
+    monkeypatch.setattr(module, "CACHE_BYTES", 0)
+    others.append(take(6, Ramp(broken=BROKEN), "train", batch_size=6, **options))
+    assert any(batch.unreadable for batch in kept)
+    for other in others:
+        assert all(same(a, b) and a.unreadable == b.unreadable for a, b in zip(kept, other, strict=True))
+    ranks = [take(6, Ramp(broken=BROKEN), "train", batch_size=6, rank=r, world_size=2, **options) for r in (0, 1)]
+    for whole, *parts in zip(kept, *ranks, strict=True):
+        assert torch.equal(torch.cat([p.images for p in parts]), whole.images)
+        assert tuple(one for p in parts for one in p.unreadable) == whole.unreadable
+
+
+@given(index=st.integers(0, 10**6), size=st.integers(1, 40))
+def test_substitutes_are_others_and_all_of_a_small_set(index, size):
+    index %= size
+    found = list(substitutes("train", index, size))
+    assert len(found) == len(set(found)) == min(size - 1, TRIES)
+    assert index not in found
+    assert all(0 <= other < size for other in found)
+    assert found == list(substitutes("train", index, size))
+
+
+def test_substitutes_spread_over_the_set():
+    firsts = {next(substitutes("train", index, 1000)) for index in range(1000)}
+    assert len(firsts) > 550  # of 1000 draws with replacement 632 differ
+
+
+def test_one_good_image_is_found_among_sixteen():
+    batch = take(1, Ramp(count=17, broken=tuple(range(16))), "train", seed=0, batch_size=17)[0]
+    assert shown(batch) == [16] * 17
+
+
+def test_a_plugins_bug_is_not_taken_for_a_bad_image():
+    class Buggy(Ramp):
+        def read(self, split, index):
+            return {}["no such key"]
+
+    for workers in (0, 1):
+        with pytest.raises(KeyError, match="no such key") as error:
+            take(1, Buggy(), "train", seed=0, batch_size=2, workers=workers)
+    assert "in read" in str(error.value), "the worker's traceback is lost"
 
 
 def test_flips_are_keyed_by_position_and_fair():
@@ -164,6 +243,14 @@ def test_errors():
     assert "multiple of 4" in str(error.value)
     with pytest.raises(DataError, match="test split is empty"):
         Batches(Ramp(), "test", seed=0, batch_size=2)
+
+
+def test_load_split_leaves_out_what_cannot_be_read():
+    images, labels = load_split(Ramp(broken=BROKEN), "train")
+    assert images[:, 0, 0, 0].mul(100).round().int().tolist() == [0, 2, 5, 6, 7, 8, 9]
+    assert labels.tolist() == [0, 0, 1, 0, 1, 0, 1]
+    with pytest.raises(DataError, match="cannot be read"):
+        load_split(Ramp(broken=tuple(range(10))), "train")
 
 
 def test_load_split_takes_evenly_spaced_images():

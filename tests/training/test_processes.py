@@ -97,6 +97,19 @@ def test_a_signal_finishes_the_step_saves_and_exits(tmp_path, number, code):
     assert resume["step"] == last
 
 
+def test_a_signal_to_all_processes_of_a_run_saves_too(tmp_path):
+    """As schedulers send it: the reading workers get it as well, and must not die before the run has saved."""
+    command = [sys.executable, "-m", "lapflow.cli", "train", *LONG, "training.workers=2", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    training(tmp_path / "run")
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert steps_saved(tmp_path / "run") == read_events(tmp_path / "run")[-1]["step"]
+
+
 @pytest.mark.parametrize("whom", ["rank 1", "launcher"])
 def test_all_ranks_agree_to_stop(tmp_path, whom):
     """A signal to one rank stops all, at one step, with one checkpoint; one to the launcher is passed on."""

@@ -59,3 +59,13 @@ class DatasetConformance(Conformance):
         dataset = self.make()
         assert len(dataset.class_names) == dataset.num_classes == len(set(dataset.class_names))
         assert dataset.grey_levels > 0
+
+    def test_names_tell_images_apart(self) -> None:
+        """A name for each image, no two alike in or across splits, the same from another instance."""
+        first, second = self.make(), self.make()
+        splits: tuple[Split, ...] = ("train", "test")
+        places = [(split, index) for split in splits for index in self.indices(split)]
+        names = [first.name(split, index) for split, index in places]
+        assert all(isinstance(name, str) and name for name in names)
+        assert len(set(names)) == len(names)
+        assert [second.name(split, index) for split, index in places] == names
