@@ -13,7 +13,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/lapflow evaluate $(RUN)
 
 test: $(VENV)/.installed-dev lint check-types
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from lapflow.training.loop import _loss as whole_loss
 from lapflow.training.loop import train
 from tests.backends.launching import train_all
 
+pytestmark = pytest.mark.xdist_group("engines")
 RECIPE = "lapflow-digits"
 TINY = [
     "model.width=32",

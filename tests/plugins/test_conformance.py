@@ -59,6 +59,7 @@ CASES = [
     Case("intervals", "cumulative", {"levels": 3}, starts=[0.0, 0.33, 0.67], draw="sample", weights=[1.0, 2.0, 0.5]),
     Case("decomposition", "block-dct"),
     *(Case("intervals", "stages", {"levels": 3}, windows=windows) for windows in ("continuous", "full", "pyramidal")),
+    Case("intervals", "cumulative", {"levels": 3}, starts=[0.0, 0.33, 0.67], draw="balanced"),
     Case("intervals", "stages", starts=[0.0, 0.3], draw="sample", weights=[1.0, 2.0]),
     *(Case("path", name) for name in ("linear", "gvp", "vp")),
     Case("path", "linear", noise_floor=1e-5),

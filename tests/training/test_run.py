@@ -111,6 +111,41 @@ def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
         torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=1e-3)
 
 
+def test_recomputed_activations_change_nothing(tmp_path):
+    whole = train(tiny("training.steps=4"), tmp_path / "whole")
+    same(final(whole), final(train(tiny("training.steps=4", "training.recompute=true"), tmp_path / "again")))
+
+
+def test_balanced_draws_train_every_segment_in_every_step(tmp_path):
+    run = train(tiny("training.steps=6", "training.log_every=1", "flow.intervals.draw=balanced"), tmp_path)
+    rows = [e for e in read_events(run) if e["event"] == "train"]
+    assert all({"loss/scale0", "loss/scale1"} <= set(row) for row in rows)
+
+
+def test_settings_of_how_a_run_is_carried_out_may_change(tmp_path):
+    """Engine, workers and the like are written down anew when the run goes on; what it trains may not change."""
+
+    class CutError(Exception):
+        pass
+
+    def cut(event):
+        if event["event"] == "checkpoint":
+            raise CutError
+
+    with pytest.raises(CutError):
+        train(tiny(), tmp_path / "run", cut)
+    changed = tiny("training.workers=1", "training.recompute=true", "engine.timeout=900", "sampling.batch_size=7")
+    same(final(train(changed, tmp_path / "run")), final(train(tiny(), tmp_path / "whole")))
+    assert load_config(tmp_path / "run" / "config.yaml") == changed
+    resume = next(e for e in read_events(tmp_path / "run") if e["event"] == "resume")
+    assert {line.split(":")[0] for line in resume["changes"]} == {
+        "training.workers",
+        "training.recompute",
+        "engine.timeout",
+        "sampling.batch_size",
+    }
+
+
 def test_one_fixed_batch_is_learnt(tmp_path):
     """With fixed images, noise and times the loss goes towards zero: the target is a function of what the network sees."""
     from lapflow.config.building import build

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lapflow.core.backbone import Backbone, Condition, Heads
 from lapflow.core.decomposition import Band
@@ -106,6 +108,21 @@ class BackboneConformance(Conformance):
         torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum().backward()
         dead = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not bool(p.grad.any()))]
         assert not dead, f"no gradient reaches {dead}"
+
+    def test_units_are_parts_that_may_be_recomputed(self) -> None:
+        """They are different modules of the network, and recomputing their activations gives the same gradients."""
+        plain, again = self.network().train(), self.network().train()
+        units = again.units()
+        assert len({id(unit) for unit in units}) == len(units)
+        assert all(any(unit is module for module in again.modules()) for unit in units)
+        for unit in units:
+            unit.forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
+        for model in (plain, again):
+            heads = model(self.state(tuple(self.bands)), torch.full((self.batch,), 0.4, dtype=torch.float64), self.labels())
+            torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum().backward()
+        for p, q in zip(plain.parameters(), again.parameters(), strict=True):
+            assert (p.grad is None) == (q.grad is None)
+            assert p.grad is None or torch.equal(p.grad, cast(Tensor, q.grad))
 
     def test_it_runs_in_training_and_in_low_precision(self) -> None:
         """A bfloat16 network gives bfloat16 predictions."""

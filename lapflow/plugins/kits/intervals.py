@@ -97,10 +97,10 @@ class IntervalsConformance(Conformance):
         assert not torch.equal(torch.cat([d.t for d in first]).sort().values, torch.cat([d.t for d in other]).sort().values)
 
     def test_what_is_common_to_the_ranks_comes_from_the_stage_generator(self) -> None:
-        """With one draw per batch, the segment does not depend on a rank's own generator."""
+        """A schedule that says so trains the same segments in every process, each with the same number of samples."""
         schedule = self.make()
         segments = schedule.segments(self.levels)
-        chosen: list[Segment] = []
+        chosen: list[list[tuple[Segment, int]]] = []
         for rank in range(6):
             drawn = schedule.draw(
                 segments,
@@ -111,10 +111,32 @@ class IntervalsConformance(Conformance):
                 dtype=torch.float32,
                 device="cpu",
             )
-            if len(drawn) != 1 or drawn[0].index is not None:
-                return  # a draw per sample: every rank meets all segments
-            chosen.append(drawn[0].segment)
-        assert len({s.index for s in chosen}) == 1
+            chosen.append([(draw.segment, len(draw.t)) for draw in drawn])
+        same = all(other == chosen[0] for other in chosen)
+        assert same or not schedule.common
+        assert not same or schedule.common or len(segments) == 1, "its segments are common to the processes: set common"
+
+    def test_a_share_is_drawn_as_its_part_of_the_batch(self) -> None:
+        """Processes with a multiple of `share_multiple` samples each draw, together, what one draws for them all."""
+        schedule = self.make()
+        segments = schedule.segments(self.levels)
+        share = 4 * schedule.share_multiple(len(segments))
+        whole, halves = torch.zeros(2 * share, dtype=torch.int64), torch.zeros(2 * share, dtype=torch.int64)
+        for found, size, starts in ((whole, 2 * share, (0,)), (halves, share, (0, share))):
+            for start in starts:
+                drawn = schedule.draw(
+                    segments,
+                    size,
+                    generator=[keyed_generator("sample", start + i) for i in range(size)],
+                    stage_generator=keyed_generator("stage", 3),
+                    ends=[self.end] * len(segments),
+                    dtype=torch.float32,
+                    device="cpu",
+                )
+                for draw in drawn:
+                    rows = torch.arange(size) if draw.index is None else draw.index
+                    found[start + rows] = draw.segment.index
+        assert torch.equal(whole, halves)
 
     def test_weights_are_not_negative(self) -> None:
         """And at least one scale trains."""
