@@ -20,12 +20,12 @@ from lapflow.config.building import build
 from lapflow.config.loading import load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError
+from lapflow.core.files import replace_file
 from lapflow.evaluation.flops import cost
 from lapflow.evaluation.run import evaluate_run, made_with, words
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.sampling.sampler import sample
-from lapflow.training.checkpoint import replace_file
 from lapflow.training.loop import train
 
 TIMED_BATCH = 64
