@@ -83,6 +83,7 @@ CASES = [
     Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
     Case("codec", "pixels", {"round_trip": 0.0}),
     Case("codec", "autoencoder-kl", factor=2, channels=2),
+    Case("codec", "autoencoder-kl", factor=2, channels=2, posterior="sample"),
     Case("objective", "mse"),
     Case("objective", "vlb", {"least_at_target": False, "heads_needed": ("variance",), "flow": lambda kit: discrete_diffusion()}),
     *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4")),
