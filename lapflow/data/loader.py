@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,14 @@ CACHE_BYTES = 256 * 2**20
 """A split that takes less memory than this is kept decoded once read (without workers only: each would keep its own)."""
 
 
+Key = tuple[int, bool]
+"""(index in the split, mirrored) of a sample."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """`images` [b, c, h, w] float32 in [-1, 1], `labels` [b] int64, and each sample's position in the run's data order."""
+    """`images` [b, c, h, w] float32 in [-1, 1] (or the moments that the set holds), `labels` [b] int64, and each sample's
+    position in the run's data order."""
 
     images: Tensor
     labels: Tensor
@@ -66,7 +72,7 @@ class Batches:
             raise DataError(f"the {split} split is empty", expected="at least one image", remedy="check data.held_out, or add images")
 
     def __iter__(self) -> Iterator[Batch]:
-        source: Iterator[tuple[Tensor, Tensor]] = self._read_ahead() if self.workers else self._read_here()
+        source = read_batches(self.dataset, self.split, self._keys(), self.workers) if self.workers else self._read_here()
         for positions, (images, labels) in zip(self._positions(), source):
             yield Batch(images, labels, positions)
 
@@ -76,72 +82,78 @@ class Batches:
             yield list(range(start, start + self.share))
             start += self.batch_size
 
-    def _keys(self) -> Iterator[list[tuple[int, bool]]]:
-        """(image index, mirrored) of each sample of each batch."""
+    def _keys(self) -> Iterator[list[Key]]:
+        """The keys of each batch."""
         for positions in self._positions():
             found = indices(self.seed, self.size, positions[0], positions[-1] + 1)
             mirrored = [self.flip and flipped(self.seed, p) for p in positions]
             yield list(zip(found, mirrored, strict=True))
 
     def _read_here(self) -> Iterator[tuple[Tensor, Tensor]]:
-        needed = 4 * self.size * self.dataset.shape[0] * self.dataset.shape[1] * self.dataset.shape[2]
-        reader = _Remembering(self.dataset, self.split) if needed <= CACHE_BYTES else _Reader(self.dataset, self.split)
+        needed = 4 * (1 + self.flip) * self.size * math.prod(self.dataset.sample_shape)
+        if needed > CACHE_BYTES:
+            yield from read_batches(self.dataset, self.split, self._keys())
+            return
+        reader = _Remembering(self.dataset, self.split, self.flip)
         for keys in self._keys():
             yield reader.batch(keys)
 
-    def _read_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # Everything is a function of the key, so the workers' random state is never used. DataLoader draws a base seed for
-        # them all the same: from its own generator, to leave the global one alone.
-        loader = DataLoader(
-            _Samples(self.dataset, self.split),
-            batch_sampler=_Endless(self),
-            num_workers=self.workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),
-        )
-        for result in loader:
-            if isinstance(result, LapflowError):
-                raise result
-            yield result
+
+def read_batches(dataset: Dataset, split: Split, keys: Iterable[list[Key]], workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """The samples and labels of batch after batch of `keys`, read ahead by `workers` processes if any.
+
+    Raises what the data set raises for a sample that cannot be read.
+    """
+    if not workers:
+        yield from (_stack([_read(dataset, split, key) for key in batch]) for batch in keys)
+        return
+    # Everything is a function of the key, so the workers' random state is never used. DataLoader draws a base seed for
+    # them all the same: from its own generator, to leave the global one alone.
+    loader = DataLoader(
+        _Samples(dataset, split),
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=_collate,
+        generator=torch.Generator(),
+    )
+    for result in loader:
+        if isinstance(result, LapflowError):
+            raise result
+        yield result
 
 
 def load_split(dataset: Dataset, split: Split, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """The images [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n may be 0."""
+    """The samples [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n may be 0."""
     size = dataset.size(split)
     count = size if most is None else min(most, size)
     if count == 0:
-        return torch.empty(0, *dataset.shape), torch.empty(0, dtype=torch.int64)
-    return _Reader(dataset, split).batch([(i * size // count, False) for i in range(count)])
+        return torch.empty(0, *dataset.sample_shape), torch.empty(0, dtype=torch.int64)
+    return _stack([_read(dataset, split, (i * size // count, False)) for i in range(count)])
 
 
-class _Reader:
-    """Reads each sample anew."""
-
-    def __init__(self, dataset: Dataset, split: Split) -> None:
-        self.dataset, self.split = dataset, split
-
-    def batch(self, keys: Sequence[tuple[int, bool]]) -> tuple[Tensor, Tensor]:
-        return _stack([(*self.dataset.read(self.split, index), mirrored) for index, mirrored in keys])
+def _read(dataset: Dataset, split: Split, key: Key) -> tuple[Tensor, int]:
+    """The sample of a key: every reading goes through here."""
+    index, mirrored = key
+    return dataset.read_mirrored(split, index) if mirrored else dataset.read(split, index)
 
 
 class _Remembering:
-    """Reads each image once, when first asked for, and keeps it."""
+    """Reads each sample once, when first asked for, and keeps it; with `flip` its mirrored variant too."""
 
-    def __init__(self, dataset: Dataset, split: Split) -> None:
-        size = dataset.size(split)
+    def __init__(self, dataset: Dataset, split: Split, flip: bool) -> None:
+        variants, size = 1 + flip, dataset.size(split)
         self.dataset, self.split = dataset, split
-        self.images = torch.empty(size, *dataset.shape)
-        self.labels = torch.empty(size, dtype=torch.int64)
-        self.known = [False] * size
+        self.images = torch.empty(variants, size, *dataset.sample_shape)
+        self.labels = torch.empty(variants, size, dtype=torch.int64)
+        self.known = [[False] * size for _ in range(variants)]
 
-    def batch(self, keys: Sequence[tuple[int, bool]]) -> tuple[Tensor, Tensor]:
-        wanted = [index for index, _ in keys]
-        for index in wanted:
-            if not self.known[index]:
-                self.images[index], self.labels[index] = self.dataset.read(self.split, index)
-                self.known[index] = True
-        rows = torch.tensor(wanted)
-        return _mirror(self.images[rows], [m for _, m in keys]), self.labels[rows]
+    def batch(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
+        for index, mirrored in keys:
+            if not self.known[mirrored][index]:
+                self.images[int(mirrored), index], self.labels[int(mirrored), index] = _read(self.dataset, self.split, (index, mirrored))
+                self.known[mirrored][index] = True
+        rows, variants = torch.tensor(keys).T
+        return self.images[variants, rows], self.labels[variants, rows]
 
 
 class _Samples(torch.utils.data.Dataset[Any]):
@@ -150,24 +162,14 @@ class _Samples(torch.utils.data.Dataset[Any]):
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split
 
-    def __getitem__(self, key: tuple[int, bool]) -> tuple[Tensor, int, bool] | LapflowError:
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | LapflowError:
         try:
-            return (*self.dataset.read(self.split, key[0]), key[1])
+            return _read(self.dataset, self.split, key)
         except LapflowError as error:
             return error
 
 
-class _Endless:
-    """The keys of batch after batch, in the form in which DataLoader takes them."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
-        return self.batches._keys()
-
-
-def _collate(samples: Sequence[tuple[Tensor, int, bool] | LapflowError]) -> tuple[Tensor, Tensor] | LapflowError:
+def _collate(samples: Sequence[tuple[Tensor, int] | LapflowError]) -> tuple[Tensor, Tensor] | LapflowError:
     good = []
     for sample in samples:
         if isinstance(sample, LapflowError):
@@ -176,11 +178,5 @@ def _collate(samples: Sequence[tuple[Tensor, int, bool] | LapflowError]) -> tupl
     return _stack(good)
 
 
-def _stack(samples: Sequence[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor]:
-    images = _mirror(torch.stack([image for image, _, _ in samples]), [mirrored for _, _, mirrored in samples])
-    return images, torch.tensor([label for _, label, _ in samples], dtype=torch.int64)
-
-
-def _mirror(images: Tensor, mirrored: Sequence[bool]) -> Tensor:
-    """The images [b, c, h, w], those marked turned left to right."""
-    return torch.where(torch.tensor(mirrored)[:, None, None, None], images.flip(-1), images) if any(mirrored) else images
+def _stack(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples], dtype=torch.int64)
