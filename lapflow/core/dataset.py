@@ -12,6 +12,7 @@ from torch import Tensor
 from lapflow.core.component import Component
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,7 @@ def _save(parts: Composition, run: RunFolder, counts: dict[str, int], ema: EMA |
         "config": resolved(config),
         "environment": environment(config),
         "classes": list(parts.dataset.class_names),
+        "shape": list(parts.dataset.shape),
     }
     return save_checkpoint(run.checkpoints, counts["step"], Checkpoint(tensors, documents), config.training.keep_checkpoints)
 
@@ -151,7 +152,7 @@ def _loss(
     generators = [keyed_generator(seed, "sample", position) for position in batch.positions]
     images = batch.images.to(engine.device, non_blocking=True)
     with torch.no_grad():
-        x = parts.codec.encode(images)
+        x = parts.encode(images, generators)
     labels = None
     if parts.num_classes:
         dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < label_drop

@@ -8,26 +8,13 @@ import torch
 
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.models import AutoencoderKLCodec, Pixels
+from tests.support import small_autoencoder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny real autoencoder, saved."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    model = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=[4, 8],
-        latent_channels=2,
-        norm_num_groups=2,
-        scaling_factor=0.3,
-        shift_factor=0.1,
-    )
-    path = tmp_path_factory.mktemp("autoencoder")
-    model.save_pretrained(path)
-    return path
+    return small_autoencoder(tmp_path_factory.mktemp("autoencoder"), scaling_factor=0.3, shift_factor=0.1)
 
 
 def images(batch=2):

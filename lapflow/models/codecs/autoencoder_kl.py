@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.codec import Codec
+from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.random import Generators, randn
 
@@ -79,11 +79,8 @@ class AutoencoderKLCodec(Codec):
     def identity(self) -> dict[str, Any]:
         """Class, latent size and the SHA-256 of the weights in float32, whatever file or dtype they come from."""
         self.load()
-        digest = hashlib.sha256()
-        for name, value in sorted(self._model.state_dict().items()):
-            digest.update(f"{name} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().float().contiguous().numpy().data)
-        return {"class": type(self._model).__name__, "channels": self.channels, "factor": self.factor, "weights": digest.hexdigest()}
+        weights = tensors_sha256({name: value.float() for name, value in self._model.state_dict().items()})
+        return {"class": type(self._model).__name__, "channels": self.channels, "factor": self.factor, "weights": weights}
 
     @property
     def affine(self) -> tuple[float, float]:
