@@ -72,6 +72,7 @@ class DatasetConformance(Conformance):
             kept = mirrored.clone()
             mirrored.zero_()
             assert torch.equal(again.read_mirrored("train", index)[0], kept)
+            assert torch.equal(dataset.read_mirrored("train", index)[0], kept)
 
     def test_moments_say_where_they_come_from(self) -> None:
         """A set of moments names the codec that made them and the images, in JSON values."""
