@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
 from lapflow.core.flow import Flow
+from lapflow.data.encoding import Encoder, plan
 from lapflow.flows import AppendBridge, GVPPath, LinearPath, VPPath
+from lapflow.plugins import create
 from lapflow.pyramids import CumulativeIntervals, Identity, LaplacianPyramid, WaveletPyramid
 
 STARTS = {1: (0.0,), 2: (0.0, 0.5), 3: (0.0, 0.33, 0.67), 4: (0.0, 0.25, 0.5, 0.75)}
@@ -35,3 +41,46 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, generator=seeded(seed), dtype=dtype)
+
+
+def small_autoencoder(folder: Path, seed: int = 0, image_channels: int = 3, **options: Any) -> Path:
+    """A random AutoencoderKL of factor 2 with 2 latent channels, as diffusers saves one."""
+    diffusers = pytest.importorskip("diffusers")
+    widths = options.setdefault("block_out_channels", [4, 8])
+    blocks = {
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "in_channels": image_channels,
+        "out_channels": image_channels,
+        "latent_channels": 2,
+        "norm_num_groups": 2,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        diffusers.AutoencoderKL(**{**blocks, **options}).save_pretrained(folder)
+    return folder
+
+
+GLYPHS = {"name": "glyphs", "size": 16, "train": 10, "test": 3}
+
+
+def codec_of(autoencoder: Path, **options: Any) -> dict[str, Any]:
+    """The small autoencoder as a config names it."""
+    return {"name": "autoencoder-kl", "path": str(autoencoder), "factor": 2, "channels": 2, **options}
+
+
+def encoder(
+    out: Path, autoencoder: Path, *, images: dict[str, Any] = GLYPHS, settings: dict[str, Any] | None = None, **rest: Any
+) -> Encoder:
+    """An encoder of a few glyphs by the small autoencoder (made if it is not there), in shards of four."""
+    if not autoencoder.exists():
+        small_autoencoder(autoencoder, image_channels=1)
+    dataset, codec, device = create("dataset", images), create("codec", codec_of(autoencoder)), torch.device("cpu")
+    made = plan(dataset, codec, images=images, made_by=codec_of(autoencoder), device=device, **{"shard_size": 4, **(settings or {})})
+    return Encoder(dataset, codec, made, out, device=device, **{"batch_size": 3, **rest})
+
+
+def cached_glyphs(out: Path, autoencoder: Path, **settings: Any) -> Path:
+    """A cache of a few glyphs' moments."""
+    assert encoder(out, autoencoder, settings=settings).run() == []
+    return out

@@ -18,11 +18,14 @@ import yaml
 from PIL import Image
 
 from lapflow.config.loading import load_config
+from tests.support import small_autoencoder
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 TINY = ["training.steps=2", "training.batch_size=8", "model.depth=1", "model.width=32", "model.heads=2", "training.warmup_steps=0"]
+HUB = "stabilityai/sd-vae-ft-mse"
+"""The autoencoder of the documents: a small random one stands in for it."""
 LONG = {"make demo", "make test", "pip install"}
 
 
@@ -66,6 +69,10 @@ def test_commands_run(document, tmp_path):
         for i in range(8):
             pixels = np.random.default_rng(i).integers(0, 255, (40, 50, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    for file in tmp_path.glob("*.yaml"):
+        if HUB in file.read_text():
+            small_autoencoder(tmp_path / "autoencoder", latent_channels=4, block_out_channels=[4, 4, 4, 4])
+            file.write_text(file.read_text().replace(HUB, str(tmp_path / "autoencoder")))
     for line in commands(document):
         words = shlex.split(line)
         assert words[0] == "lapflow", f"{document.name} shows a command that this test does not know: {line}"

@@ -16,6 +16,7 @@ from lapflow.cli import components, config
 from lapflow.cli.check import check
 from lapflow.cli.compare import compare
 from lapflow.cli.doctor import doctor
+from lapflow.cli.encode import encode
 from lapflow.cli.evaluate import evaluate
 from lapflow.cli.flops import flops
 from lapflow.cli.progress import silence
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 
 # ---- commands: one line each
+app.command()(encode)
 app.command()(train)
 app.command()(sample)
 app.command()(evaluate)

@@ -52,10 +52,11 @@ def train(
 
 def _bands_of_an_image(config: Config) -> Image:
     """What the decomposition makes of the first training image, in the flow's space."""
-    from lapflow.config.building import build_codec, build_dataset, build_flow
+    from lapflow.config.building import build
     from lapflow.data.substitute import read_or_substitute
     from lapflow.sampling.pictures import band_picture
 
-    image, _, _ = read_or_substitute(build_dataset(config), "train", 0)
-    latents, decomposition = build_codec(config).encode(image[None]), build_flow(config, check=False).decomposition
-    return band_picture({k: x[0] for k, x in decomposition.analyze(latents).items()}, latents[0])
+    parts = build(config, "meta")
+    sample, _, _ = read_or_substitute(parts.dataset, "train", 0)
+    latents = parts.encode(sample[None])
+    return band_picture({k: x[0] for k, x in parts.flow.decomposition.analyze(latents).items()}, latents[0])

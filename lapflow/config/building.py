@@ -9,13 +9,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lapflow.config.fields import Spec
 from lapflow.config.schema import Config
 from lapflow.core.attention import AttentionBackend
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
-from lapflow.core.dataset import Dataset
+from lapflow.core.dataset import SPLITS, Dataset
+from lapflow.core.digest import difference
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError, DataError, LapflowError
 from lapflow.core.features import FeatureExtractor
@@ -23,7 +25,7 @@ from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.objective import Objective
-from lapflow.core.random import keyed_generator
+from lapflow.core.random import Generators, keyed_generator
 from lapflow.core.solver import Field, Solver
 from lapflow.plugins.registry import create
 
@@ -60,9 +62,16 @@ class Composition:
     def guidance(self) -> Guidance:
         return build_guidance(self.config)
 
+    def encode(self, samples: Tensor, generator: Generators | None = None) -> Tensor:
+        """What the data set gives, images or a codec's moments of them, [b, ...] -> the flow's space. Draws from `generator`
+        what the codec draws."""
+        if self.dataset.encoding is None:
+            return self.codec.encode(samples, generator)
+        return self.codec.latents(samples, generator)
+
     def require(self) -> None:
-        """Raises what would otherwise go wrong in the middle of the work: no images, sampling settings that do not fit the
-        flow, a codec that cannot be loaded, a kernel that cannot run on the engine's device in its precision."""
+        """Raises what would otherwise go wrong in the middle of the work: no images, latents of another codec, sampling settings
+        that do not fit the flow, a codec that cannot be loaded, a kernel that cannot run on the engine's device in its precision."""
         self._require_images()
         self._require_shares()
         with _placed(self.config, "sampling", "solver"):
@@ -73,6 +82,7 @@ class Composition:
             self.guidance.require(self.flow.levels)
         with _placed(self.config, "codec"):
             self.codec.load()
+            self._require_same_codec()
         self._require_heads()
         self.kernel()
 
@@ -120,6 +130,21 @@ class Composition:
                 where=self.config.origin("data"),
                 expected="at least one image",
                 remedy="hold fewer images out, or name another data set",
+            )
+        if self.config.training.flip:
+            with _placed(self.config, "data"):
+                self.dataset.require_mirrored()
+
+    def _require_same_codec(self) -> None:
+        """Latents are of use to the codec that made them, and to no other."""
+        if (encoding := self.dataset.encoding) is None:
+            return
+        if changes := difference(encoding.codec, self.codec.identity()):
+            raise ConfigError(
+                "the latents were made by another codec",
+                got=f"{self.config.codec}; from theirs to this: {'; '.join(changes)}",
+                expected=f"the codec that made them: {dict(encoding.made_by)}",
+                remedy="name that codec, or encode the images with this one",
             )
 
     def describe(self) -> dict[str, Any]:
@@ -208,6 +233,27 @@ def build_codec(config: Config) -> Codec:
 def build_dataset(config: Config) -> Dataset:
     dataset: Dataset = _create(config, "dataset", config.data, "data")
     return dataset
+
+
+def build_images(dataset: Dataset) -> Dataset:
+    """The images themselves: `dataset`, or the set that its moments were made of. Raises `DataError` where these are not here,
+    or no longer those."""
+    if dataset.encoding is None:
+        return dataset
+    images: Dataset = create("dataset", dataset.encoding.images)
+    want = {split: dataset.size(split) for split in SPLITS}
+    try:
+        found = {split: images.size(split) for split in SPLITS}
+    except LapflowError as error:
+        raise DataError(
+            "the images that the latents were made of are needed, and cannot be read",
+            got=f"{dataset.encoding.images}: {error.what}",
+            expected="the images where they were when they were encoded",
+            remedy="bring them back, or leave a link there",
+        ) from error
+    if found != want:
+        raise DataError("the images are no longer those that the latents were made of", got=f"{found} images", expected=f"{want}")
+    return images
 
 
 def build_objective(config: Config) -> Objective:

@@ -12,6 +12,7 @@ from lapflow.config.layers import merge, read_overrides, read_source, recipes
 from lapflow.config.problems import explain_problems
 from lapflow.config.schema import Config, component_defaults
 from lapflow.config.yaml12 import Layer, write_yaml
+from lapflow.core.digest import difference
 
 __all__ = ["difference", "dump_yaml", "file_schema", "load_config", "recipes", "resolved"]
 
@@ -42,29 +43,11 @@ def dump_yaml(config: Config) -> str:
     return write_yaml(resolved(config))
 
 
-def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """What changes from resolved config `a` to `b`: lines `path: old -> new`."""
-    before, after = _flat(a), _flat(b)
-    keys = [*before, *(key for key in after if key not in before)]
-    return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in keys if _shown(before, key) != _shown(after, key)]
-
-
 def file_schema() -> dict[str, Any]:
     """JSON Schema of a config *file*: as of `Config`, but it may have a `base`, and then leave out what that gives."""
     schema = _optional(Config.model_json_schema())
     schema["properties"]["base"] = {"type": "string", "description": "a recipe or a file to start from", "examples": recipes()}
     return schema
-
-
-def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        out |= _flat(value, f"{at}{key}.") if isinstance(value, Mapping) and value else {f"{at}{key}": value}
-    return out
-
-
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return repr(flat[key]) if key in flat else "(absent)"
 
 
 def _optional(node: Any) -> Any:

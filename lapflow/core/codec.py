@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 from torch import Tensor
 
 from lapflow.core.component import Component
+from lapflow.core.random import Generators
 
 
 class Codec(Component):
-    """Maps images [b, c, h, w] in [-1, 1] to the flow's space and back."""
+    """Maps images [b, c, h, w] in [-1, 1] to the flow's space and back.
+
+    Encoding goes in two steps. `moments` is the costly one, a pure function of the image that a cache can hold; `latents`
+    is the cheap one, which may draw, so that it is done anew each time. Neither mixes the samples of a batch.
+    """
 
     kind = "codec"
 
@@ -19,12 +25,38 @@ class Codec(Component):
         """The (c, h, w) of the latent of an image of `shape`. Raises `SizeError` if the codec cannot take the size."""
 
     def load(self) -> None:
-        """Bring what `encode` and `decode` need. Called before work starts, so that what is missing is said then."""
+        """Bring what encoding and decoding need. Called before work starts, so that what is missing is said then."""
+
+    @property
+    def affine(self) -> tuple[float, float]:
+        """(shift, scale): latent = (what the moments stand for - shift) * scale."""
+        return 0.0, 1.0
 
     @abstractmethod
-    def encode(self, images: Tensor) -> Tensor:
-        """Images [b, c, h, w] in [-1, 1] -> latents, shifted and scaled for the flow."""
+    def moments(self, images: Tensor) -> Tensor:
+        """Images [b, c, h, w] in [-1, 1] -> what the codec's law of their latents is made of, [b, m, h', w'], not shifted or
+        scaled. Draws nothing."""
+
+    @abstractmethod
+    def latents(self, moments: Tensor, generator: Generators | None = None) -> Tensor:
+        """Moments [b, m, h', w'] -> latents [b, *latent_shape], shifted and scaled for the flow.
+
+        A codec whose config asks for it draws them, with `generator` or one generator for each sample. Without a generator
+        nothing is drawn, whatever the config says.
+        """
+
+    def encode(self, images: Tensor, generator: Generators | None = None) -> Tensor:
+        """Images -> latents in the images' dtype: `latents` of their `moments`."""
+        return self.latents(self.moments(images), generator).to(images.dtype)
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> images [b, c, h, w], nominally in [-1, 1], not clipped."""
+
+    def identity(self) -> dict[str, Any]:
+        """What `moments` depends on, as JSON values: codecs with equal identities may use each other's cached moments.
+
+        By default the class and all of its config. A codec with weights names these by a hash, and leaves out where they
+        lie and what only `latents` and `decode` use.
+        """
+        return {"class": type(self).__qualname__, **self.config}

@@ -43,6 +43,10 @@ class DataError(LapflowError):
     """A data set cannot be read."""
 
 
+class ImageError(DataError):
+    """One image of a data set cannot be read, which says nothing of the others."""
+
+
 class CheckpointError(LapflowError):
     """A run folder or a checkpoint is missing, corrupt, foreign or in use."""
 

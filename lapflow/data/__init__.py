@@ -1,10 +1,24 @@
-"""Data sets and their order: digits and glyphs (built in), image folder, batches, pixel features."""
+"""Data sets and their order: digits and glyphs (built in), image folder, cached latents, batches, pixel features."""
 
 from lapflow.data.digits import Digits
 from lapflow.data.features import PixelFeatures
 from lapflow.data.folder import ImageFolder
 from lapflow.data.glyphs import Glyphs
+from lapflow.data.latents import Latents
 from lapflow.data.loader import Batch, Batches, load_split
 from lapflow.data.order import flipped, indices, order, place
 
-__all__ = ["Batch", "Batches", "Digits", "Glyphs", "ImageFolder", "PixelFeatures", "flipped", "indices", "load_split", "order", "place"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Digits",
+    "Glyphs",
+    "ImageFolder",
+    "Latents",
+    "PixelFeatures",
+    "flipped",
+    "indices",
+    "load_split",
+    "order",
+    "place",
+]

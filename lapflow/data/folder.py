@@ -21,7 +21,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _KINDS = "png, jpg, jpeg or webp"
 
 
-def _text(path: Any) -> Any:
+def text_path(path: Any) -> Any:
+    """A path object as text, for a config's field."""
     return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
@@ -30,7 +31,7 @@ def _pair(size: Any) -> Any:
 
 
 Side = Annotated[int, Field(ge=1)]
-Root = Annotated[str, BeforeValidator(_text), Field(min_length=1, description="the folder; its subfolders are the classes")]
+Root = Annotated[str, BeforeValidator(text_path), Field(min_length=1, description="the folder; its subfolders are the classes")]
 Size = Annotated[
     Side | Annotated[list[Side], Field(min_length=2, max_length=2)],
     BeforeValidator(_pair),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lapflow.core.dataset import Dataset, Split
-from lapflow.core.errors import ConfigError, DataError, LapflowError
+from lapflow.core.errors import ConfigError, DataError, ImageError, LapflowError
 from lapflow.data.order import flipped, indices
 from lapflow.data.substitute import Sample, Unreadable, read_or_substitute
 from lapflow.data.workers import unheeding, watched
@@ -20,9 +21,14 @@ CACHE_BYTES = 256 * 2**20
 """A split that takes less memory than this is kept decoded once read (without workers only: each would keep its own)."""
 
 
+Key = tuple[int, bool]
+"""(index in the split, mirrored) of a sample."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """`images` [b, c, h, w] float32 in [-1, 1], `labels` [b] int64, and each sample's position in the run's data order.
+    """`images` [b, c, h, w] float32 in [-1, 1] (or the moments that the set holds), `labels` [b] int64, and each sample's
+    position in the run's data order.
 
     `unreadable` are the samples among them that were replaced, each time they are.
     """
@@ -77,7 +83,7 @@ class Batches:
             raise DataError(f"the {split} split is empty", expected="at least one image", remedy="check data.held_out, or add images")
 
     def __iter__(self) -> Iterator[Batch]:
-        source: Iterator[Content] = self._read_ahead() if self.workers else self._read_here()
+        source = self._read_ahead() if self.workers else self._read_here()
         for positions, (images, labels, unreadable) in zip(self._positions(), source):
             yield Batch(images, labels, positions, unreadable)
 
@@ -87,41 +93,56 @@ class Batches:
             yield list(range(start, start + self.share))
             start += self.batch_size
 
-    def _keys(self) -> Iterator[list[tuple[int, bool]]]:
-        """(image index, mirrored) of each sample of each batch."""
+    def _keys(self) -> Iterator[list[Key]]:
+        """The keys of each batch."""
         for positions in self._positions():
             found = indices(self.seed, self.size, positions[0], positions[-1] + 1)
             mirrored = [self.flip and flipped(self.seed, p) for p in positions]
             yield list(zip(found, mirrored, strict=True))
 
+    def _read_ahead(self) -> Iterator[Content]:
+        return read_batches(self.dataset, self.split, self._keys(), self.workers, self.rank)
+
     def _read_here(self) -> Iterator[Content]:
-        needed = 4 * self.size * self.dataset.shape[0] * self.dataset.shape[1] * self.dataset.shape[2]
-        reader = _Remembering(self.dataset, self.split) if needed <= CACHE_BYTES else _Reader(self.dataset, self.split)
+        needed = 4 * (1 + self.flip) * self.size * math.prod(self.dataset.sample_shape)
+        if needed > CACHE_BYTES:
+            yield from read_batches(self.dataset, self.split, self._keys())
+            return
+        reader = _Remembering(self.dataset, self.split, self.flip)
         for keys in self._keys():
             yield reader.batch(keys)
 
-    def _read_ahead(self) -> Iterator[Content]:
-        # Everything is a function of the key, so the workers' random state is never used. DataLoader draws a base seed for
-        # them all the same: from its own generator, to leave the global one alone.
-        loader = DataLoader(
-            _Samples(self.dataset, self.split),
-            batch_sampler=_Endless(self),
-            num_workers=self.workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),
-            worker_init_fn=unheeding,
-        )
-        for result in watched(loader, self.rank):
-            if isinstance(result, LapflowError):
-                raise result
-            yield result
+
+def read_batches(dataset: Dataset, split: Split, keys: Iterable[list[Key]], workers: int = 0, rank: int = 0) -> Iterator[Content]:
+    """The samples, labels and replaced ones of batch after batch of `keys`, read ahead by `workers` processes if any.
+
+    Raises `DataError` for an image that cannot be read and for which no other can, and when a worker dies; what else the data
+    set raises.
+    """
+    if not workers:
+        yield from (_stack([read_or_substitute(dataset, split, *key) for key in batch]) for batch in keys)
+        return
+    # Everything is a function of the key, so the workers' random state is never used. DataLoader draws a base seed for
+    # them all the same: from its own generator, to leave the global one alone.
+    loader = DataLoader(
+        _Samples(dataset, split),
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=_collate,
+        generator=torch.Generator(),
+        worker_init_fn=unheeding,
+    )
+    for result in watched(loader, rank):
+        if isinstance(result, LapflowError):
+            raise result
+        yield result
 
 
 def load_split(dataset: Dataset, split: Split, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """The images [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n may be 0.
+    """The samples [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n may be 0.
 
     Images that cannot be read are left out and none takes their place: a measure counts each real image once. Raises
-    `DataError` when none can be read.
+    `ImageError` when none can be read.
     """
     size = dataset.size(split)
     count = size if most is None else min(most, size)
@@ -129,49 +150,39 @@ def load_split(dataset: Dataset, split: Split, most: int | None = None) -> tuple
     for i in range(count):
         try:
             image, label = dataset.read(split, i * size // count)
-        except DataError as error:
+        except ImageError as error:
             refused = error
             continue
         images.append(image)
         labels.append(label)
     if refused is not None and not images:
         raise refused
-    stacked = torch.stack(images) if images else torch.empty(0, *dataset.shape)
+    stacked = torch.stack(images) if images else torch.empty(0, *dataset.sample_shape)
     return stacked, torch.tensor(labels, dtype=torch.int64)
 
 
-class _Reader:
-    """Reads each sample anew."""
-
-    def __init__(self, dataset: Dataset, split: Split) -> None:
-        self.dataset, self.split = dataset, split
-
-    def batch(self, keys: Sequence[tuple[int, bool]]) -> Content:
-        return _stack([(read_or_substitute(self.dataset, self.split, index), mirrored) for index, mirrored in keys])
-
-
 class _Remembering:
-    """Reads each image once, when first asked for, and keeps it."""
+    """Reads each sample once, when first asked for, and keeps it; with `flip` its mirrored variant too."""
 
-    def __init__(self, dataset: Dataset, split: Split) -> None:
-        size = dataset.size(split)
+    def __init__(self, dataset: Dataset, split: Split, flip: bool) -> None:
+        variants, size = 1 + flip, dataset.size(split)
         self.dataset, self.split = dataset, split
-        self.images = torch.empty(size, *dataset.shape)
-        self.labels = torch.empty(size, dtype=torch.int64)
-        self.known = [False] * size
+        self.images = torch.empty(variants, size, *dataset.sample_shape)
+        self.labels = torch.empty(variants, size, dtype=torch.int64)
+        self.known = [[False] * size for _ in range(variants)]
         self.unreadable: dict[int, Unreadable] = {}
 
-    def batch(self, keys: Sequence[tuple[int, bool]]) -> Content:
-        wanted = [index for index, _ in keys]
-        for index in wanted:
-            if not self.known[index]:
-                self.images[index], self.labels[index], unreadable = read_or_substitute(self.dataset, self.split, index)
-                self.known[index] = True
+    def batch(self, keys: Sequence[Key]) -> Content:
+        for index, mirrored in keys:
+            if not self.known[mirrored][index]:
+                image, label, unreadable = read_or_substitute(self.dataset, self.split, index, mirrored)
+                self.images[int(mirrored), index], self.labels[int(mirrored), index] = image, label
+                self.known[mirrored][index] = True
                 if unreadable is not None:
                     self.unreadable[index] = unreadable
-        rows = torch.tensor(wanted)
-        replaced = tuple(self.unreadable[index] for index in wanted if index in self.unreadable)
-        return _mirror(self.images[rows], [m for _, m in keys]), self.labels[rows], replaced
+        rows, variants = torch.tensor(keys).T
+        replaced = tuple(self.unreadable[index] for index, _ in keys if index in self.unreadable)
+        return self.images[variants, rows], self.labels[variants, rows], replaced
 
 
 class _Samples(torch.utils.data.Dataset[Any]):
@@ -180,24 +191,14 @@ class _Samples(torch.utils.data.Dataset[Any]):
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split
 
-    def __getitem__(self, key: tuple[int, bool]) -> tuple[Sample, bool] | LapflowError:
+    def __getitem__(self, key: Key) -> Sample | LapflowError:
         try:
-            return read_or_substitute(self.dataset, self.split, key[0]), key[1]
+            return read_or_substitute(self.dataset, self.split, *key)
         except LapflowError as error:
             return error
 
 
-class _Endless:
-    """The keys of batch after batch, in the form in which DataLoader takes them."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
-        return self.batches._keys()
-
-
-def _collate(samples: Sequence[tuple[Sample, bool] | LapflowError]) -> Content | LapflowError:
+def _collate(samples: Sequence[Sample | LapflowError]) -> Content | LapflowError:
     good = []
     for sample in samples:
         if isinstance(sample, LapflowError):
@@ -206,12 +207,6 @@ def _collate(samples: Sequence[tuple[Sample, bool] | LapflowError]) -> Content |
     return _stack(good)
 
 
-def _stack(samples: Sequence[tuple[Sample, bool]]) -> Content:
-    images = _mirror(torch.stack([image for (image, _, _), _ in samples]), [mirrored for _, mirrored in samples])
-    labels = torch.tensor([label for (_, label, _), _ in samples], dtype=torch.int64)
-    return images, labels, tuple(unreadable for (_, _, unreadable), _ in samples if unreadable is not None)
-
-
-def _mirror(images: Tensor, mirrored: Sequence[bool]) -> Tensor:
-    """The images [b, c, h, w], those marked turned left to right."""
-    return torch.where(torch.tensor(mirrored)[:, None, None, None], images.flip(-1), images) if any(mirrored) else images
+def _stack(samples: Sequence[Sample]) -> Content:
+    images, labels, unreadable = zip(*samples)
+    return torch.stack(images), torch.tensor(labels, dtype=torch.int64), tuple(one for one in unreadable if one is not None)

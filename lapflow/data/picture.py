@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from lapflow.core.errors import DataError, printable
+from lapflow.core.errors import ImageError, printable
 
 Channels = Literal[1, 3]
 
@@ -53,7 +53,7 @@ class _RefusedError(Exception):
 def read_picture(path: Path, size: tuple[int, int], channels: Channels) -> Tensor:
     """The picture in `path` as float32 [channels, h, w] in [-1, 1], cropped and resized to `size` = (h, w).
 
-    Of an animation or a file of several pages the first. Raises `DataError`, naming the file and the cause, when it is no
+    Of an animation or a file of several pages the first. Raises `ImageError`, naming the file and the cause, when it is no
     regular file, missing, empty, truncated, damaged, larger than `MOST_PIXELS` or not a picture. What the process itself is
     short of (memory, open files) is no fault of the picture's and raised as it comes.
     """
@@ -64,7 +64,7 @@ def read_picture(path: Path, size: tuple[int, int], channels: Channels) -> Tenso
     except Exception as error:  # on bytes from anywhere a decoder may raise anything
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SHORT_OF:
             raise
-        raise DataError(
+        raise ImageError(
             "an image cannot be read",
             where=printable(str(path)),
             got=_cause(error),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Split
-from lapflow.core.errors import DataError, printable
+from lapflow.core.errors import DataError, ImageError, printable
 from lapflow.data.split import unit_hash
 
 TRIES = 16
@@ -33,21 +33,23 @@ Sample = tuple[Tensor, int, Unreadable | None]
 """An image [c, h, w], its label, and what it stands in for."""
 
 
-def read_or_substitute(dataset: Dataset, split: Split, index: int) -> Sample:
-    """Image `index` of a split, or where `read` raises `DataError` the first of `substitutes` that can be read.
+def read_or_substitute(dataset: Dataset, split: Split, index: int, mirrored: bool = False) -> Sample:
+    """Image `index` of a split, `mirrored` or not, or where reading it raises `ImageError` the first of `substitutes` that can
+    be read.
 
     Raises `DataError` with the first image's cause when none can. Other exceptions are bugs, or a lack of something that the
     images cannot help, and pass.
     """
+    read = dataset.read_mirrored if mirrored else dataset.read
     try:
-        return (*dataset.read(split, index), None)
-    except DataError as error:
+        return (*read(split, index), None)
+    except ImageError as error:
         refused = error
     cause = printable(str(refused.what if refused.got is None else refused.got))
     for other in substitutes(split, index, dataset.size(split)):
         try:
-            image, label = dataset.read(split, other)
-        except DataError:
+            image, label = read(split, other)
+        except ImageError:
             continue
         return image, label, Unreadable(dataset.name(split, index), index, cause, dataset.name(split, other))
     raise DataError(

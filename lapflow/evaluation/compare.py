@@ -16,16 +16,16 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from lapflow.config.building import build
+from lapflow.config.building import build, build_images
 from lapflow.config.loading import load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError
+from lapflow.core.files import replace_file
 from lapflow.evaluation.flops import cost
 from lapflow.evaluation.run import evaluate_run, made_with, words
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.sampling.sampler import sample
-from lapflow.training.checkpoint import replace_file
 from lapflow.training.loop import train
 
 TIMED_BATCH = 64
@@ -96,7 +96,7 @@ def compare(
     for entry in entries:
         parts = build(entry.config(common, 0))
         parts.require()
-        if parts.dataset.size("test") < 2:
+        if build_images(parts.dataset).size("test") < 2:
             raise ConfigError(f"{entry.name}: its data hold no images out", expected="held-out images, to measure a distance to")
     for seed in range(seeds):
         for entry in entries:

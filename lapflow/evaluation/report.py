@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import yaml
 
+from lapflow.core.files import replace_file
 from lapflow.evaluation.evaluate import MEANINGS
-from lapflow.training.checkpoint import replace_file
 
 
 def write_report(

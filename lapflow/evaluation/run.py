@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lapflow.config.building import build_features
+from lapflow.config.building import build_features, build_images
 from lapflow.config.loading import resolved
+from lapflow.data.quarantine import QUARANTINE, listed
 from lapflow.evaluation.agreement import require_sklearn, svm_agreement
 from lapflow.evaluation.evaluate import evaluate_images
 from lapflow.evaluation.report import write_report
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
-from lapflow.training.quarantine import QUARANTINE, listed
 
 CLASSIFIERS = {"svm": svm_agreement}
 
@@ -43,14 +43,15 @@ def evaluate_run(
     config = pipeline.config
     used = dict(solver or config.sampling.solver)
     # ---- what can be missing is missed before any work
-    pipeline.dataset.size("train")
+    real = build_images(pipeline.dataset)
+    real.size("train")
     classifier = None if config.evaluation.classifier is None else CLASSIFIERS[config.evaluation.classifier]
     if classifier is not None:
         require_sklearn()
-    features = build_features(config, pipeline.dataset.grey_levels)
+    features = build_features(config, real.grey_levels)
 
     samples = pipeline.sample(num, solver=create("solver", used), guidance=guidance, seed=seed, progress=progress)
-    metrics = evaluate_images(samples.images, samples.labels, pipeline.dataset, features, classifier)
+    metrics = evaluate_images(samples.images, samples.labels, real, features, classifier)
     metrics["counts"]["replaced"] = listed(run / QUARANTINE)
     metrics["made_with"] = made_with(pipeline, samples.evaluations, solver=used, guidance=guidance, seed=seed)
     pictures = {caption: run / path for caption, path in PICTURES.items() if (run / path).is_file()}

@@ -83,6 +83,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "digits": "lapflow.data.digits:Digits",
         "glyphs": "lapflow.data.glyphs:Glyphs",
         "folder": "lapflow.data.folder:ImageFolder",
+        "latents": "lapflow.data.latents:Latents",
     },
     "features": {
         "pixels": "lapflow.data.features:PixelFeatures",

@@ -56,9 +56,9 @@ class Samples:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A composition with trained weights. The class names are the checkpoint's own: sampling needs no training images.
+    """A composition with trained weights. Shape and class names are the checkpoint's own: sampling needs no training images.
 
-    `step` is the training step of the checkpoint, `weights` is ema or raw.
+    `shape` (c, h, w) is that of the flow's space, `step` the training step of the checkpoint, `weights` ema or raw.
     """
 
     config: Config
@@ -67,6 +67,7 @@ class Pipeline:
     codec: Codec
     dataset: Dataset
     engine: Engine
+    shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     step: int
     weights: str
@@ -109,7 +110,9 @@ class Pipeline:
         flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
         engine = build_engine(config, device)
         classes = tuple(saved.documents["classes"])
-        model = build_model(config, flow, codec.latent_shape(dataset.shape), len(classes), "cpu")
+        c, h, w = saved.documents.get("shape") or dataset.shape  # a checkpoint of an older lapflow does not say
+        shape = codec.latent_shape((c, h, w))
+        model = build_model(config, flow, shape, len(classes), "cpu")
         try:
             model.load_state_dict(saved.tensors[group])
         except RuntimeError as error:
@@ -117,12 +120,7 @@ class Pipeline:
         model = model.to(engine.device).eval().requires_grad_(False)
         with engine.autocast():
             model.require(engine.device, working_dtype(engine.device), needs_grad=False)
-        return cls(config, flow, model, codec, dataset, engine, classes, saved.documents["state"]["step"], weights)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(c, h, w) in the flow's space."""
-        return self.codec.latent_shape(self.dataset.shape)
+        return cls(config, flow, model, codec, dataset, engine, shape, classes, saved.documents["state"]["step"], weights)
 
     def label(self, name: str | int) -> int:
         """The label of a class given by name or number. Raises `ConfigError` with the nearest names."""

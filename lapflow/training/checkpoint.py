@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lapflow.core.errors import CheckpointError
+from lapflow.core.files import replace_file, sync_folder, write_durably
 
 FORMAT = "lapflow-checkpoint-1"
 MANIFEST = "manifest.json"
@@ -51,11 +52,11 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
         for name, document in checkpoint.documents.items():
             hashes[f"{name}.json"] = write_durably(aside / f"{name}.json", json.dumps(document, indent=2).encode())
         write_durably(aside / MANIFEST, json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=2).encode())
-        _sync_folder(aside)
+        sync_folder(aside)
         if target.exists():  # saved before a resume went back: the old one goes only when the new one stands
             target.rename(folder / f".writing-old-{target.name}")
         aside.rename(target)
-        _sync_folder(folder)
+        sync_folder(folder)
         replace_file(folder / "latest", target.name.encode())
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -114,23 +115,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def write_durably(path: Path, data: bytes) -> str:
-    """Write and flush to the disk; returns the SHA-256 of the data."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file as a whole: readers see the old content or the new one."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    write_durably(aside, data)
-    os.replace(aside, path)
-    _sync_folder(path.parent)
-
-
 _REMEDY = "restore it from a copy, or remove the directory to go on from the checkpoint before it"
 
 
@@ -167,11 +151,3 @@ def _prune(folder: Path, keep: int) -> None:
 def _by_step(folder: Path) -> list[Path]:
     """The checkpoint directories, oldest first, by number and not by name."""
     return sorted((p for p in folder.glob("step-*") if p.name[5:].isdecimal()), key=lambda p: int(p.name[5:]))
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

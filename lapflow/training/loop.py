@@ -26,10 +26,10 @@ from lapflow.core.errors import CheckpointError, LapflowError
 from lapflow.core.random import keyed_generator, rand
 from lapflow.data.loader import Batch, Batches
 from lapflow.data.order import place
+from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint
 from lapflow.training.ema import EMA
 from lapflow.training.events import EventLog, Watcher, summary_writer
-from lapflow.training.quarantine import QUARANTINE, Quarantine
 from lapflow.training.recompute import recompute
 from lapflow.training.run_folder import RunFolder, other_run
 from lapflow.training.saving import save
@@ -238,7 +238,7 @@ def _loss(
     generators = [keyed_generator(seed, "sample", position) for position in batch.positions]
     images = batch.images.to(engine.device, non_blocking=True)
     with torch.no_grad():
-        x = parts.codec.encode(images)
+        x = parts.encode(images, generators)
     labels = None
     if parts.num_classes:
         dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < label_drop

@@ -22,8 +22,9 @@ import lapflow
 from lapflow.config.loading import difference, dump_yaml, load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError
+from lapflow.core.files import replace_file
 from lapflow.plugins.registry import distributions_used
-from lapflow.training.checkpoint import latest_checkpoint, replace_file
+from lapflow.training.checkpoint import latest_checkpoint
 
 HOW = (
     "engine.",

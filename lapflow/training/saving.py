@@ -37,6 +37,7 @@ def save(parts: Composition, run: RunFolder | None, counts: dict[str, int], ema:
             "config": resolved(parts.config),
             "environment": environment(parts.config),
             "classes": list(parts.dataset.class_names),
+            "shape": list(parts.dataset.shape),
         }
         checkpoint = Checkpoint(tensors, documents)
         return _patiently(

@@ -21,11 +21,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 def test_help_does_not_import_torch():
-    script = (
-        "import sys\nfrom lapflow.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
-    )
+    script = "import sys\nfrom lapflow.cli import main\nfor words in (['--help'], ['encode', '--help']):\n    try:\n        main(words)\n"
+    script += "    except SystemExit: pass\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for command in ("train", "sample", "evaluate", "check", "flops", "config", "components", "doctor"):
+    for command in ("encode", "train", "sample", "evaluate", "check", "flops", "config", "components", "doctor"):
         assert command in done.stdout
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Split
-from lapflow.core.errors import ConfigError, DataError
+from lapflow.core.errors import ConfigError, DataError, ImageError
 from lapflow.data import Batches, Digits, flipped, indices, order, place
 from lapflow.data import loader as module
 from lapflow.data.loader import load_split
@@ -37,7 +37,7 @@ class Ramp(Dataset):
     def read(self, split: Split, index: int) -> tuple[Tensor, int]:
         self.reads += 1
         if index in self.broken:
-            raise DataError("an image cannot be read", got=f"hole {index}", remedy="replace it")
+            raise ImageError("an image cannot be read", got=f"hole {index}", remedy="replace it")
         image = torch.zeros(1, 2, 2)
         image[..., 0] = index / 100
         return image, index % 2

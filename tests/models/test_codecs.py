@@ -1,5 +1,6 @@
 """Codecs: the shapes they state, what they load, and their errors."""
 
+import shutil
 import sys
 
 import pytest
@@ -7,26 +8,13 @@ import torch
 
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.models import AutoencoderKLCodec, Pixels
+from tests.support import small_autoencoder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny real autoencoder, saved."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    model = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=[4, 8],
-        latent_channels=2,
-        norm_num_groups=2,
-        scaling_factor=0.3,
-        shift_factor=0.1,
-    )
-    path = tmp_path_factory.mktemp("autoencoder")
-    model.save_pretrained(path)
-    return path
+    return small_autoencoder(tmp_path_factory.mktemp("autoencoder"), scaling_factor=0.3, shift_factor=0.1)
 
 
 def images(batch=2):
@@ -66,6 +54,69 @@ def test_the_autoencoder_is_frozen_and_keeps_the_dtype(folder):
     assert not codec._model.training
     latents.requires_grad_()
     assert torch.autograd.grad(codec.decode(latents).sum(), latents)[0].any()  # guidance through the decoder stays possible
+
+
+def test_latents_are_drawn_from_the_posterior_on_request(folder):
+    """posterior=sample: z = mean + std n, n the sample's own; the mean without a generator, and over many draws."""
+    plain, drawing = (AutoencoderKLCodec(str(folder), factor=2, channels=2, posterior=p) for p in ("mean", "sample"))
+    moments = plain.moments(images(1))
+    mean, log_variance = moments.chunk(2, dim=1)
+    generators = [torch.Generator().manual_seed(5)]
+    noise = torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(5))
+    expected = (mean + (log_variance / 2).exp() * noise - 0.1) * 0.3
+    torch.testing.assert_close(drawing.latents(moments, generators), expected)
+    assert torch.equal(drawing.latents(moments), plain.latents(moments, generators))
+    many = drawing.latents(moments.expand(4000, -1, -1, -1), torch.Generator().manual_seed(0))
+    std = 0.3 * (log_variance[0] / 2).exp()
+    assert ((many.mean(0) - plain.latents(moments)[0]).abs() < 5 * std / 4000**0.5).all()
+    torch.testing.assert_close(many.std(0), std, rtol=0.07, atol=0)
+
+
+def test_drawing_nothing_leaves_the_generators_where_they_were(folder):
+    codec = AutoencoderKLCodec(str(folder), factor=2, channels=2)
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    before = [g.get_state() for g in generators]
+    codec.encode(images(), generators)
+    assert all(torch.equal(g.get_state(), state) for g, state in zip(generators, before, strict=True))
+
+
+def test_a_cpu_s_moments_do_not_depend_on_the_batch(folder):
+    codec, x = AutoencoderKLCodec(str(folder), factor=2, channels=2), images(7)
+    assert torch.equal(codec.moments(x), torch.cat([codec.moments(part) for part in x.split(3)]))
+
+
+def test_identity_is_of_the_weights_and_not_of_where_they_lie(folder, tmp_path):
+    from diffusers import AutoencoderKL
+
+    own = AutoencoderKLCodec(str(folder), factor=2, channels=2).identity()
+    shutil.copytree(folder, tmp_path / "copy")
+    assert AutoencoderKLCodec(str(tmp_path / "copy"), factor=2, channels=2, scale=3.0, posterior="sample").identity() == own
+    model = AutoencoderKL.from_pretrained(folder)
+    with torch.no_grad():
+        next(model.parameters())[0] += 1e-6
+    model.save_pretrained(tmp_path / "other")
+    other = AutoencoderKLCodec(str(tmp_path / "other"), factor=2, channels=2).identity()
+    assert {key for key in own if own[key] != other[key]} == {"weights"}
+
+
+class Trap:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_pickle_in_place_of_weights_is_not_opened(folder, tmp_path, suffix):
+    shutil.copytree(folder, tmp_path / "crafted")
+    (tmp_path / "crafted" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({"weight": Trap(tmp_path / "sprung")}, tmp_path / "crafted" / f"diffusion_pytorch_model.{suffix}")
+    with pytest.raises(BackendError, match="which is a pickle" if suffix == "bin" else "cannot be loaded"):
+        AutoencoderKLCodec(str(tmp_path / "crafted"), factor=2, channels=2).load()
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_nothing_is_loaded_for_the_shape():

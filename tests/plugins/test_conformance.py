@@ -18,6 +18,7 @@ from lapflow.plugins.conformance import KITS
 from lapflow.plugins.kits.backbone import BANDS
 from lapflow.plugins.kits.base import Conformance
 from lapflow.pyramids import CumulativeIntervals, Identity, Stages
+from tests.support import cached_glyphs, small_autoencoder
 
 ONE_SCALE = (Segment(0, 0.0, 1.0, {0: 0.0}),)
 FULL = (Segment(0, 0.0, 0.5, {1: 0.0}, (0.0, 1.0)), Segment(1, 0.5, 1.0, {1: 0.0, 0: 0.0}, (0.0, 1.0)))
@@ -84,6 +85,7 @@ CASES = [
     Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
     Case("codec", "pixels", {"round_trip": 0.0}),
     Case("codec", "autoencoder-kl", factor=2, channels=2),
+    Case("codec", "autoencoder-kl", factor=2, channels=2, posterior="sample"),
     Case("objective", "mse"),
     Case("objective", "vlb", {"least_at_target": False, "heads_needed": ("variance",), "flow": lambda kit: discrete_diffusion()}),
     *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4")),
@@ -107,6 +109,8 @@ CASES = [
     Case("dataset", "digits"),
     Case("dataset", "glyphs", size=16, train=40, test=10),
     Case("dataset", "folder"),
+    Case("dataset", "latents", {"flip": True}),
+    Case("dataset", "latents", {"flip": False}),
     Case("features", "pixels"),
 ]
 
@@ -121,13 +125,6 @@ def folder_of_pictures(root: Any) -> None:
             Image.new("RGB", (9, 9), (200 * label + index,) * 3).save(root / name / f"{index}.png")
 
 
-def small_autoencoder(root: Any) -> None:
-    """A random autoencoder of factor 2 with 2 latent channels, as diffusers saves one."""
-    diffusers = pytest.importorskip("diffusers")
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    diffusers.AutoencoderKL(**blocks, block_out_channels=[4, 8], latent_channels=2, norm_num_groups=2).save_pretrained(root)
-
-
 def promises(kind: str) -> list[str]:
     return [name for name, _ in inspect.getmembers(KITS[kind], inspect.isfunction) if name.startswith("test_")]
 
@@ -137,6 +134,9 @@ def on_disk(case: Case, root: Any) -> Case:
     if case.name == "folder":
         folder_of_pictures(root / "pictures")
         return Case(case.kind, case.name, case.kit, root=str(root / "pictures"), size=8)
+    if case.name == "latents":
+        cached_glyphs(root / "latents", root / "autoencoder", flip=case.kit["flip"])
+        return Case(case.kind, case.name, path=str(root / "latents"))
     if case.name == "autoencoder-kl":
         small_autoencoder(root / "autoencoder")
         return Case(case.kind, case.name, case.kit, path=str(root / "autoencoder"), **case.arguments)

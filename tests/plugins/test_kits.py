@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lapflow.core.errors import DataError
+from lapflow.data import Digits
 from lapflow.flows import AppendBridge, ClassifierFreeGuidance, LinearPath
+from lapflow.models import Pixels
 from lapflow.plugins import conformance as kits
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
 from lapflow.solvers import Euler, Heun
@@ -69,7 +72,53 @@ class AlwaysDoubles(ClassifierFreeGuidance):
         return {k: 2 * v for k, v in conditional.items()}
 
 
+class DrawsGlobally(Pixels):
+    def latents(self, moments, generator=None):
+        return moments + torch.randn_like(moments)
+
+
+class DrawsForTheBatch(Pixels):
+    def latents(self, moments, generator=None):
+        return moments if generator is None else moments + torch.randn(1, generator=generator[0])
+
+
+class EncodesOtherwise(Pixels):
+    def encode(self, images, generator=None):
+        return 2 * images
+
+
+class KeepsAnObject(Pixels):
+    def identity(self):
+        return {"weights": object()}
+
+
+class MirrorsUpsideDown(Digits):
+    def read_mirrored(self, split, index):
+        image, label = self.read(split, index)
+        return image.flip(-2), label
+
+
+class MirrorsInPlace(Digits):
+    def read_mirrored(self, split, index):
+        self.kept = getattr(self, "kept", {})
+        if index not in self.kept:
+            self.kept[index] = super().read_mirrored(split, index)
+        return self.kept[index]
+
+
+class RefusesOnlyBefore(Digits):
+    def require_mirrored(self):
+        raise DataError("no mirrored images")
+
+
 WRONG = [
+    (kits.CodecConformance, DrawsGlobally, "test_draws_come_from_the_sample_s_own_generator"),
+    (kits.CodecConformance, DrawsForTheBatch, "test_draws_come_from_the_sample_s_own_generator"),
+    (kits.CodecConformance, EncodesOtherwise, "test_encoding_is_the_latents_of_the_moments"),
+    (kits.CodecConformance, KeepsAnObject, "test_identity_is_plain_and_repeats"),
+    (kits.DatasetConformance, MirrorsUpsideDown, "test_mirrored_samples_are_of_the_mirrored_image"),
+    (kits.DatasetConformance, MirrorsInPlace, "test_mirrored_samples_are_of_the_mirrored_image"),
+    (kits.DatasetConformance, RefusesOnlyBefore, "test_mirrored_samples_are_of_the_mirrored_image"),
     (kits.DecompositionConformance, WrongStd, "test_declared_stds_are_those_of_the_operator"),
     (kits.DecompositionConformance, NoProjector, "test_declared_stds_are_those_of_the_operator"),
     (kits.DecompositionConformance, FineFirst, "test_bands_come_coarse_to_fine_in_the_declared_shapes"),
@@ -89,7 +138,7 @@ WRONG = [
 @pytest.mark.parametrize(("kit", "wrong", "promise"), WRONG, ids=[f"{wrong.__name__}-{promise}" for _, wrong, promise in WRONG])
 def test_a_broken_promise_is_caught(kit, wrong, promise):
     tried = type("Tried", (kit,), {"make": lambda _: wrong()})()
-    with pytest.raises((AssertionError, ValueError)):
+    with pytest.raises((AssertionError, ValueError, TypeError)):
         getattr(tried, promise)()
 
 

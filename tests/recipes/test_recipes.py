@@ -1,18 +1,21 @@
 """Every recipe is what it says: its law check, its Gaussian oracle, and the network it builds."""
 
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 
-from lapflow.config.building import build_dataset, build_flow, build_model, build_solver
+import lapflow
+from lapflow.config.building import build_codec, build_dataset, build_flow, build_model, build_solver
 from lapflow.config.loading import load_config, recipes
 from lapflow.evaluation.flops import cost
 from lapflow.sampling.checking import check_bands
 from lapflow.solvers import DDPM, RK4
 
 DIGITS = [name for name in recipes() if name.endswith("-digits")]
-PAPER = [name for name in recipes() if name.endswith("256")]
+PAPER = [name for name in recipes() if name.endswith(("256", "512", "1024"))]
 SINGLE = ["lfm", "sit-linear", "sit-gvp", "sit-vp", "dit", "ldm"]
 OURS = ["lapflow-k1", "lapflow-k2", "lapflow-k3", "lapflow-k4", "lapflow-wavelet", "lapflow-separate"]
 SYSTEMS = [*SINGLE, "pyramidal-flow", "edify", "edify-shipped", "cascaded", "relay", *OURS]
@@ -21,7 +24,7 @@ TOLERANCE = {"relay-digits": 3e-4}
 
 
 def load(name, *overrides):
-    return load_config(name, [*overrides, *(["data.root=nowhere"] if "folder" in name or name.endswith("256") else [])])
+    return load_config(name, [*overrides, *(["data.root=nowhere"] if "folder" in name or name in PAPER else [])])
 
 
 def test_every_system_has_a_digits_recipe_and_a_paper_sized_one():
@@ -101,6 +104,40 @@ def test_paper_sized_recipes_build_on_the_meta_device(name):
     found = cost(load(name))
     assert found.parameters > 1e8
     assert all(segment.total > 1e9 for segment in found.segments)
+
+
+LATENT = {
+    "lapflow-celebahq256": (2, 32, 912.29, 0.7489),
+    "lapflow-celebahq512": (3, 64, 1367.77, 0.5505),
+    "lapflow-celebahq1024": (3, 128, 1367.77, 0.5319),
+    "lapflow-imagenet256": (2, 32, 1346.86, 0.7492),
+    "lapflow-imagenet512": (3, 64, 2018.89, 0.5515),
+}
+"""Scales, side of the latents, million parameters, multiply-adds over those of one scale."""
+
+
+@pytest.mark.parametrize("name", LATENT)
+def test_latent_recipes_have_the_paper_s_scales_and_our_counts(name):
+    scales, side, parameters, ratio = LATENT[name]
+    config, found = load(name), cost(load(name))
+    starts = {2: [0.0, 0.5], 3: [0.0, 0.33, 0.67]}[scales]
+    assert (config.flow.decomposition["levels"], config.flow.intervals["starts"]) == (scales, starts)
+    assert build_codec(config).latent_shape(build_dataset(config).shape) == (4, side, side)
+    assert found.parameters / 1e6 == pytest.approx(parameters, abs=0.01)
+    assert found.ratio_to_single_scale == pytest.approx(ratio, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", LATENT)
+def test_latent_recipes_name_both_commands(name):
+    """Encode, then train on what was encoded; both load as they stand."""
+    comment = (Path(lapflow.__file__).parent / "recipes" / f"{name}.yaml").read_text()
+    commands = [shlex.split(line[1:]) for line in comment.splitlines() if line.startswith("#   lapflow ")]
+    encode, train = commands[0], commands[1]
+    assert (encode[1:3], train[1:3]) == (["encode", name], ["train", name])
+    made, used = load_config(name, [encode[3]]), load_config(name, [train[3]])
+    assert used.data == {"name": "latents", "path": encode[encode.index("--out") + 1]}
+    assert made.codec == used.codec
+    assert load_config(name, ["codec.path=zelaki/eq-vae"]).codec["path"] == "zelaki/eq-vae"
 
 
 def test_parameters_of_the_published_networks():

@@ -21,6 +21,10 @@ STEP = "step"
 """The key under which Adam counts its steps."""
 
 
+LARGEST_BUCKET = 500_000_000
+"""Gradients reduced at once, in elements."""
+
+
 class DeepSpeedEngine(ProcessEngine):
     """ZeRO stage 0 shares nothing out, 1 the optimizer's state, 2 the gradients too, 3 the weights too.
 
@@ -41,6 +45,7 @@ class DeepSpeedEngine(ProcessEngine):
     ) -> None:
         super().__init__(device, precision, timeout)
         self.zero, self.offload = zero, offload
+        self.engine: Any = None
         if offload and zero == 0:
             raise BackendError("offload keeps a sharded optimizer on the CPU", got="zero: 0", expected="zero: 1, 2 or 3")
 
@@ -59,7 +64,11 @@ class DeepSpeedEngine(ProcessEngine):
         deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
 
     def stop(self) -> None:
-        """Nothing: DeepSpeed holds on to its process group as long as the process lives."""
+        """Let go of the model; the process group stays, since DeepSpeed holds on to it as long as the process lives."""
+        if self.engine is not None:
+            self.engine.destroy()
+            self.engine = None
+            torch.nn.functional.linear = self.linear
 
     def prepare(
         self,
@@ -71,6 +80,7 @@ class DeepSpeedEngine(ProcessEngine):
     ) -> Callable[[Calls], list[Any]]:
         import deepspeed
 
+        self.linear = torch.nn.functional.linear  # which stage 3 replaces in the whole process
         self.model, self.clip = model.to(self.device), clip
         self.entries = {name: x.shape for name, x in model.state_dict().items()}
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -82,7 +92,9 @@ class DeepSpeedEngine(ProcessEngine):
         return self.engine
 
     def _config(self) -> dict[str, Any]:
-        zero: dict[str, Any] = {"stage": self.zero}
+        # A bucket as large as the model at most: DeepSpeed's own takes 2 GB.
+        count = sum(p.numel() for p in self.parameters.values())
+        zero: dict[str, Any] = {"stage": self.zero, "reduce_bucket_size": min(count, LARGEST_BUCKET)}
         if self.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
         return {

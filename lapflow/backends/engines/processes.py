@@ -25,20 +25,12 @@ TimeoutOption = Annotated[
 class ProcessEngine(Engine):
     """Where to compute, in what precision, and among which processes: what all our engines share.
 
-    Rank and number of processes come from RANK, WORLD_SIZE and LOCAL_RANK, as torchrun and DeepSpeed's launcher set them.
     Control messages (flags, words) go over gloo on the CPU, so that they do not wait for a GPU.
     """
 
     def __init__(self, device: str, precision: str, timeout: float) -> None:
-        self.rank, self.world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
-        if not 0 <= self.rank < self.world_size:
-            raise BackendError(
-                "the environment does not say which process this is",
-                got=f"RANK={self.rank}, WORLD_SIZE={self.world_size}",
-                expected="0 <= RANK < WORLD_SIZE",
-                remedy="launch with torchrun, or unset both",
-            )
-        self.device = resolve_device(device, _number("LOCAL_RANK", 0))
+        self.rank, self.world_size, local_rank = this_process()
+        self.device = resolve_device(device, local_rank)
         self.made_group = False
         self.precision, self.timeout = precision, timedelta(seconds=timeout)
 
@@ -100,6 +92,20 @@ class ProcessEngine(Engine):
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def this_process() -> tuple[int, int, int]:
+    """(rank, number of processes, rank on this machine), from RANK, WORLD_SIZE and LOCAL_RANK as torchrun and DeepSpeed's
+    launcher set them; alone without them. Raises `BackendError` where they make no sense."""
+    rank, world_size, local_rank = _number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
+    if not 0 <= rank < world_size:
+        raise BackendError(
+            "the environment does not say which process this is",
+            got=f"RANK={rank}, WORLD_SIZE={world_size}",
+            expected="0 <= RANK < WORLD_SIZE",
+            remedy="launch with torchrun, or unset both",
+        )
+    return rank, world_size, local_rank
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.codec import Codec
+from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import BackendError, ConfigError, SizeError
+from lapflow.core.random import Generators, randn
 
 
 class AutoencoderKLCodec(Codec):
-    """A frozen diffusers `AutoencoderKL`, such as SD-VAE or EQ-VAE; latent = (posterior mean - shift) * scale.
+    """A frozen diffusers `AutoencoderKL`, such as SD-VAE or EQ-VAE; latent = (z - shift) * scale.
 
-    The posterior's mean, not a draw from it, so that encoding is a function of the image. The autoencoder is loaded at
-    the first `encode` or `decode`; `latent_shape` needs only `factor` and `channels`, which loading then checks.
+    z is the posterior's mean, so that encoding is a function of the image, or with posterior `sample` a draw from it. The
+    moments are mean and log-variance, [b, 2 channels, h, w]. The autoencoder is loaded when first used; `latent_shape`
+    needs only `factor` and `channels`, which loading then checks. Weights are read from safetensors only: a pickle is
+    never opened.
     """
 
     def __init__(
@@ -27,8 +32,12 @@ class AutoencoderKLCodec(Codec):
         channels: Annotated[int, Field(ge=1, description="latent channels")] = 4,
         scale: Annotated[float | None, Field(gt=0, description="latents are multiplied by it; null: the autoencoder's own")] = None,
         shift: Annotated[float | None, Field(description="subtracted from latents before scaling; null: the autoencoder's own")] = None,
+        posterior: Annotated[
+            Literal["mean", "sample"], Field(description="train on the mean of an image's posterior, or on draws from it")
+        ] = "mean",
     ) -> None:
         self.path, self.factor, self.channels, self.scale, self.shift = path, factor, channels, scale, shift
+        self.posterior = posterior
         self._model: Any = None
 
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -43,26 +52,43 @@ class AutoencoderKLCodec(Codec):
                 )
         return self.channels, height // self.factor, width // self.factor
 
-    def encode(self, images: Tensor) -> Tensor:
+    def moments(self, images: Tensor) -> Tensor:
         self.latent_shape((images.shape[1], images.shape[2], images.shape[3]))
         model = self._on(images.device)
         if images.shape[1] != model.config.in_channels:
             raise SizeError(
                 "the autoencoder takes images with another number of channels", got=images.shape[1], expected=model.config.in_channels
             )
-        mean = model.encode(images.to(model.dtype)).latent_dist.mean
-        shift, scale = self._affine(model)
-        return ((mean - shift) * scale).to(images.dtype)
+        # A CPU's kernels are chosen by batch size and round differently. One by one, the moments are the image's alone.
+        parts = images.to(model.dtype).split(1 if images.device.type == "cpu" else len(images))
+        posteriors = [model.encode(part).latent_dist for part in parts]
+        return torch.cat([torch.cat([p.mean, p.logvar], dim=1) for p in posteriors])
+
+    def latents(self, moments: Tensor, generator: Generators | None = None) -> Tensor:
+        z, log_variance = moments.chunk(2, dim=1)
+        if self.posterior == "sample" and generator is not None:
+            z = z + (log_variance / 2).exp() * randn(z.shape, generator, dtype=z.dtype, device=z.device)
+        shift, scale = self.affine
+        return (z - shift) * scale
 
     def decode(self, latents: Tensor) -> Tensor:
         model = self._on(latents.device)
-        shift, scale = self._affine(model)
+        shift, scale = self.affine
         return model.decode((latents / scale + shift).to(model.dtype)).sample.to(latents.dtype)
 
-    def _affine(self, model: Any) -> tuple[float, float]:
-        """(shift, scale): what was given, otherwise what the autoencoder's config says (an older one has no shift)."""
-        shift = self.shift if self.shift is not None else getattr(model.config, "shift_factor", None)
-        return shift or 0.0, self.scale if self.scale is not None else model.config.scaling_factor
+    def identity(self) -> dict[str, Any]:
+        """Class, latent size and the SHA-256 of the weights in float32, whatever file or dtype they come from."""
+        self.load()
+        weights = tensors_sha256({name: value.float() for name, value in self._model.state_dict().items()})
+        return {"class": type(self._model).__name__, "channels": self.channels, "factor": self.factor, "weights": weights}
+
+    @property
+    def affine(self) -> tuple[float, float]:
+        """What was given, otherwise what the autoencoder's config says (an older one has no shift)."""
+        self.load()
+        own = self._model.config
+        shift = self.shift if self.shift is not None else getattr(own, "shift_factor", None)
+        return shift or 0.0, self.scale if self.scale is not None else own.scaling_factor
 
     def load(self) -> None:
         if self._model is None:
@@ -81,12 +107,15 @@ class AutoencoderKLCodec(Codec):
                 "the autoencoder-kl codec needs the package diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'"
             ) from error
         try:
-            model = AutoencoderKL.from_pretrained(self.path)
-        except (OSError, ValueError) as error:
+            model = AutoencoderKL.from_pretrained(self.path, use_safetensors=True, low_cpu_mem_usage=False)
+        except Exception as error:  # OSError for what is missing; safetensors has a class of its own for a damaged file
+            folder = Path(self.path)
+            pickled = [] if any(folder.glob("*.safetensors")) else sorted(p.name for p in folder.glob("*.bin"))
             raise BackendError(
                 "the autoencoder cannot be loaded",
-                got=f"{self.path}: {error}",
-                expected="a hub name or a folder of a diffusers AutoencoderKL",
+                got=f"{self.path} holds {', '.join(pickled)}, which is a pickle" if pickled else f"{self.path}: {error}",
+                expected="a hub name or a folder of a diffusers AutoencoderKL, with its weights in safetensors",
+                remedy="convert the weights with safetensors, where you trust them" if pickled else None,
             ) from error
         found = {"channels": model.config.latent_channels, "factor": 2 ** (len(model.config.block_out_channels) - 1)}
         told = {"channels": self.channels, "factor": self.factor}

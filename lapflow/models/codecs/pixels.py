@@ -5,16 +5,20 @@ from __future__ import annotations
 from torch import Tensor
 
 from lapflow.core.codec import Codec
+from lapflow.core.random import Generators
 
 
 class Pixels(Codec):
-    """The identity."""
+    """The identity: moments and latents are the image."""
 
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         return shape
 
-    def encode(self, images: Tensor) -> Tensor:
+    def moments(self, images: Tensor) -> Tensor:
         return images
+
+    def latents(self, moments: Tensor, generator: Generators | None = None) -> Tensor:
+        return moments
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents

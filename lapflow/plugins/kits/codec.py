@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import ClassVar
 
 import torch
@@ -32,6 +34,36 @@ class CodecConformance(Conformance):
         latents = codec.encode(self.images())
         assert tuple(latents.shape) == (2, *codec.latent_shape(self.shape))
         assert bool(torch.isfinite(latents).all())
+
+    def test_encoding_is_the_latents_of_the_moments(self) -> None:
+        """Moments are a pure function of the images, finite; encode is no more than latents of them, and keeps the dtype."""
+        codec, images = self.make(), self.images()
+        moments = codec.moments(images)
+        assert bool(torch.isfinite(moments).all())
+        assert torch.equal(moments, self.make().moments(images))
+        assert torch.equal(codec.encode(images), codec.latents(moments).to(images.dtype))
+        assert codec.encode(images.bfloat16()).dtype == torch.bfloat16
+
+    def test_draws_come_from_the_sample_s_own_generator(self) -> None:
+        """With a generator for each sample, a sample's latent is the one that it would have alone; without, nothing is drawn."""
+        codec = self.make()
+        moments = codec.moments(self.images())
+        together = codec.latents(moments, [keyed_generator("codec", i) for i in range(2)])
+        for i in range(2):
+            alone = codec.latents(moments[i : i + 1], [keyed_generator("codec", i)])
+            assert torch.equal(together[i : i + 1], alone)
+        state = torch.get_rng_state()
+        assert torch.equal(codec.latents(moments), codec.latents(moments))
+        assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
+
+    def test_identity_is_plain_and_repeats(self) -> None:
+        """A JSON object, the same for another instance; shift and scale are numbers."""
+        identity = self.make().identity()
+        assert identity
+        assert json.loads(json.dumps(identity)) == identity == self.make().identity()
+        shift, scale = self.make().affine
+        assert math.isfinite(shift)
+        assert scale > 0
 
     def test_images_come_back_in_their_shape(self) -> None:
         """decode(encode(x)) is an image of x's shape, near x where the codec says so."""

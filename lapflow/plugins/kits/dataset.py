@@ -1,13 +1,15 @@
-"""The data set contract: pure reads of images in [-1, 1] with labels in range."""
+"""The data set contract: pure reads of images in [-1, 1], or of their moments, with labels in range."""
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 import torch
 
 from lapflow.core.dataset import Dataset, Split
-from lapflow.plugins.kits.base import Conformance
+from lapflow.core.errors import DataError
+from lapflow.plugins.kits.base import Conformance, error_of
 
 
 class DatasetConformance(Conformance):
@@ -30,15 +32,15 @@ class DatasetConformance(Conformance):
         assert self.make().size("test") >= 0
 
     def test_images_and_labels_are_as_declared(self) -> None:
-        """float32 [c, h, w] of `shape` in [-1, 1]; an int label below num_classes, 0 without classes."""
+        """float32 of `sample_shape`, images in [-1, 1]; an int label below num_classes, 0 without classes."""
         dataset = self.make()
         for split in ("train", "test"):
             for index in self.indices(split):
                 image, label = dataset.read(split, index)
-                assert tuple(image.shape) == dataset.shape
+                assert tuple(image.shape) == dataset.sample_shape
                 assert image.dtype == torch.float32
-                assert float(image.min()) >= -1
-                assert float(image.max()) <= 1
+                assert bool(torch.isfinite(image).all())
+                assert dataset.encoding is not None or float(image.abs().max()) <= 1
                 assert isinstance(label, int)
                 assert 0 <= label < max(1, dataset.num_classes)
 
@@ -53,6 +55,33 @@ class DatasetConformance(Conformance):
             assert torch.equal(again, kept)
             assert same == label
             assert torch.equal(first.read("train", index)[0], kept)
+
+    def test_mirrored_samples_are_of_the_mirrored_image(self) -> None:
+        """The same label and shape, purely; an image itself is turned left to right. Or a refusal, given before the work too."""
+        dataset, again = self.make(), self.make()
+        try:
+            dataset.require_mirrored()
+        except DataError:
+            error_of(DataError, lambda: dataset.read_mirrored("train", 0))
+            return
+        for index in self.indices("train"):
+            (image, label), (mirrored, same) = dataset.read("train", index), dataset.read_mirrored("train", index)
+            assert same == label
+            assert mirrored.shape == image.shape
+            assert dataset.encoding is not None or torch.equal(mirrored, image.flip(-1))
+            kept = mirrored.clone()
+            mirrored.zero_()
+            assert torch.equal(again.read_mirrored("train", index)[0], kept)
+            assert torch.equal(dataset.read_mirrored("train", index)[0], kept)
+
+    def test_moments_say_where_they_come_from(self) -> None:
+        """A set of moments names the codec that made them and the images, in JSON values."""
+        encoding = self.make().encoding
+        if encoding is not None:
+            assert encoding.codec
+            for mapping in (encoding.codec, encoding.made_by, encoding.images):
+                assert json.loads(json.dumps(mapping)) == mapping
+            assert {"name"} <= set(encoding.made_by) & set(encoding.images)
 
     def test_classes_and_grey_levels(self) -> None:
         """As many names as classes, all different; a positive number of grey levels."""

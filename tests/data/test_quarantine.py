@@ -15,6 +15,7 @@ from lapflow.config.building import build_dataset
 from lapflow.config.loading import load_config
 from lapflow.core.errors import DataError
 from lapflow.data import indices
+from lapflow.data.quarantine import Quarantine, listed
 from lapflow.data.substitute import Unreadable
 from lapflow.evaluation.evaluate import evaluate_images
 from lapflow.evaluation.run import evaluate_run, summary
@@ -22,7 +23,6 @@ from lapflow.sampling.pipeline import Pipeline
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.events import read_events
 from lapflow.training.loop import train
-from lapflow.training.quarantine import Quarantine, listed
 from tests.data.bad_images import UNREADABLE
 
 

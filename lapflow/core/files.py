@@ -1,0 +1,76 @@
+"""Files that are whole or not there: written aside, flushed to the disk, renamed; and the hashes that tell what was saved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+_BLOCK = 2**20
+
+
+def write_durably(path: Path, data: bytes) -> str:
+    """Write and flush to the disk; returns the SHA-256 of the data."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def replace_file(path: Path, data: bytes) -> str:
+    """Replace a file as a whole: readers see the old content or the new one. Returns the SHA-256 of the data.
+
+    The name of what is written aside is this process's own, so that several processes, on several machines, may replace
+    one file. What a refusing disk left of it is removed.
+    """
+    aside = path.with_name(f"{_aside(path.name)}{socket.gethostname()}-{os.getpid()}")
+    try:
+        digest = write_durably(aside, data)
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    return digest
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes of this machine left aside when they replaced `path`."""
+    for left in path.parent.glob(f"{_aside(path.name)}{socket.gethostname()}-*"):
+        if not _alive(left.name.rsplit("-", 1)[1]):
+            left.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's own entries, such as a rename in it, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, read piece by piece. Raises `OSError`."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _aside(name: str) -> str:
+    return f".{name}-"
+
+
+def _alive(pid: str) -> bool:
+    """Whether a process of this machine may be running under the number `pid`."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError):
+        pass
+    return True
