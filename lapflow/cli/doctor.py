@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from lapflow.cli.output import print_table
 
 EXTRAS = {
@@ -18,8 +22,18 @@ EXTRAS = {
 """The optional packages of each extra, by the names under which they are imported."""
 
 
-def doctor() -> None:
-    """Show versions, devices, optional packages, attention backends and plugins, each with the reason where one fails."""
+ENGINES: dict[str, dict[str, object]] = {
+    "torch": {"name": "torch"},
+    "torch fsdp2": {"name": "torch", "parallel": "fsdp2"},
+    "deepspeed": {"name": "deepspeed"},
+}
+
+
+def doctor(
+    smoke: Annotated[bool, typer.Option(help="Train two steps in a temporary folder too, with each engine that can run.")] = True,
+) -> None:
+    """Show versions, devices, precisions, optional packages, engines, attention backends and plugins, each with the reason where
+    one fails."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -28,7 +42,9 @@ def doctor() -> None:
     for section, rows in (
         ("versions", versions()),
         ("devices", devices()),
+        ("precision", precisions()),
         ("extras", extras()),
+        ("engines", engines(smoke)),
         ("attention", attention()),
         ("plugins", plugins()),
     ):
@@ -61,6 +77,58 @@ def devices() -> list[tuple[str, str]]:
         found = torch.cuda.get_device_properties(i)
         rows.append((f"cuda:{i}", f"{found.name}, {found.total_memory / 2**30:.0f} GiB, compute capability {found.major}.{found.minor}"))
     return rows
+
+
+def precisions() -> list[tuple[str, str]]:
+    """What `engine.precision` may be on each kind of device, and how a product of matrices fares in it."""
+    import torch
+
+    rows = [("fp32", "ready")]
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        try:
+            with torch.autocast(device, dtype=torch.bfloat16):
+                product = torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)
+            right = product.dtype == torch.bfloat16 and bool((product == 8).all())
+            state = "ready" if right else "gives wrong results"
+        except RuntimeError as error:
+            state = str(error).splitlines()[0]
+        if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            state += ", emulated: slower than fp32"
+        rows.append((f"bf16 on {device}", state))
+    return rows
+
+
+def engines(smoke: bool) -> list[tuple[str, str]]:
+    """Each engine on one process: ready, or the reason why not; with `smoke` after two steps of training in earnest."""
+    rows = [(name, _engine(spec, smoke)) for name, spec in ENGINES.items()]
+    import torch.distributed as dist
+
+    between = [name for name, there in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available())) if there]
+    return [*rows, ("processes", f"{', '.join(between)}; launch several with torchrun")]
+
+
+def _engine(spec: dict[str, object], smoke: bool) -> str:
+    import tempfile
+    import time
+    from pathlib import Path
+
+    from lapflow.config.building import build_engine
+    from lapflow.config.loading import load_config, resolved
+    from lapflow.core.errors import LapflowError
+    from lapflow.training.loop import train
+
+    small = ["model.width=32", "model.heads=2", "model.depth=1", "training.batch_size=8", "training.steps=2"]
+    try:
+        config = load_config({**resolved(load_config("lapflow-digits", small)), "engine": spec})
+        if not smoke:
+            build_engine(config).start()
+            return "ready"
+        since = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            train(config, Path(folder) / "run")
+        return f"ready: two steps on {build_engine(config).device} and a checkpoint in {time.perf_counter() - since:.1f} s"
+    except LapflowError as error:
+        return str(error.got or error.what)
 
 
 def extras() -> list[tuple[str, str]]:

@@ -40,6 +40,7 @@ HOW = (
             "save_patience",
             "non_finite",
             "most_skipped",
+            "bad_images",
             "recompute",
             "workers",
             "tensorboard",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, Literal
@@ -82,6 +83,8 @@ class TorchEngine(ProcessEngine):
     def _shard(self, together: nn.Module, units: Sequence[nn.Module]) -> None:
         from torch.distributed.fsdp import fully_shard
 
+        # Heads are views of a layer's output; nothing here changes one in place, which is what torch warns of.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = dist.init_device_mesh(self.device.type, (self.world_size,))
         for unit in units:
             fully_shard(unit, mesh=mesh)
