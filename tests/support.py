@@ -80,7 +80,7 @@ def encoder(
     return Encoder(dataset, codec, made, out, device=device, **{"batch_size": 3, **rest})
 
 
-def cached_glyphs(out: Path, autoencoder: Path, **settings: Any) -> Path:
+def cached_glyphs(out: Path, autoencoder: Path, bad_images: float = 0.0, **settings: Any) -> Path:
     """A cache of a few glyphs' moments."""
-    assert encoder(out, autoencoder, settings=settings).run() == []
+    assert encoder(out, autoencoder, settings=settings, bad_images=bad_images).run() == []
     return out

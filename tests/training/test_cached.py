@@ -9,8 +9,9 @@ from PIL import Image
 
 from lapflow.cli import main
 from lapflow.config.loading import load_config
-from lapflow.core.errors import ConfigError, DataError
+from lapflow.core.errors import ConfigError, DataError, ImageError
 from lapflow.evaluation.run import evaluate_run
+from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.events import read_events
@@ -50,6 +51,31 @@ def test_cached_training_is_training_on_the_images_bit_for_bit(tmp_path, cache, 
     assert plain == cached
     weights = [load_checkpoint(latest_checkpoint(run / "checkpoints")).tensors["model"] for run in runs]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_an_image_that_cannot_be_read_is_replaced_in_the_cache_as_in_training(tmp_path, autoencoder, monkeypatch):
+    """The same substitute, listed by the cache; without a budget encoding stops at it by name."""
+    kind = type(create("dataset", GLYPHS))
+    read = kind.read
+
+    def broken(self, split, index):
+        if (split, index) == ("train", 5):
+            raise ImageError("an image cannot be read", got="glyph 5 is torn")
+        return read(self, split, index)
+
+    monkeypatch.setattr(kind, "read", broken)
+    with pytest.raises(DataError, match="train/5"):
+        cached_glyphs(tmp_path / "strict", autoencoder, bad_images=0.0)
+    cache = cached_glyphs(tmp_path / "cache", autoencoder, bad_images=0.2)
+    (line,) = (cache / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["name"] == "train/5"
+    codec, lenient = codec_of(autoencoder), ("training.bad_images=0.2", "training.steps=8")
+    plain, cached = (train(config(data, codec, *lenient), tmp_path / name) for name, data in (("a", GLYPHS), ("b", of(cache))))
+    assert [e["loss"] for e in read_events(plain) if e["event"] == "train"] == [
+        e["loss"] for e in read_events(cached) if e["event"] == "train"
+    ]
+    assert (plain / "quarantine.jsonl").is_file()
+    assert not (cached / "quarantine.jsonl").exists()
 
 
 def test_another_posterior_is_another_run_and_another_scale_too(tmp_path, cache, autoencoder):
