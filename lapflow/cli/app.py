@@ -72,9 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
     except LapflowError as error:
         if len(rest) < len(given):
             raise
-        rank = _speaks_as()
-        if rank is not None:
-            typer.echo(f"lapflow{rank}: {error}", err=True)
+        if (signed := _signed(error)) is not None:
+            typer.echo(f"lapflow{signed}: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         silence()
@@ -86,12 +85,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(LapflowError.exit_code)
 
 
-def _speaks_as() -> str | None:
-    """How this process signs an error: '' when it is alone, ' (rank N)' among several; None where rank 0 says the same, since
-    before the processes have met all of them meet the same mistake."""
-    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if size == "1":
+def _signed(error: LapflowError) -> str | None:
+    """How this process signs an error: '' when it is alone, ' (rank N)' among several; None where another says the same: before
+    the processes have met, all of them meet the same mistake."""
+    rank = os.environ.get("RANK", "0")
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return ""
     torch = sys.modules.get("torch")
     met = torch is not None and torch.distributed.is_initialized()
-    return f" (rank {rank})" if met or rank == "0" else None
+    return None if error.said or (rank != "0" and not met) else f" (rank {rank})"

@@ -84,8 +84,13 @@ class Engine(Component):
             except LapflowError as error:
                 problem = error
         if (told := self.exchange(problem)[0]) is not None:
-            raise told
+            raise self.everywhere(told)
         return result
+
+    def everywhere(self, error: LapflowError) -> LapflowError:
+        """An error that every process raises, and the first one says."""
+        error.said = self.rank > 0
+        return error
 
     def explain(self, error: RuntimeError) -> LapflowError | None:
         """What an error of a collective call says to the user, if another process is its cause; None: it is something else."""

@@ -15,6 +15,8 @@ class LapflowError(ValueError):
 
     exit_code = 2
     """What the command line ends with."""
+    said = False
+    """Whether another process of the run says the same, so that this one need not."""
 
     def __init__(
         self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None, where: str | None = None

@@ -138,7 +138,7 @@ def _train(parts: Composition, run: RunFolder | None, out: Path, watch: Watcher,
                     "step": progress.step,
                     **window.close(engine, settings.batch_size * settings.accumulation),
                     "learning_rate": rate,
-                    "gradient_norm": norm,
+                    "gradient_norm": norm if math.isfinite(norm) else None,
                 }
             )
 
@@ -150,11 +150,8 @@ def _train(parts: Composition, run: RunFolder | None, out: Path, watch: Watcher,
         if stop and not ends:
             reason = next(name for name in engine.exchange(signals.received) if name is not None)
             log({"event": "stopped", "step": progress.step, "signal": reason})
-            raise StoppedError(
-                f"the run was asked to stop and is saved at step {progress.step}",
-                got=reason,
-                remedy="repeat the same command to go on",
-            )
+            what = f"the run was asked to stop and is saved at step {progress.step}"
+            raise engine.everywhere(StoppedError(what, got=reason, remedy="repeat the same command to go on"))
     log({"event": "done", "step": progress.step})
     if isinstance(log, EventLog):
         log.close()
@@ -206,13 +203,14 @@ def _left_out(
     if settings.non_finite == "skip" and progress.skipped <= settings.most_skipped:
         return
     latest = run.latest if run is not None else None
-    raise TrainingError(
+    error = TrainingError(
         f"the loss or the gradient is not finite at step {progress.step}",
         got="; ".join(f"loss {row['loss']} on rank {row['rank']}" for row in bad)
         + f", gradient norm {norm}; samples {', '.join(bad[0]['samples'][:4])}, ... (all in log.jsonl)",
         expected="finite losses and gradients" + ("" if settings.non_finite == "stop" else f" but for {settings.most_skipped} steps"),
         remedy="lower the learning rate, clip, use fp32, or set training.non_finite=skip" + (f"; {latest} is intact" if latest else ""),
     )
+    raise engine.everywhere(error)
 
 
 def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path: Path) -> None:

@@ -141,6 +141,22 @@ def test_zero_3_applies_stale_gradients_without_our_cure(alone, tmp_path):
     assert found["zero2-offload"] > 1e-3, found
 
 
+def test_every_network_is_sharded_right(tmp_path):
+    """Towers of which a step calls some, and diffusers' blocks, in units of their own."""
+    few = [*TINY, "training.steps=6", "training.warmup_steps=0", "flow.intervals.draw=batch"]
+    networks = {
+        "separate": "model={name: separate, width: 32, heads: 2, depth: 1}",
+        "unet": "model={name: unet, channels: [8, 16], layers: 1, attention_levels: [1], head_width: 8, groups: 4}",
+    }
+    engines = {"fsdp2": TORCH["fsdp2"], "zero3": DEEPSPEED["zero3"]}
+    jobs = {(n, e): tmp_path / f"{n}-{e}" for n in networks for e in engines}
+    train_all([(RECIPE, [*few, networks[n], *engines[e]], out) for (n, e), out in jobs.items()])
+    for n, network in networks.items():
+        want = losses(train(load_config(RECIPE, [*few, network]), tmp_path / n))
+        for e in engines:
+            assert losses(jobs[n, e]) == pytest.approx(want, rel=1e-5), (n, e)
+
+
 @pytest.mark.parametrize("kind", ["torch", "deepspeed"])
 def test_bf16_on_two_processes_follows_one(kind, tmp_path):
     one = [*TINY, "training.steps=10", "flow.intervals.draw=balanced"]

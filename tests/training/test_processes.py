@@ -159,6 +159,11 @@ def test_a_mistake_is_said_once_by_several_processes(tmp_path):
     assert output.count("lapflow (rank 0):") == 1, output
     assert "(rank 1)" not in output
     assert "gvp" in output
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    process = torchrun("lapflow.cli", "train", *RECIPE, "training.steps=2", "--out", tmp_path / "run")
+    output, _ = process.communicate(timeout=60)
+    assert output.count("in use") == 1, output
 
 
 def test_a_full_disk_is_waited_for(tmp_path):
