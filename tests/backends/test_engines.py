@@ -162,7 +162,7 @@ def test_bf16_on_two_processes_follows_one(kind, tmp_path):
     one = [*TINY, "training.steps=10", "flow.intervals.draw=balanced"]
     engines = {
         "torch": ["{name: torch, precision: bf16}", "{name: torch, precision: bf16, parallel: fsdp2}"],
-        "deepspeed": [f"{{name: deepspeed, device: cpu, precision: bf16, zero: {stage}}}" for stage in (1, 2, 3)],
+        "deepspeed": [f"{{name: deepspeed, device: cpu, precision: bf16, zero: {stage}}}" for stage in (0, 1, 2, 3)],
     }[kind]
     jobs = [(RECIPE, [*one, f"engine={engine}"], tmp_path / str(i)) for i, engine in enumerate(engines)]
     train_all(jobs)

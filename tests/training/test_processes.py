@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -215,3 +216,14 @@ def test_a_logger_that_fails_does_not_stop_training(tmp_path):
     assert process.wait(timeout=60) == 0, said
     assert steps_saved(out) == 300
     assert said.count("the progress shown cannot be written") == said.count("log.jsonl cannot be written") == 1, said
+
+
+def test_deepspeed_s_launcher(tmp_path):
+    """The command of docs/scale.md, on two CPU processes."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    few = [*RECIPE, "training.steps=3", "flow.intervals.draw=balanced", "engine={name: deepspeed, zero: 2}"]
+    command = [launcher, "--no_local_rank", "--num_accelerators", "2", "--module", "lapflow.cli", "train", *few, "--out", tmp_path / "run"]
+    paths = {"PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
+    result = subprocess.run(list(map(str, command)), env=environment(**paths), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert steps_saved(tmp_path / "run") == 3

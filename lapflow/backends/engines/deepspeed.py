@@ -59,6 +59,8 @@ class DeepSpeedEngine(ProcessEngine):
             raise BackendError(
                 "the deepspeed engine needs the package deepspeed", got=str(error), remedy="pip install 'lapflow[deepspeed]'"
             ) from error
+        # On a CPU DeepSpeed would compile sums in shared memory at its first start, for minutes on a busy machine; gloo does them.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.join()
         deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
