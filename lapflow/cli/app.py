@@ -22,7 +22,7 @@ from lapflow.cli.flops import flops
 from lapflow.cli.progress import silence
 from lapflow.cli.sample import sample
 from lapflow.cli.train import train
-from lapflow.core.errors import LapflowError
+from lapflow.core.errors import ConfigError, LapflowError
 
 app = typer.Typer(
     name="lapflow",
@@ -86,11 +86,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _signed(error: LapflowError) -> str | None:
-    """How this process signs an error: '' when it is alone, ' (rank N)' among several; None where another says the same: before
-    the processes have met, all of them meet the same mistake."""
+    """How this process signs an error: '' when it is alone, ' (rank N)' among several; None where another says the same: a
+    config that cannot be used is the same for all, also before the processes have met."""
     rank = os.environ.get("RANK", "0")
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return ""
     torch = sys.modules.get("torch")
     met = torch is not None and torch.distributed.is_initialized()
-    return None if error.said or (rank != "0" and not met) else f" (rank {rank})"
+    common = isinstance(error, ConfigError) and rank != "0" and not met
+    return None if error.said or common else f" (rank {rank})"

@@ -129,6 +129,8 @@ def _engine(spec: dict[str, object], smoke: bool) -> str:
         return f"ready: two steps on {build_engine(config).device} and a checkpoint in {time.perf_counter() - since:.1f} s"
     except LapflowError as error:
         return str(error.got or error.what)
+    except Exception as error:  # whatever keeps an engine from training is what the user wants to see
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def extras() -> list[tuple[str, str]]:

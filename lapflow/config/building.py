@@ -114,6 +114,14 @@ class Composition:
                 got=f"training.batch_size {batch} on {processes} processes",
                 expected=f"a multiple of {multiple}",
             )
+        patience = self.config.training.save_patience
+        if processes > 1 and patience >= self.engine.waits:
+            raise ConfigError(
+                "the other processes would not wait for a save that is tried again",
+                got=f"training.save_patience {patience:g} s, engine.timeout {self.engine.waits:g} s",
+                expected="a timeout well above the patience",
+                remedy="raise engine.timeout, or lower training.save_patience",
+            )
         if processes > 1 and segments > 1 and self.engine.same_segments and not intervals.common:
             raise ConfigError(
                 "this engine needs every process to train the same segments in a step",

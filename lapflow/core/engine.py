@@ -49,6 +49,8 @@ class Engine(Component):
     rank: int
     world_size: int
     device: torch.device
+    waits: float = float("inf")
+    """Seconds for which a process waits for the others."""
 
     @property
     def same_segments(self) -> bool:
@@ -75,16 +77,27 @@ class Engine(Component):
         """The plain values (numbers, text, lists, dicts) of all processes, by rank. Collective."""
 
     def first(self, action: Callable[[], Result]) -> Result | None:
-        """Do `action` on rank 0 alone: its result there, None elsewhere; a `LapflowError` in it is raised everywhere. Collective."""
-        result: Result | None = None
-        problem: LapflowError | None = None
-        if self.rank == 0:
-            try:
-                result = action()
-            except LapflowError as error:
-                problem = error
-        if (told := self.exchange(problem)[0]) is not None:
-            raise self.everywhere(told)
+        """Do `action` on rank 0 alone: its result there, None elsewhere; it fails everywhere if it fails. Collective."""
+        return self.jointly(action if self.rank == 0 else lambda: None)
+
+    def jointly(self, action: Callable[[], Result]) -> Result:
+        """Do `action` on every process; where it fails on any, it fails on all: no one waits for one that has left. The process
+        that failed says why. Collective."""
+        try:
+            result, problem = action(), None
+        except Exception as error:
+            problem = error
+        told = None
+        if problem is not None:
+            told = problem if isinstance(problem, LapflowError) else LapflowError(f"{type(problem).__name__}: {problem}")
+        found = self.exchange(told)
+        failed = [rank for rank, error in enumerate(found) if error is not None]
+        if problem is not None:
+            problem.said = self.rank != failed[0]  # type: ignore[attr-defined]
+            raise problem
+        if failed:
+            found[failed[0]].said = True
+            raise found[failed[0]]
         return result
 
     def everywhere(self, error: LapflowError) -> LapflowError:

@@ -8,12 +8,30 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lapflow.core.errors import BackendError
 
 Event = dict[str, Any]
 Watcher = Callable[[Event], None]
+
+
+class Log(Protocol):
+    """What a run tells events to."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silence:
+    """The log of a process that leaves the telling to the first one."""
+
+    def __call__(self, event: Event) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class EventLog:

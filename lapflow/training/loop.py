@@ -29,7 +29,7 @@ from lapflow.data.order import place
 from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint
 from lapflow.training.ema import EMA
-from lapflow.training.events import EventLog, Watcher, summary_writer
+from lapflow.training.events import EventLog, Log, Silence, Watcher, summary_writer
 from lapflow.training.recompute import recompute
 from lapflow.training.run_folder import RunFolder, other_run
 from lapflow.training.saving import save
@@ -53,12 +53,15 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     parts.require()
     if config.training.tensorboard:
         summary_writer()
-    engine = parts.engine
+    engine, run = parts.engine, None
     engine.start()
-    run = engine.first(lambda: RunFolder(out, config))
     try:
+        run = engine.first(lambda: RunFolder(out, config))
         with Signals() as signals:
             _train(parts, run, out, watch, signals)
+    except StoppedError:
+        engine.stop()
+        raise
     except RuntimeError as error:
         if (cause := engine.explain(error)) is not None:
             raise cause from error
@@ -72,17 +75,18 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
 
 def _train(parts: Composition, run: RunFolder | None, out: Path, watch: Watcher, signals: Signals) -> None:
     config, settings, seed, engine = parts.config, parts.config.training, parts.config.seed, parts.engine
-    log: Watcher = EventLog(out, watch, settings.tensorboard) if run is not None else lambda event: None
+    log = EventLog(out, watch, settings.tensorboard) if run is not None else Silence()
     progress = Progress()
 
     # ---- the last checkpoint's weights, engine, optimizer, average
-    saved = _last_checkpoint(parts, engine.exchange(run.latest if run is not None else None)[0])
+    latest = engine.exchange(run.latest if run is not None else None)[0]
+    saved = engine.jointly(lambda: _last_checkpoint(parts, latest))
     if saved is not None:
         parts.model.load_state_dict(saved.tensors["model"])
         progress = Progress(**saved.documents["state"])
-    if settings.recompute:
-        recompute(parts.model)
     model = engine.prepare(parts.model, _optimizer(config), clip=settings.clip, units=parts.model.units())
+    if settings.recompute:
+        recompute(parts.model)  # around what the engine compiled
     ema = None if settings.ema_decay is None else EMA(engine.shards(), settings.ema_decay)
     if saved is not None:
         engine.restore(saved.tensors["optimizer"])
@@ -107,54 +111,86 @@ def _train(parts: Composition, run: RunFolder | None, out: Path, watch: Watcher,
         )
     )
     quarantine = Quarantine(out / QUARANTINE, parts.dataset.size("train"), settings.bad_images)
-    window = _Window()
-    while progress.step < settings.steps:
-        stage = keyed_generator(seed, "stage", progress.step)
-        taken: list[tuple[Batch, Tensor, dict[str, Tensor]]] = []
-        for left in reversed(range(settings.accumulation)):
-            batch = next(batches)
+
+    window, kept = _Window(), progress.step
+
+    def read() -> list[Batch]:
+        """The micro-batches of a step."""
+        found = [next(batches) for _ in range(settings.accumulation)]
+        for batch in found:
             if new := quarantine.add(batch.unreadable):
                 log({"event": "quarantined", "step": progress.step, "names": new, "total": quarantine.count})
-            with engine.accumulating() if left else nullcontext():
+        return found
+
+    def keep() -> None:
+        nonlocal kept
+        path = save(parts, run, asdict(progress), ema, log, signals)
+        log({"event": "checkpoint", "step": progress.step, "path": path and str(path.relative_to(out))})
+        kept = progress.step
+
+    while progress.step < settings.steps:
+        # ---- read; stop, on all processes, if one is asked to or cannot read on
+        step, problem = _attempt(read)
+        asked, failed = engine.agree(signals.received is not None, problem is not None)
+        if asked or failed:
+            if progress.step > kept:
+                keep()
+            _stop(engine, progress, signals, problem, log)
+
+        # ---- step
+        stage = keyed_generator(seed, "stage", progress.step)
+        taken: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for i, batch in enumerate(step):
+            with engine.accumulating() if i + 1 < len(step) else nullcontext():
                 loss, named = _loss(parts, model, batch, stage)
                 engine.backward(_nan_unless_finite(loss) / settings.accumulation)
-            taken.append((batch, loss.detach(), named))
-            progress.consumed += settings.batch_size
+            taken.append((loss.detach(), named))
         rate = _rate(config, progress.step)
         norm = engine.step(rate)
         progress.step += 1
+        progress.consumed += settings.batch_size * settings.accumulation
         if math.isfinite(norm):
-            window.add([named for _, _, named in taken])
+            window.add([named for _, named in taken])
             if ema is not None:
                 ema.update(engine.shards())
                 progress.ema_updates = ema.updates
         else:
-            _left_out(parts, progress, [(batch, loss) for batch, loss, _ in taken], norm, log, run)
+            _left_out(parts, progress, step, [loss for loss, _ in taken], norm, log, run)
         ends = progress.step == settings.steps
         if progress.step % settings.log_every == 0 or ends:
-            log(
-                {
-                    "event": "train",
-                    "step": progress.step,
-                    **window.close(engine, settings.batch_size * settings.accumulation),
-                    "learning_rate": rate,
-                    "gradient_norm": norm if math.isfinite(norm) else None,
-                }
-            )
+            means = window.close(engine, settings.batch_size * settings.accumulation)
+            finite = norm if math.isfinite(norm) else None
+            log({"event": "train", "step": progress.step, **means, "learning_rate": rate, "gradient_norm": finite})
 
-        # ---- save, stop
-        (stop,) = engine.agree(signals.received is not None)
-        if progress.step % settings.checkpoint_every == 0 or ends or stop:
-            path = save(parts, run, asdict(progress), ema, log, signals)
-            log({"event": "checkpoint", "step": progress.step, "path": path and str(path.relative_to(out))})
-        if stop and not ends:
-            reason = next(name for name in engine.exchange(signals.received) if name is not None)
-            log({"event": "stopped", "step": progress.step, "signal": reason})
-            what = f"the run was asked to stop and is saved at step {progress.step}"
-            raise engine.everywhere(StoppedError(what, got=reason, remedy="repeat the same command to go on"))
+        # ---- save
+        if progress.step % settings.checkpoint_every == 0 or ends:
+            keep()
     log({"event": "done", "step": progress.step})
-    if isinstance(log, EventLog):
+    log.close()
+
+
+def _attempt(read: Callable[[], list[Batch]]) -> tuple[list[Batch], LapflowError | None]:
+    try:
+        return read(), None
+    except LapflowError as error:
+        return [], error
+
+
+def _stop(engine: Engine, progress: Progress, signals: Signals, problem: LapflowError | None, log: Log) -> None:
+    """Raise what ends the run here: this process's problem, or what another told. Collective."""
+    told = engine.exchange((signals.received, problem))
+    if problem is not None:
         log.close()
+        raise problem
+    if failed := [error for _, error in told if error is not None]:
+        failed[0].said = True
+        log.close()
+        raise failed[0]
+    reason = next(name for name, _ in told if name is not None)
+    log({"event": "stopped", "step": progress.step, "signal": reason})
+    log.close()
+    what = f"the run was asked to stop and is saved at step {progress.step}"
+    raise engine.everywhere(StoppedError(what, got=reason, remedy="repeat the same command to go on"))
 
 
 @dataclass
@@ -183,7 +219,7 @@ def _nan_unless_finite(loss: Tensor) -> Tensor:
 
 
 def _left_out(
-    parts: Composition, progress: Progress, taken: list[tuple[Batch, Tensor]], norm: float, log: Watcher, run: RunFolder | None
+    parts: Composition, progress: Progress, batches: list[Batch], losses: list[Tensor], norm: float, log: Log, run: RunFolder | None
 ) -> None:
     """A step whose loss or gradient was not finite, and which updated nothing: logged, counted, or the end. Collective."""
     engine, settings = parts.engine, parts.config.training
@@ -194,10 +230,10 @@ def _left_out(
             "loss": repr(loss.item()),
             "samples": [parts.dataset.name("train", place(parts.config.seed, size, position)[1]) for position in batch.positions],
         }
-        for batch, loss in taken
+        for batch, loss in zip(batches, losses, strict=True)
     ]
-    batches = [row for rows in engine.exchange(mine) for row in rows]
-    bad = [row for row in batches if not math.isfinite(float(row["loss"]))] or batches
+    told = [row for rows in engine.exchange(mine) for row in rows]
+    bad = [row for row in told if not math.isfinite(float(row["loss"]))] or told
     progress.skipped += 1
     log({"event": "non_finite", "step": progress.step, "gradient_norm": repr(norm), "skipped": progress.skipped, "batches": bad})
     if settings.non_finite == "skip" and progress.skipped <= settings.most_skipped:

@@ -11,7 +11,7 @@ from lapflow.config.loading import resolved
 from lapflow.core.errors import CheckpointError
 from lapflow.training.checkpoint import Checkpoint, save_checkpoint
 from lapflow.training.ema import EMA
-from lapflow.training.events import Watcher
+from lapflow.training.events import Log
 from lapflow.training.run_folder import RunFolder, environment
 from lapflow.training.signals import Signals
 
@@ -19,7 +19,7 @@ PAUSE = 5.0
 """Seconds between tries."""
 
 
-def save(parts: Composition, run: RunFolder | None, counts: dict[str, int], ema: EMA | None, log: Watcher, signals: Signals) -> Path | None:
+def save(parts: Composition, run: RunFolder | None, counts: dict[str, int], ema: EMA | None, log: Log, signals: Signals) -> Path | None:
     """A checkpoint of all that resuming and sampling need; its path, on rank 0. Collective.
 
     What is saved is gathered once. Should the disk refuse it, writing is tried again for `training.save_patience` seconds,

@@ -53,9 +53,18 @@ def main():
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")  # the engines join the group that is there
-    if os.environ.get("LAPFLOW_TEST_NO_CURE"):
-        from lapflow.backends.engines.deepspeed import DeepSpeedEngine
+    from lapflow.backends.engines.deepspeed import DeepSpeedEngine
 
+    whole = DeepSpeedEngine._config
+
+    def config(engine):
+        """Small weights are sharded too: DeepSpeed keeps those below 100,000 elements in every process."""
+        found = whole(engine)
+        found["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return found
+
+    DeepSpeedEngine._config = config
+    if os.environ.get("LAPFLOW_TEST_NO_CURE"):
         DeepSpeedEngine._forget = lambda engine: None
     if position := os.environ.get("LAPFLOW_TEST_INFINITE"):
         make_infinite({int(position)})

@@ -23,7 +23,7 @@ def test_a_component_carries_its_config():
         (lambda: LaplacianPyramid(levels="3"), ["levels", "'3'"]),
         (lambda: LaplacianPyramid(levels=True), ["levels", "True"]),
         (lambda: LaplacianPyramid(3), ["positional"]),
-        (lambda: CumulativeIntervals(draw="bach"), ["draw", "'batch' or 'sample'"]),
+        (lambda: CumulativeIntervals(draw="bach"), ["draw", "'batch', 'sample' or 'balanced'"]),
     ],
 )
 def test_bad_arguments_name_what_came_and_what_was_expected(make, words):

@@ -21,6 +21,9 @@ STEP = "step"
 """The key under which Adam counts its steps."""
 
 
+LINEAR = torch.nn.functional.linear
+"""What stage 3 replaces in the whole process, and leaves replaced."""
+
 LARGEST_BUCKET = 500_000_000
 """Gradients reduced at once, in elements."""
 
@@ -52,7 +55,7 @@ class DeepSpeedEngine(ProcessEngine):
     def start(self) -> None:
         if self.device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed refuses to begin without it
+        os.environ.setdefault("LOCAL_RANK", str(self.device.index or 0))  # DeepSpeed takes its device from it
         try:
             import deepspeed
         except Exception as error:  # an unfit torch or a missing compiler fails with other errors than ImportError
@@ -70,7 +73,7 @@ class DeepSpeedEngine(ProcessEngine):
         if self.engine is not None:
             self.engine.destroy()
             self.engine = None
-            torch.nn.functional.linear = self.linear
+            torch.nn.functional.linear = LINEAR
 
     def prepare(
         self,
@@ -82,7 +85,6 @@ class DeepSpeedEngine(ProcessEngine):
     ) -> Callable[[Calls], list[Any]]:
         import deepspeed
 
-        self.linear = torch.nn.functional.linear  # which stage 3 replaces in the whole process
         self.model, self.clip = model.to(self.device), clip
         self.entries = {name: x.shape for name, x in model.state_dict().items()}
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -106,7 +108,8 @@ class DeepSpeedEngine(ProcessEngine):
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
-            "torch_autocast": {"enabled": self.precision == "bf16", "dtype": "bfloat16"},
+            # No module is "safe" for sums of gradients in bf16: they are averaged in float32, as under every engine.
+            "torch_autocast": {"enabled": self.precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
             "steps_per_print": None,
         }
 
@@ -215,7 +218,7 @@ class DeepSpeedEngine(ProcessEngine):
             inner = self.optimizer.optimizer.state[flat]
             for (_, key), value in values.items():
                 if key not in inner:
-                    inner[key] = value.clone() if key == STEP else torch.zeros_like(flat)
+                    inner[key] = value.to(flat.device, copy=True) if key == STEP else torch.zeros_like(flat)
         if self.zero < 3:
             self.optimizer._lazy_init_hp_params_optimizer_state()
         for (name, key), value in values.items():

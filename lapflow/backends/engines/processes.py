@@ -32,7 +32,7 @@ class ProcessEngine(Engine):
         self.rank, self.world_size, local_rank = this_process()
         self.device = resolve_device(device, local_rank)
         self.made_group = False
-        self.precision, self.timeout = precision, timedelta(seconds=timeout)
+        self.precision, self.waits = precision, timeout
 
     def start(self) -> None:
         if self.world_size > 1:
@@ -50,12 +50,13 @@ class ProcessEngine(Engine):
             if self.world_size == 1:
                 dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
             else:
-                dist.init_process_group(backend, timeout=self.timeout)
+                dist.init_process_group(backend, timeout=timedelta(seconds=self.waits))
         except (ValueError, RuntimeError) as error:
             raise BackendError(
                 "the processes cannot find each other",
                 got=f"rank {self.rank} of {self.world_size}: {error}",
                 expected="every process started by torchrun or DeepSpeed's launcher, with the same MASTER_ADDR and MASTER_PORT",
+                remedy="on several machines, name the network interface: GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME",
             ) from error
 
     def stop(self) -> None:
@@ -86,7 +87,7 @@ class ProcessEngine(Engine):
         return BackendError(
             "another process of the run has ended, or does not answer",
             got=str(error).splitlines()[0],
-            expected=f"{self.world_size} processes within {self.timeout.total_seconds():.0f} s (engine.timeout)",
+            expected=f"{self.world_size} processes within {self.waits:.0f} s (engine.timeout)",
             remedy="see what that process or the launcher says; the same command goes on from the last checkpoint",
         )
 
@@ -112,7 +113,8 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     """`auto` is the GPU where there is one; of several processes on a machine each takes the GPU of its local rank. Raises
     `BackendError` for a device that is not here."""
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{local_rank}"
+        # A launcher may show each process its own GPU only, which then is the first.
+        name = f"cuda:{local_rank if torch.cuda.device_count() > 1 else 0}"
     elif name == "auto":
         return torch.device("cpu")
     try:
@@ -121,6 +123,10 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise BackendError("unknown device", got=repr(name), expected="auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and local_rank and device.index != local_rank and torch.cuda.device_count() > 1:
+        raise BackendError(
+            "several processes would share a GPU", got=f"device {name} at local rank {local_rank}", expected="engine.device=auto"
+        )
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise BackendError(
             f"the device {name} is not here",

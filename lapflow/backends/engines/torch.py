@@ -76,9 +76,12 @@ class TorchEngine(ProcessEngine):
         return together
 
     def _compile(self, units: Sequence[nn.Module]) -> None:
-        # FSDP2's hooks stand around the units: the graphs are theirs.
-        for module in units if self.sharded and units else [self.model]:
-            module.compile(fullgraph=True)
+        if not self.sharded:
+            self.model.compile(fullgraph=True)
+            return
+        # FSDP2's hooks stand around the units, so the graphs are those of the units' inside.
+        for unit in units:
+            unit.forward = torch.compile(unit.forward, fullgraph=True)
 
     def _shard(self, together: nn.Module, units: Sequence[nn.Module]) -> None:
         from torch.distributed.fsdp import fully_shard
