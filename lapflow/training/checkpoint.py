@@ -3,6 +3,10 @@
 A checkpoint is written aside, every file flushed to the disk, a manifest of SHA-256 hashes added, and the directory
 renamed into place; then the file `latest` is replaced by one that names it. Loading checks every hash, and reads
 safetensors and JSON only: nothing in a checkpoint is ever executed.
+
+    step-NNNNNNN            whole
+    replaced-step-NNNNNNN   whole too, and set aside for another of its step: it counts only while that is missing
+    .writing-*              unfinished, or about to be removed: never read, and cleared by the next save
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +30,8 @@ from lapflow.core.errors import CheckpointError
 
 FORMAT = "lapflow-checkpoint-1"
 MANIFEST = "manifest.json"
+ASIDE = ".writing-"
+REPLACED = "replaced-"
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
     """Write `folder/step-NNNNNNN` and point `folder/latest` at it; keep the `keep` newest. Raises `CheckpointError` when the
     disk refuses, with the checkpoints before it untouched."""
     target = folder / f"step-{step:07d}"
-    aside = folder / f".writing-{target.name}-{os.getpid()}"
+    aside = folder / f"{ASIDE}{target.name}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -52,8 +59,9 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
             hashes[f"{name}.json"] = write_durably(aside / f"{name}.json", json.dumps(document, indent=2).encode())
         write_durably(aside / MANIFEST, json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=2).encode())
         _sync_folder(aside)
-        if target.exists():  # saved before a resume went back: the old one goes only when the new one stands
-            target.rename(folder / f".writing-old-{target.name}")
+        if target.exists():  # saved before a resume went back, or by a try that failed late: it goes only when the new one stands
+            _remove(folder / f"{REPLACED}{target.name}")
+            target.rename(folder / f"{REPLACED}{target.name}")
         aside.rename(target)
         _sync_folder(folder)
         replace_file(folder / "latest", target.name.encode())
@@ -125,10 +133,21 @@ def write_durably(path: Path, data: bytes) -> str:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Replace a file as a whole: readers see the old content or the new one."""
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    write_durably(aside, data)
-    os.replace(aside, path)
+    aside = path.with_name(f"{ASIDE}{path.name}-{os.getpid()}")
+    try:
+        write_durably(aside, data)
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
+
+
+def clear_asides(folder: Path, of: str = "") -> None:
+    """Remove what a killed process left unfinished in `folder`: of the file or directory called `of`, or of all."""
+    for left in folder.glob(f"{ASIDE}{of}*"):
+        with suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 _REMEDY = "restore it from a copy, or remove the directory to go on from the checkpoint before it"
@@ -144,29 +163,50 @@ def _manifest(path: Path) -> dict[str, Any]:
             expected="a directory that lapflow saved",
             remedy="restore it from a copy, or remove it to go on from the checkpoint before it",
         ) from None
-    except ValueError as error:
-        raise CheckpointError(f"the manifest of {path} cannot be read: {error}", remedy=_REMEDY) from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{MANIFEST} of the checkpoint {path} cannot be read: {error}", remedy=_REMEDY) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("sha256"), dict):
         raise CheckpointError(
             f"{path} is not a checkpoint of this kind",
+            where=str(path / MANIFEST),
             got=f"format {manifest.get('format') if isinstance(manifest, Mapping) else manifest!r}",
             expected=FORMAT,
         )
     if any("/" in file or not file.endswith((".safetensors", ".json")) for file in manifest["sha256"]):
-        raise CheckpointError(f"the manifest of {path} names files a checkpoint does not have", remedy=_REMEDY)
+        raise CheckpointError(f"{MANIFEST} of the checkpoint {path} names files a checkpoint does not have", remedy=_REMEDY)
+    if (step := _step_of(path)) is not None and manifest.get("step") != step:
+        raise CheckpointError(
+            f"{MANIFEST} of the checkpoint {path} is of another step", got=manifest.get("step"), expected=step, remedy=_REMEDY
+        )
     return manifest
 
 
 def _prune(folder: Path, keep: int) -> None:
-    for old in _by_step(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    for left in folder.glob(".writing-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    clear_asides(folder)
+    kept = _by_step(folder)[-keep:]
+    for old in [*folder.glob("step-*"), *folder.glob(f"{REPLACED}step-*")]:
+        if old not in kept and _step_of(old) is not None:
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, if it is there: at once for whoever looks, since a part of one must not keep its name."""
+    aside = path.with_name(f"{ASIDE}removed-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):
+        path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """The checkpoint directories, oldest first, by number and not by name."""
-    return sorted((p for p in folder.glob("step-*") if p.name[5:].isdecimal()), key=lambda p: int(p.name[5:]))
+    """The checkpoint directories, oldest first, by number and not by name; of two of one step the one that replaced the other."""
+    found = {_step_of(path): path for pattern in (f"{REPLACED}step-*", "step-*") for path in folder.glob(pattern)}
+    return [path for _, path in sorted((step, path) for step, path in found.items() if step is not None)]
+
+
+def _step_of(path: Path) -> int | None:
+    number = path.name.removeprefix(REPLACED).removeprefix("step-")
+    return int(number) if number.isdecimal() else None
 
 
 def _sync_folder(path: Path) -> None:

@@ -1,7 +1,7 @@
 """A run's folder: who may write in it, what it holds, whether a command continues it.
 
 config.yaml        the resolved config; `lapflow train RUN/config.yaml` starts the same run elsewhere
-environment.json   versions of lapflow, torch, Python and of every plugin the config names
+environment.json   versions of lapflow, torch, Python and of every plugin the config names; the SHA-256 of config.yaml
 log.jsonl          one event a line
 checkpoints/       step-NNNNNNN/ directories and the file `latest`
 """
@@ -9,6 +9,7 @@ checkpoints/       step-NNNNNNN/ directories and the file `latest`
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import platform
 from pathlib import Path
@@ -22,7 +23,7 @@ from lapflow.config.loading import difference, dump_yaml, load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError
 from lapflow.plugins.registry import distributions_used
-from lapflow.training.checkpoint import latest_checkpoint, replace_file
+from lapflow.training.checkpoint import ASIDE, clear_asides, latest_checkpoint, replace_file
 
 HOW = (
     "engine.",
@@ -46,7 +47,10 @@ HOW = (
 )
 """The settings that say how a run is carried out or used, and not what it trains: they may change when it is continued."""
 
-ENVIRONMENT = "environment.json"
+CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
+HASHES = "config_sha256"
+"""The key in environment.json of the SHA-256 that config.yaml may have: of the one, and of the one that it replaced. So a run that
+is killed between the two files has a config of its own. Folders of earlier versions have no such key."""
 
 
 class RunFolder:
@@ -64,7 +68,9 @@ class RunFolder:
             raise CheckpointError(
                 "the output folder is a file", got=str(path), expected="a new or empty folder, or the folder of an interrupted run"
             )
-        if existing and any(p.name not in (".lock", ENVIRONMENT) for p in path.iterdir()) and not _is_run(path):
+        if existing and not _is_run(path) and any(not _unfinished(p.name) for p in path.iterdir()):
+            if (path / "checkpoints").is_dir():
+                run_config(path)  # names what is missing
             raise CheckpointError(
                 "the output folder is in use",
                 got=f"{path} holds {', '.join(sorted(p.name for p in path.iterdir())[:3])}, ...",
@@ -74,9 +80,11 @@ class RunFolder:
         self.changes = self._changes()
         path.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
+        for name in (CONFIG, ENVIRONMENT):
+            clear_asides(path, name)
+        clear_asides(self.checkpoints)
         if self.changes or not _is_run(path):
-            replace_file(path / ENVIRONMENT, json.dumps(environment(config), indent=2).encode())
-            replace_file(path / "config.yaml", dump_yaml(config).encode())
+            self._write()
 
     @property
     def checkpoints(self) -> Path:
@@ -102,6 +110,12 @@ class RunFolder:
             )
         return changes
 
+    def _write(self) -> None:
+        data = dump_yaml(self.config).encode()
+        hashes = [hashlib.sha256(data).hexdigest(), *([_sha256(self.path / CONFIG)] if _is_run(self.path) else [])]
+        replace_file(self.path / ENVIRONMENT, json.dumps({**environment(self.config), HASHES: hashes}, indent=2).encode())
+        replace_file(self.path / CONFIG, data)
+
     def _take_lock(self) -> TextIO:
         lock = (self.path / ".lock").open("w")
         try:
@@ -124,22 +138,57 @@ def other_run(changes: list[str]) -> list[str]:
 
 def _is_run(path: Path) -> bool:
     """Whether `path` is a run's folder; somebody's own config.yaml does not make it one."""
-    return (path / "config.yaml").is_file() and (path / ENVIRONMENT).is_file()
+    return (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file()
+
+
+def _unfinished(name: str) -> bool:
+    """Whether it is all that a run leaves which is killed before it has a config."""
+    return name in (".lock", ENVIRONMENT) or name.startswith((f"{ASIDE}{CONFIG}", f"{ASIDE}{ENVIRONMENT}"))
 
 
 def run_config(run: Path) -> Config:
-    """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one."""
-    file = run / "config.yaml"
+    """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one, or its config is not what was written."""
+    file = run / CONFIG
     if not file.is_file():
         raise CheckpointError(
             f"{run} is not a run folder",
-            got="no config.yaml" if run.is_dir() else "no such folder",
+            got=f"no {CONFIG}" if run.is_dir() else "no such folder",
             expected="a folder that `lapflow train --out` wrote",
+        )
+    hashes = _known_hashes(run)
+    if hashes is not None and _sha256(file) not in hashes:
+        raise CheckpointError(
+            "the config of the run was changed since",
+            got=f"{file} with another SHA-256 than {ENVIRONMENT} says",
+            expected="the file as the run wrote it",
+            remedy="restore it, or train in a new folder with it",
         )
     try:
         return load_config(file)
     except yaml.YAMLError as error:
         raise CheckpointError(f"the config of the run {run} cannot be read: {error}") from None
+
+
+def _known_hashes(run: Path) -> list[str] | None:
+    """The hashes that config.yaml may have; None in the folder of an earlier version."""
+    file = run / ENVIRONMENT
+    try:
+        found = json.loads(file.read_bytes())
+        if not isinstance(found, dict) or not isinstance(found.get(HASHES, []), list):
+            raise ValueError(f"it does not say what {ENVIRONMENT} says")
+    except (OSError, ValueError, RecursionError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(
+            f"{ENVIRONMENT} of the run {run} cannot be read",
+            got=cause,
+            expected="the file as the run wrote it",
+            remedy="restore it from a copy",
+        ) from None
+    return found.get(HASHES)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def environment(config: Config) -> dict[str, Any]:

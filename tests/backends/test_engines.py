@@ -10,11 +10,11 @@ from lapflow.config.loading import load_config
 from lapflow.core.errors import BackendError, ConfigError
 from lapflow.data.loader import Batch
 from lapflow.training import loop
-from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.events import read_events
 from lapflow.training.loop import _loss as whole_loss
 from lapflow.training.loop import train
 from tests.backends.launching import train_all
+from tests.training.runs import last, losses
 
 RECIPE = "lapflow-digits"
 TINY = [
@@ -40,14 +40,6 @@ DEEPSPEED = {
     ]
     for stage, offload in ((0, False), (1, False), (2, False), (3, False), (2, True), (3, True))
 }
-
-
-def last(run):
-    return load_checkpoint(latest_checkpoint(run / "checkpoints"))
-
-
-def losses(run):
-    return [e["loss"] for e in read_events(run) if e["event"] == "train"]
 
 
 def deviation(a, b):
