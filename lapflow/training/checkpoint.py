@@ -86,7 +86,9 @@ def load_checkpoint(path: Path, only: tuple[str, ...] | None = None, needs: tupl
     held = {file.rsplit(".", 1)[0] for file in manifest["sha256"]}
     if missing := [name for name in needs if name not in held]:
         raise CheckpointError(
-            f"the checkpoint {path} holds no {', '.join(missing)}", got=", ".join(sorted(held)) or "nothing", remedy=_REMEDY
+            f"the checkpoint {path} holds no {', '.join(missing)}",
+            got=f"{MANIFEST} lists {', '.join(sorted(held)) or 'nothing'}",
+            remedy=_REMEDY,
         )
     tensors, documents = {}, {}
     for file, digest in manifest["sha256"].items():

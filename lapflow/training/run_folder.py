@@ -11,9 +11,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any, TextIO
+from weakref import WeakSet
 
 import torch
 import yaml
@@ -128,7 +130,21 @@ class RunFolder:
                 expected="a folder of its own for each run",
                 remedy="choose another --out",
             ) from None
+        _HELD.add(lock)
         return lock
+
+
+_HELD: WeakSet[TextIO] = WeakSet()
+"""The locks of this process. A child that it forks, such as one that reads images, would hold them too, and for seconds after a
+kill -9 of the run: it lets go of them at once."""
+
+
+def _let_go() -> None:
+    for lock in _HELD:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def other_run(changes: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from lapflow.core.errors import BackendError, CheckpointError, ConfigError, Data
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.training.checkpoint import latest_checkpoint
 from lapflow.training.loop import TrainingError, train
+from lapflow.training.run_folder import RunFolder
 from tests.training.runs import last, losses, same
 
 TINY = ["model.width=32", "model.heads=2", "model.depth=2", "training.batch_size=16", "training.log_every=2", "training.warmup_steps=2"]
@@ -72,6 +73,21 @@ def test_a_run_killed_while_it_writes_its_first_files_starts_again(tmp_path, lef
         (tmp_path / "environment.json").write_text("{}")
     assert last(train(tiny("training.steps=2"), tmp_path)).documents["state"]["step"] == 2
     assert not (tmp_path / left).exists()
+
+
+def test_the_readers_of_a_killed_run_do_not_keep_its_folder(tmp_path):
+    """Processes that read images live on for seconds, with whatever they inherited from the run."""
+    folder, fork = RunFolder(tmp_path, tiny()), multiprocessing.get_context("fork")
+    reads = fork.Event()
+    reader = fork.Process(target=lambda: (reads.set(), time.sleep(600)))
+    reader.start()
+    try:
+        assert reads.wait(60)
+        folder.close()
+        RunFolder(tmp_path, tiny()).close()
+    finally:
+        reader.kill()
+        reader.join()
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):
