@@ -44,9 +44,8 @@ def train(
         _bands_of_an_image(settings).save(folder / "bands.png")
         watch({"event": "picture", "path": str(folder / "bands.png")})
         if passed_over := unreadable_lines(folder):
-            watch(
-                {"event": "note", "text": f"{passed_over} lines of {folder / 'log.jsonl'} cannot be read and are passed over; no harm done"}
-            )
+            text = f"lines of {folder / 'log.jsonl'} that cannot be read and are passed over: {passed_over}; no harm done"
+            watch({"event": "note", "text": text})
         try:
             loss_curve(read_events(folder), folder / "loss.png")
             watch({"event": "picture", "path": str(folder / "loss.png")})
