@@ -25,7 +25,7 @@ def train(
     from lapflow.config.loading import load_config
     from lapflow.core.errors import BackendError
     from lapflow.sampling.pictures import loss_curve
-    from lapflow.training.events import read_events
+    from lapflow.training.events import read_events, unreadable_lines
     from lapflow.training.loop import train as run
 
     folder = out or Path("runs") / Path(config).stem
@@ -43,6 +43,9 @@ def train(
             return  # of several processes the first one shows the run
         _bands_of_an_image(settings).save(folder / "bands.png")
         watch({"event": "picture", "path": str(folder / "bands.png")})
+        if passed_over := unreadable_lines(folder):
+            text = f"lines of {folder / 'log.jsonl'} that cannot be read and are passed over: {passed_over}; no harm done"
+            watch({"event": "note", "text": text})
         try:
             loss_curve(read_events(folder), folder / "loss.png")
             watch({"event": "picture", "path": str(folder / "loss.png")})

@@ -7,6 +7,9 @@ import os
 import socket
 from pathlib import Path
 
+ASIDE = ".writing-"
+"""How the names of what is not finished begin."""
+
 _BLOCK = 2**20
 
 
@@ -36,6 +39,21 @@ def replace_file(path: Path, data: bytes) -> str:
     return digest
 
 
+def append_line(path: Path, line: str, *, durably: bool = False) -> None:
+    """Add a line in one write, so that it stays in one piece whoever else adds to the file, after the end of one that was torn.
+    Raises `OSError`."""
+    with path.open("ab+", buffering=0) as file:
+        torn = b""
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        data = torn + line.encode() + b"\n"
+        if file.write(data) < len(data):
+            raise OSError("the disk is full")
+        if durably:
+            os.fsync(file.fileno())
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes of this machine left aside when they replaced `path`."""
     for left in path.parent.glob(f"{_aside(path.name)}{socket.gethostname()}-*"):
@@ -62,7 +80,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _aside(name: str) -> str:
-    return f".{name}-"
+    return f"{ASIDE}{name}-"
 
 
 def _alive(pid: str) -> bool:

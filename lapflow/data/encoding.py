@@ -19,7 +19,7 @@ from lapflow.core.codec import Codec
 from lapflow.core.dataset import SPLITS, Dataset
 from lapflow.core.digest import difference
 from lapflow.core.errors import DataError
-from lapflow.core.files import remove_leftovers, replace_file
+from lapflow.core.files import ASIDE, remove_leftovers, replace_file
 from lapflow.data.loader import Content, read_batches
 from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.data.shards import MANIFEST, SETTINGS, Dtype, Manifest, Settings, Shard, batches, pack, verified
@@ -86,7 +86,7 @@ class Encoder:
         path = self.out / SETTINGS
         self.out.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            held = sorted(p.name for p in self.out.iterdir() if not p.name.startswith(f".{SETTINGS}-"))
+            held = sorted(p.name for p in self.out.iterdir() if not p.name.startswith(ASIDE))
             if held and not path.exists():  # now it may: of another process
                 raise DataError(
                     "the output folder is in use",

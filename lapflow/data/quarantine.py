@@ -6,11 +6,11 @@ One JSON line for each: name, cause, substitute. All processes of a run append t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from lapflow.core.errors import DataError, printable
+from lapflow.core.files import append_line
 from lapflow.data.substitute import Unreadable
 
 QUARANTINE = "quarantine.jsonl"
@@ -26,7 +26,7 @@ class Quarantine:
     def __init__(self, file: Path, size: int, budget: float) -> None:
         self.file, self.size, self.budget = file, size, budget
         self._names: dict[str, None] = {}
-        self._read, self._torn = 0, False
+        self._read = 0
         self._catch_up()
 
     @property
@@ -57,20 +57,12 @@ class Quarantine:
         return [one.name for one in new]
 
     def _append(self, one: Unreadable) -> None:
-        line = json.dumps({"name": one.name, "cause": one.cause, "substitute": one.substitute}) + "\n"
-        data = (("\n" if self._torn else "") + line).encode()
+        line = json.dumps({"name": one.name, "cause": one.cause, "substitute": one.substitute})
         try:
-            # One write to a file opened for appending stays in one piece, whoever else writes.
-            handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                if os.write(handle, data) < len(data):
-                    raise OSError("the disk is full")
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            append_line(self.file, line, durably=True)
         except OSError as error:
             raise self._trouble("written", error) from error
-        self._names[one.name], self._torn = None, False
+        self._names[one.name] = None
 
     def _catch_up(self) -> None:
         """Reads what was appended since the last time, whole lines only."""
@@ -84,7 +76,6 @@ class Quarantine:
             raise self._trouble("read", error) from error
         *lines, torn = new.split(b"\n")
         self._read += len(new) - len(torn)
-        self._torn = bool(torn)
         for line in lines:
             try:
                 self._names[json.loads(line)["name"]] = None

@@ -19,7 +19,7 @@ from typing import Any
 from lapflow.config.building import build, build_images
 from lapflow.config.loading import load_config, resolved
 from lapflow.config.schema import Config
-from lapflow.core.errors import ConfigError
+from lapflow.core.errors import CheckpointError, ConfigError
 from lapflow.core.files import replace_file
 from lapflow.evaluation.flops import cost
 from lapflow.evaluation.run import evaluate_run, made_with, words
@@ -116,7 +116,7 @@ def _measure(entry: Entry, out: Path, common: Sequence[str], seed: int, say: Cal
     measured = folder / "metrics.json"
     pipeline = Pipeline.load(folder)
     if measured.is_file():
-        held = json.loads(measured.read_text())
+        held = _metrics(folder)
         same = made_with(pipeline, held["made_with"]["evaluations"])
         if held["counts"]["samples"] == config.evaluation.samples and held["made_with"] == same:
             return
@@ -124,8 +124,21 @@ def _measure(entry: Entry, out: Path, common: Sequence[str], seed: int, say: Cal
     say(f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio {metrics['frechet_ratio']:.3f}")
 
 
+def _metrics(folder: Path) -> dict[str, Any]:
+    """What an evaluation wrote there. Raises `CheckpointError`."""
+    file = folder / "metrics.json"
+    try:
+        found = json.loads(file.read_bytes())
+        parts = [found.get(name) for name in ("made_with", "counts", "copies")] if isinstance(found, dict) else [None]
+        if not all(isinstance(part, dict) for part in parts) or "frechet_ratio" not in found:
+            raise ValueError("it does not say what an evaluation says")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read", got=error, remedy="remove it, to have it measured again") from None
+    return found
+
+
 def _row(entry: Entry, out: Path, common: Sequence[str], seeds: int) -> Row:
-    found = [json.loads((entry.folder(out, seed) / "metrics.json").read_text()) for seed in range(seeds)]
+    found = [_metrics(entry.folder(out, seed)) for seed in range(seeds)]
     ratios = [m["frechet_ratio"] for m in found]
     agreements = [m["agreement"] for m in found if "agreement" in m]
     config = entry.config(common, 0)

@@ -3,6 +3,10 @@
 A checkpoint is written aside, every file flushed to the disk, a manifest of SHA-256 hashes added, and the directory
 renamed into place; then the file `latest` is replaced by one that names it. Loading checks every hash, and reads
 safetensors and JSON only: nothing in a checkpoint is ever executed.
+
+    step-NNNNNNN            whole
+    replaced-step-NNNNNNN   whole too, and set aside for another of its step: it counts only while that is missing
+    .writing-*              unfinished, or about to be removed: never read, and cleared by the next save
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +27,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lapflow.core.errors import CheckpointError
-from lapflow.core.files import replace_file, sync_folder, write_durably
+from lapflow.core.files import ASIDE, replace_file, sync_folder, write_durably
 
 FORMAT = "lapflow-checkpoint-1"
 MANIFEST = "manifest.json"
+REPLACED = "replaced-"
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
     """Write `folder/step-NNNNNNN` and point `folder/latest` at it; keep the `keep` newest. Raises `CheckpointError` when the
     disk refuses, with the checkpoints before it untouched."""
     target = folder / f"step-{step:07d}"
-    aside = folder / f".writing-{target.name}-{os.getpid()}"
+    aside = folder / f"{ASIDE}{target.name}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -53,8 +59,9 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
             hashes[f"{name}.json"] = write_durably(aside / f"{name}.json", json.dumps(document, indent=2).encode())
         write_durably(aside / MANIFEST, json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=2).encode())
         sync_folder(aside)
-        if target.exists():  # saved before a resume went back: the old one goes only when the new one stands
-            target.rename(folder / f".writing-old-{target.name}")
+        if target.exists():  # saved before a resume went back, or by a try that failed late: it goes only when the new one stands
+            _remove(folder / f"{REPLACED}{target.name}")
+            target.rename(folder / f"{REPLACED}{target.name}")
         aside.rename(target)
         sync_folder(folder)
         replace_file(folder / "latest", target.name.encode())
@@ -79,7 +86,9 @@ def load_checkpoint(path: Path, only: tuple[str, ...] | None = None, needs: tupl
     held = {file.rsplit(".", 1)[0] for file in manifest["sha256"]}
     if missing := [name for name in needs if name not in held]:
         raise CheckpointError(
-            f"the checkpoint {path} holds no {', '.join(missing)}", got=", ".join(sorted(held)) or "nothing", remedy=_REMEDY
+            f"the checkpoint {path} holds no {', '.join(missing)}",
+            got=f"{MANIFEST} lists {', '.join(sorted(held)) or 'nothing'}",
+            remedy=_REMEDY,
         )
     tensors, documents = {}, {}
     for file, digest in manifest["sha256"].items():
@@ -115,6 +124,13 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def clear_asides(folder: Path, of: str = "") -> None:
+    """Remove what a killed process left unfinished in `folder`: of the file or directory called `of`, or of all."""
+    for left in folder.glob(f"{ASIDE}{of}*"):
+        with suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 _REMEDY = "restore it from a copy, or remove the directory to go on from the checkpoint before it"
 
 
@@ -128,26 +144,47 @@ def _manifest(path: Path) -> dict[str, Any]:
             expected="a directory that lapflow saved",
             remedy="restore it from a copy, or remove it to go on from the checkpoint before it",
         ) from None
-    except ValueError as error:
-        raise CheckpointError(f"the manifest of {path} cannot be read: {error}", remedy=_REMEDY) from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{MANIFEST} of the checkpoint {path} cannot be read: {error}", remedy=_REMEDY) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("sha256"), dict):
         raise CheckpointError(
             f"{path} is not a checkpoint of this kind",
+            where=str(path / MANIFEST),
             got=f"format {manifest.get('format') if isinstance(manifest, Mapping) else manifest!r}",
             expected=FORMAT,
         )
     if any("/" in file or not file.endswith((".safetensors", ".json")) for file in manifest["sha256"]):
-        raise CheckpointError(f"the manifest of {path} names files a checkpoint does not have", remedy=_REMEDY)
+        raise CheckpointError(f"{MANIFEST} of the checkpoint {path} names files a checkpoint does not have", remedy=_REMEDY)
+    if (step := _step_of(path)) is not None and manifest.get("step") != step:
+        raise CheckpointError(
+            f"{MANIFEST} of the checkpoint {path} is of another step", got=manifest.get("step"), expected=step, remedy=_REMEDY
+        )
     return manifest
 
 
 def _prune(folder: Path, keep: int) -> None:
-    for old in _by_step(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    for left in folder.glob(".writing-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    clear_asides(folder)
+    kept = _by_step(folder)[-keep:]
+    for old in [*folder.glob("step-*"), *folder.glob(f"{REPLACED}step-*")]:
+        if old not in kept and _step_of(old) is not None:
+            _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, if it is there: at once for whoever looks, since a part of one must not keep its name."""
+    aside = path.with_name(f"{ASIDE}removed-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):
+        path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """The checkpoint directories, oldest first, by number and not by name."""
-    return sorted((p for p in folder.glob("step-*") if p.name[5:].isdecimal()), key=lambda p: int(p.name[5:]))
+    """The checkpoint directories, oldest first, by number and not by name; of two of one step the one that replaced the other."""
+    found = {_step_of(path): path for pattern in (f"{REPLACED}step-*", "step-*") for path in folder.glob(pattern)}
+    return [path for _, path in sorted((step, path) for step, path in found.items() if step is not None)]
+
+
+def _step_of(path: Path) -> int | None:
+    number = path.name.removeprefix(REPLACED).removeprefix("step-")
+    return int(number) if number.isdecimal() else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lapflow.core.errors import BackendError
+from lapflow.core.files import append_line
 
 Event = dict[str, Any]
 Watcher = Callable[[Event], None]
@@ -72,33 +72,41 @@ class EventLog:
                     print(f"lapflow: {what} cannot be written ({error}); training goes on", file=sys.stderr)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line in one write, after the end of one that was torn. Raises `OSError`."""
-    with path.open("ab+") as file:
-        torn = b""
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            torn = b"" if file.read(1) == b"\n" else b"\n"
-        file.write(torn + line.encode() + b"\n")
-
-
 def read_events(folder: Path) -> list[Event]:
-    """The events of a run. A resumed run repeats the steps after its checkpoint; the later word stands."""
-    file = folder / "log.jsonl"
-    if not file.is_file():
-        return []
+    """The events of a run. A resumed run repeats the steps after its checkpoint; the later word stands. Lines that cannot be
+    read are passed over: the log is for people, and nothing is computed from it."""
     events: list[Event] = []
-    for line in file.read_text().splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:  # the last line of a run that was killed while writing it
+    for event in _lines(folder):
+        if event is None:
             continue
-        if event.get("event") == "start":  # a run that was killed before its first checkpoint began anew
+        if event["event"] == "start":  # a run that was killed before its first checkpoint began anew
             events = []
-        if event.get("event") == "resume":
+        if event["event"] == "resume":
             events = [e for e in events if e["event"] != "train" or e["step"] <= event["step"]]
         events.append(event)
     return events
+
+
+def unreadable_lines(folder: Path) -> int:
+    """How many lines `read_events` passes over: of a kill while one was written, or of later damage."""
+    return sum(event is None for event in _lines(folder))
+
+
+def _lines(folder: Path) -> Iterator[Event | None]:
+    """The event of each line; None for a line that holds none."""
+    file = folder / "log.jsonl"
+    for line in file.read_bytes().splitlines() if file.is_file() else ():
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            event = None
+        yield event if _is_event(event) else None
+
+
+def _is_event(event: Any) -> bool:
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return False
+    return event["event"] not in ("train", "resume") or isinstance(event.get("step"), int)
 
 
 def summary_writer() -> Any:

@@ -1,7 +1,7 @@
 """A run's folder: who may write in it, what it holds, whether a command continues it.
 
 config.yaml        the resolved config; `lapflow train RUN/config.yaml` starts the same run elsewhere
-environment.json   versions of lapflow, torch, Python and of every plugin the config names
+environment.json   versions of lapflow, torch, Python and of every plugin the config names; the SHA-256 of config.yaml
 log.jsonl          one event a line
 quarantine.jsonl   the training images that could not be read, if any
 checkpoints/       step-NNNNNNN/ directories and the file `latest`
@@ -10,10 +10,13 @@ checkpoints/       step-NNNNNNN/ directories and the file `latest`
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any, TextIO
+from weakref import WeakSet
 
 import torch
 import yaml
@@ -22,9 +25,9 @@ import lapflow
 from lapflow.config.loading import difference, dump_yaml, load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError
-from lapflow.core.files import replace_file
+from lapflow.core.files import ASIDE, file_sha256, replace_file
 from lapflow.plugins.registry import distributions_used
-from lapflow.training.checkpoint import latest_checkpoint
+from lapflow.training.checkpoint import clear_asides, latest_checkpoint
 
 HOW = (
     "engine.",
@@ -49,7 +52,10 @@ HOW = (
 )
 """The settings that say how a run is carried out or used, and not what it trains: they may change when it is continued."""
 
-ENVIRONMENT = "environment.json"
+CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
+HASHES = "config_sha256"
+"""The key in environment.json of the SHA-256 that config.yaml may have: of the one, and of the one that it replaced. So a run that
+is killed between the two files has a config of its own. Folders of earlier versions have no such key."""
 
 
 class RunFolder:
@@ -67,7 +73,9 @@ class RunFolder:
             raise CheckpointError(
                 "the output folder is a file", got=str(path), expected="a new or empty folder, or the folder of an interrupted run"
             )
-        if existing and any(p.name not in (".lock", ENVIRONMENT) for p in path.iterdir()) and not _is_run(path):
+        if existing and not _is_run(path) and any(not _unfinished(p.name) for p in path.iterdir()):
+            if (path / "checkpoints").is_dir():
+                run_config(path)  # names what is missing
             raise CheckpointError(
                 "the output folder is in use",
                 got=f"{path} holds {', '.join(sorted(p.name for p in path.iterdir())[:3])}, ...",
@@ -77,9 +85,11 @@ class RunFolder:
         self.changes = self._changes()
         path.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
+        for name in (CONFIG, ENVIRONMENT):
+            clear_asides(path, name)
+        clear_asides(self.checkpoints)
         if self.changes or not _is_run(path):
-            replace_file(path / ENVIRONMENT, json.dumps(environment(config), indent=2).encode())
-            replace_file(path / "config.yaml", dump_yaml(config).encode())
+            self._write()
 
     @property
     def checkpoints(self) -> Path:
@@ -105,6 +115,12 @@ class RunFolder:
             )
         return changes
 
+    def _write(self) -> None:
+        data = dump_yaml(self.config).encode()
+        hashes = [hashlib.sha256(data).hexdigest(), *([file_sha256(self.path / CONFIG)] if _is_run(self.path) else [])]
+        replace_file(self.path / ENVIRONMENT, json.dumps({**environment(self.config), HASHES: hashes}, indent=2).encode())
+        replace_file(self.path / CONFIG, data)
+
     def _take_lock(self) -> TextIO:
         lock = (self.path / ".lock").open("w")
         try:
@@ -117,7 +133,21 @@ class RunFolder:
                 expected="a folder of its own for each run",
                 remedy="choose another --out",
             ) from None
+        _HELD.add(lock)
         return lock
+
+
+_HELD: WeakSet[TextIO] = WeakSet()
+"""The locks of this process. A child that it forks, such as one that reads images, would hold them too, and for seconds after a
+kill -9 of the run: it lets go of them at once."""
+
+
+def _let_go() -> None:
+    for lock in _HELD:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def other_run(changes: list[str]) -> list[str]:
@@ -127,22 +157,53 @@ def other_run(changes: list[str]) -> list[str]:
 
 def _is_run(path: Path) -> bool:
     """Whether `path` is a run's folder; somebody's own config.yaml does not make it one."""
-    return (path / "config.yaml").is_file() and (path / ENVIRONMENT).is_file()
+    return (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file()
+
+
+def _unfinished(name: str) -> bool:
+    """Whether it is all that a run leaves which is killed before it has a config."""
+    return name in (".lock", ENVIRONMENT) or name.startswith((f"{ASIDE}{CONFIG}", f"{ASIDE}{ENVIRONMENT}"))
 
 
 def run_config(run: Path) -> Config:
-    """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one."""
-    file = run / "config.yaml"
+    """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one, or its config is not what was written."""
+    file = run / CONFIG
     if not file.is_file():
         raise CheckpointError(
             f"{run} is not a run folder",
-            got="no config.yaml" if run.is_dir() else "no such folder",
+            got=f"no {CONFIG}" if run.is_dir() else "no such folder",
             expected="a folder that `lapflow train --out` wrote",
+        )
+    hashes = _known_hashes(run)
+    if hashes is not None and file_sha256(file) not in hashes:
+        raise CheckpointError(
+            "the config of the run was changed since",
+            got=f"{file} with another SHA-256 than {ENVIRONMENT} says",
+            expected="the file as the run wrote it",
+            remedy="restore it, or train in a new folder with it",
         )
     try:
         return load_config(file)
     except yaml.YAMLError as error:
         raise CheckpointError(f"the config of the run {run} cannot be read: {error}") from None
+
+
+def _known_hashes(run: Path) -> list[str] | None:
+    """The hashes that config.yaml may have; None in the folder of an earlier version."""
+    file = run / ENVIRONMENT
+    try:
+        found = json.loads(file.read_bytes())
+        if not isinstance(found, dict) or not isinstance(found.get(HASHES, []), list):
+            raise ValueError(f"it does not say what {ENVIRONMENT} says")
+    except (OSError, ValueError, RecursionError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(
+            f"{ENVIRONMENT} of the run {run} cannot be read",
+            got=cause,
+            expected="the file as the run wrote it",
+            remedy="restore it from a copy",
+        ) from None
+    return found.get(HASHES)
 
 
 def environment(config: Config) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class TestMaking:
         process.join()
         (out / "stalled").unlink()
         left = [p.name for p in out.iterdir()]
-        assert any(name.startswith(".train-00001.safetensors-") for name in left), "killed with half a shard aside"
+        assert any(name.startswith(".writing-train-00001.safetensors-") for name in left), "killed with half a shard aside"
         assert "manifest.json" not in left
         with pytest.raises(DataError, match="not whole"):
             Latents(path=out).size("train")

@@ -41,6 +41,36 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     assert not list(tmp_path.glob(".writing*"))
 
 
+def test_a_checkpoint_set_aside_for_another_of_its_step_counts_until_that_stands(tmp_path):
+    """What a kill between the two renames leaves: the old one whole, and the new one unfinished."""
+    save_checkpoint(tmp_path, 1, make(1), keep=2)
+    save_checkpoint(tmp_path, 2, make(2), keep=2).rename(tmp_path / "replaced-step-0000002")
+    (tmp_path / ".writing-step-0000002-1").mkdir()
+    assert load_checkpoint(latest_checkpoint(tmp_path)).documents["state"] == {"step": 2}
+    path = save_checkpoint(tmp_path, 2, make(5), keep=2)
+    assert latest_checkpoint(tmp_path) == path
+    assert load_checkpoint(path).documents["state"] == {"step": 5}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-0000001", "step-0000002"]
+
+
+def test_a_save_that_failed_after_its_rename_is_repeated(tmp_path, monkeypatch):
+    """A full disk may refuse the file `latest`; `_patiently` then saves the step again, over the directory that stands."""
+    plain, tries = module.replace_file, []
+
+    def refuse_twice(*args):
+        tries.append(args)
+        if len(tries) <= 2:
+            raise OSError(28, "No space left on device")
+        plain(*args)
+
+    monkeypatch.setattr(module, "replace_file", refuse_twice)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="No space left"):
+            save_checkpoint(tmp_path, 1, make(1), keep=2)
+    save_checkpoint(tmp_path, 1, make(1), keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-0000001"]
+
+
 @pytest.mark.parametrize("point", ["fsync", "rename", "replace"])
 def test_an_error_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, point):
     save_checkpoint(tmp_path, 1, make(1), keep=2)

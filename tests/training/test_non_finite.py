@@ -8,7 +8,8 @@ from lapflow.training import loop
 from lapflow.training.events import read_events
 from lapflow.training.loop import TrainingError, train
 from tests.backends.launching import make_infinite, train_all
-from tests.training.test_run import TINY, final, same, tiny
+from tests.training.runs import last, same
+from tests.training.test_run import TINY, tiny
 
 BAD = 40
 """A position of the data order in the third batch of 16."""
@@ -32,15 +33,15 @@ def finite(checkpoint):
 def test_the_run_stops_before_the_update(tmp_path, infinite):
     with pytest.raises(TrainingError, match=r"step 3[\s\S]*train/[\s\S]*non_finite=skip[\s\S]*step-0000002 is intact"):
         train(tiny(*FROM), tmp_path)
-    assert final(tmp_path).documents["state"]["step"] == 2
-    assert finite(final(tmp_path))
+    assert last(tmp_path).documents["state"]["step"] == 2
+    assert finite(last(tmp_path))
 
 
 def test_a_step_is_left_out_and_counted(tmp_path, infinite):
     run = train(tiny(*FROM, "training.non_finite=skip"), tmp_path)
-    state = final(run).documents["state"]
+    state = last(run).documents["state"]
     assert state == {"step": 6, "consumed": 96, "ema_updates": 5, "skipped": 1}
-    assert finite(final(run))
+    assert finite(last(run))
     (event,) = told(run)
     assert (event["step"], event["skipped"], event["batches"][0]["loss"]) == (3, 1, "inf")
     assert event["batches"][0]["samples"] == [f"train/{place(0, 1438, position)[1]}" for position in range(32, 48)]
@@ -55,8 +56,8 @@ def test_the_left_out_step_changes_nothing_but_the_counts(tmp_path, infinite):
     short = train(tiny(*FROM, "training.non_finite=skip", "training.steps=3", "training.decay=constant"), tmp_path / "three")
     two = train(tiny(*FROM, "training.steps=2", "training.decay=constant"), tmp_path / "two")
     for group in ("model", "ema", "optimizer"):
-        for name, x in final(two).tensors[group].items():
-            assert torch.equal(x, final(short).tensors[group][name]), name
+        for name, x in last(two).tensors[group].items():
+            assert torch.equal(x, last(short).tensors[group][name]), name
 
 
 def test_a_run_that_left_out_a_step_resumes_bit_for_bit(tmp_path, infinite):
@@ -70,7 +71,7 @@ def test_a_run_that_left_out_a_step_resumes_bit_for_bit(tmp_path, infinite):
     whole = train(tiny(*FROM, "training.non_finite=skip"), tmp_path / "whole")
     with pytest.raises(CutError):
         train(tiny(*FROM, "training.non_finite=skip"), tmp_path / "cut", cut)
-    same(final(whole), final(train(tiny(*FROM, "training.non_finite=skip"), tmp_path / "cut")))
+    same(last(whole), last(train(tiny(*FROM, "training.non_finite=skip"), tmp_path / "cut")))
 
 
 def test_too_many_left_out_steps_stop_the_run(tmp_path, monkeypatch):
@@ -89,7 +90,7 @@ def test_one_rank_s_loss_keeps_all_from_updating(tmp_path):
     jobs = [("lapflow-digits", [*options, f"engine={engine}"], tmp_path / str(i)) for i, engine in enumerate(engines)]
     train_all(jobs, LAPFLOW_TEST_INFINITE=str(BAD + 4))
     for *_, run in jobs:
-        assert final(run).documents["state"] == {"step": 6, "consumed": 96, "ema_updates": 5, "skipped": 1}
-        assert finite(final(run))
+        assert last(run).documents["state"] == {"step": 6, "consumed": 96, "ema_updates": 5, "skipped": 1}
+        assert finite(last(run))
         (event,) = told(run)
         assert [(batch["rank"], len(batch["samples"])) for batch in event["batches"]] == [(1, 8)]

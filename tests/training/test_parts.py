@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lapflow.training.ema import EMA
-from lapflow.training.events import EventLog, read_events
+from lapflow.training.events import EventLog, read_events, unreadable_lines
 from lapflow.training.schedule import learning_rate
 
 
@@ -50,6 +50,16 @@ def test_a_resumed_log_keeps_the_later_word(tmp_path):
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"event": "tra')
     assert [e["loss"] for e in read_events(tmp_path) if e["event"] == "train"] == [3.0, 1.0]
+
+
+def test_what_follows_half_a_line_is_a_line_of_its_own(tmp_path):
+    """A run killed while it wrote a line: the next event, its resumption, must not be lost with it."""
+    (tmp_path / "log.jsonl").write_text('{"event": "train", "step": 10, "loss": 3.0}\n{"event": "tra')
+    log = EventLog(tmp_path, lambda event: None, tensorboard=False)
+    log({"event": "resume", "step": 5})
+    log.close()
+    assert [e["event"] for e in read_events(tmp_path)] == ["resume"]
+    assert unreadable_lines(tmp_path) == 1
 
 
 def test_tensorboard_files_are_written(tmp_path):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
+from lapflow.training.checkpoint import latest_checkpoint
 from lapflow.training.events import read_events
 from tests.backends.launching import environment, torchrun
+from tests.training.runs import last
 
 pytestmark = pytest.mark.xdist_group("processes")
 RECIPE = ["lapflow-digits", "model.width=32", "model.heads=2", "model.depth=1", "training.batch_size=16", "training.log_every=1"]
@@ -75,7 +76,7 @@ def none_left(tmp_path):
 
 
 def steps_saved(run):
-    return load_checkpoint(latest_checkpoint(run / "checkpoints")).documents["state"]["step"]
+    return last(run).documents["state"]["step"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 143)])

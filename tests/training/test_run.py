@@ -14,9 +14,11 @@ import torch
 from lapflow.config.loading import load_config
 from lapflow.core.errors import BackendError, CheckpointError, ConfigError, DataError
 from lapflow.sampling.pipeline import Pipeline
-from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
+from lapflow.training.checkpoint import latest_checkpoint
 from lapflow.training.events import read_events
 from lapflow.training.loop import TrainingError, train
+from lapflow.training.run_folder import RunFolder
+from tests.training.runs import last, losses, same
 
 TINY = ["model.width=32", "model.heads=2", "model.depth=2", "training.batch_size=16", "training.log_every=2", "training.warmup_steps=2"]
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -24,23 +26,6 @@ GOLDEN = Path(__file__).with_name("golden.json")
 
 def tiny(*overrides):
     return load_config("lapflow-digits", [*TINY, "training.steps=12", "training.checkpoint_every=6", *overrides])
-
-
-def final(run):
-    return load_checkpoint(latest_checkpoint(run / "checkpoints"))
-
-
-def same(a, b):
-    assert a.tensors.keys() == b.tensors.keys()
-    for group in a.tensors:
-        assert a.tensors[group].keys() == b.tensors[group].keys()
-        for name, value in a.tensors[group].items():
-            assert torch.equal(value, b.tensors[group][name]), f"{group} {name}"
-    assert a.documents["state"] == b.documents["state"]
-
-
-def losses(run):
-    return [e["loss"] for e in read_events(run) if e["event"] == "train"]
 
 
 @pytest.mark.parametrize(
@@ -57,9 +42,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, options):
     whole = train(tiny(*options), tmp_path / "whole")
     with pytest.raises(StoppedError):
         train(tiny(*options), tmp_path / "cut", stop)
-    assert final(tmp_path / "cut").documents["state"]["step"] == 6
+    assert last(tmp_path / "cut").documents["state"]["step"] == 6
     train(tiny(*options), tmp_path / "cut")
-    same(final(whole), final(tmp_path / "cut"))
+    same(last(whole), last(tmp_path / "cut"))
     assert losses(whole)[3:] == losses(tmp_path / "cut")[3:]
 
 
@@ -78,7 +63,32 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path):
     process.join()
     assert process.exitcode == -signal.SIGKILL
     train(tiny(), tmp_path / "cut")
-    same(final(train(tiny(), tmp_path / "whole")), final(tmp_path / "cut"))
+    same(last(train(tiny(), tmp_path / "whole")), last(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("left", [".writing-environment.json-7", ".writing-config.yaml-7"])
+def test_a_run_killed_while_it_writes_its_first_files_starts_again(tmp_path, left):
+    (tmp_path / ".lock").touch()
+    (tmp_path / left).write_text("half of")
+    if "config" in left:
+        (tmp_path / "environment.json").write_text("{}")
+    assert last(train(tiny("training.steps=2"), tmp_path)).documents["state"]["step"] == 2
+    assert not (tmp_path / left).exists()
+
+
+def test_the_readers_of_a_killed_run_do_not_keep_its_folder(tmp_path):
+    """Processes that read images live on for seconds, with whatever they inherited from the run."""
+    folder, fork = RunFolder(tmp_path, tiny()), multiprocessing.get_context("fork")
+    reads = fork.Event()
+    reader = fork.Process(target=lambda: (reads.set(), time.sleep(600)))
+    reader.start()
+    try:
+        assert reads.wait(60)
+        folder.close()
+        RunFolder(tmp_path, tiny()).close()
+    finally:
+        reader.kill()
+        reader.join()
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):
@@ -106,14 +116,14 @@ def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
         tiny("training.steps=2", "flow.intervals={name: cumulative, starts: [0.0]}", "flow.decomposition={name: laplacian, levels: 1}"),
         tmp_path / "b",
     )
-    a, b = (final(run).tensors["model"] for run in (one, two))
+    a, b = (last(run).tensors["model"] for run in (one, two))
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=1e-3)
 
 
 def test_recomputed_activations_change_nothing(tmp_path):
     whole = train(tiny("training.steps=4"), tmp_path / "whole")
-    same(final(whole), final(train(tiny("training.steps=4", "training.recompute=true"), tmp_path / "again")))
+    same(last(whole), last(train(tiny("training.steps=4", "training.recompute=true"), tmp_path / "again")))
 
 
 def test_balanced_draws_train_every_segment_in_every_step(tmp_path):
@@ -135,7 +145,7 @@ def test_settings_of_how_a_run_is_carried_out_may_change(tmp_path):
     with pytest.raises(CutError):
         train(tiny(), tmp_path / "run", cut)
     changed = tiny("training.workers=1", "training.recompute=true", "engine.timeout=900", "sampling.batch_size=7")
-    same(final(train(changed, tmp_path / "run")), final(train(tiny(), tmp_path / "whole")))
+    same(last(train(changed, tmp_path / "run")), last(train(tiny(), tmp_path / "whole")))
     assert load_config(tmp_path / "run" / "config.yaml") == changed
     resume = next(e for e in read_events(tmp_path / "run") if e["event"] == "resume")
     assert {line.split(":")[0] for line in resume["changes"]} == {
@@ -319,7 +329,7 @@ class TestRefusals:
                 tmp_path / "run",
             )
         assert (
-            all(torch.isfinite(w).all() for w in final(tmp_path / "run").tensors["model"].values())
+            all(torch.isfinite(w).all() for w in last(tmp_path / "run").tensors["model"].values())
             if latest_checkpoint(tmp_path / "run" / "checkpoints")
             else True
         )
