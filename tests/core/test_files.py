@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lapflow.core.files import file_sha256, remove_leftovers, replace_file
+from lapflow.core.files import ASIDE, file_sha256, remove_leftovers, replace_file
 
 
 def test_the_hash_is_that_of_the_file(tmp_path):
@@ -35,9 +35,9 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     ).stdout.strip()
     host = socket.gethostname()
-    for name in (f".a-{host}-{dead}", f".a-{host}-{os.getpid()}", f".a-elsewhere-{dead}", f".b-{host}-{dead}", "a"):
+    for name in (f"{ASIDE}a-{host}-{dead}", f"{ASIDE}a-{host}-{os.getpid()}", f"{ASIDE}a-elsewhere-{dead}", f"{ASIDE}b-{host}-{dead}", "a"):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path / "a")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        [f".a-{host}-{os.getpid()}", f".a-elsewhere-{dead}", f".b-{host}-{dead}", "a"]
+        [f"{ASIDE}a-{host}-{os.getpid()}", f"{ASIDE}a-elsewhere-{dead}", f"{ASIDE}b-{host}-{dead}", "a"]
     )

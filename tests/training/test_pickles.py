@@ -148,8 +148,11 @@ def test_as_an_image(tmp_path, marker, workers, form):
         Image.new("RGB", (16, 16)).save(tmp_path / "photos" / name)
     (tmp_path / "photos" / "cats" / "1.png").write_bytes(form(marker))
     options = [*TINY, f"data.root={tmp_path / 'photos'}", "data.size=16", f"training.workers={workers}"]
+    run = train(load_config("lapflow-folder", options), tmp_path / "run")
+    (line,) = (run / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["name"] == "cats/1.png"
     with pytest.raises(LapflowError, match=r"cats/1\.png"):
-        train(load_config("lapflow-folder", options), tmp_path / "run")
+        train(load_config("lapflow-folder", [*options, "training.bad_images=0"]), tmp_path / "strict")
 
 
 @each_form
