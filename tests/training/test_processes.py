@@ -232,9 +232,10 @@ def test_deepspeed_s_launcher(tmp_path):
 
 
 def test_a_second_run_in_the_folder_is_refused_and_the_first_goes_on(tmp_path):
-    first = lapflow("train", *LONG, "--out", tmp_path / "run")
+    # Few lines: nobody reads what the first one says, and its pipe must not fill.
+    first = lapflow("train", *LONG, "training.log_every=100", "--out", tmp_path / "run")
     training(tmp_path / "run")
-    second = lapflow("train", *LONG, "--out", tmp_path / "run")
+    second = lapflow("train", *LONG, "training.log_every=100", "--out", tmp_path / "run")
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 2
     assert "another process trains in" in output
