@@ -1,5 +1,5 @@
 """The command `lapflow`, one file per command."""
 
-from lapflow.cli.app import main
+from lapflow.cli.app import main, program
 
-__all__ = ["main"]
+__all__ = ["main", "program"]

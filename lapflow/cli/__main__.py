@@ -1,5 +1,5 @@
 """`python -m lapflow.cli`."""
 
-from lapflow.cli.app import main
+from lapflow.cli.app import program
 
-main()
+program()

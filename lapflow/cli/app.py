@@ -85,6 +85,20 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(LapflowError.exit_code)
 
 
+def program() -> None:
+    """`main` as a process of its own. One of several ends without Python's tearing down: threads of a process group that is
+    still there (DeepSpeed's is never given up) may abort it, and the launcher would report a finished run as failed."""
+    try:
+        main()
+    except SystemExit as end:
+        torch = sys.modules.get("torch")
+        if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
 def _signed(error: LapflowError) -> str | None:
     """How this process signs an error: '' when it is alone, ' (rank N)' among several; None where another says the same: a
     config that cannot be used is the same for all, also before the processes have met."""

@@ -70,6 +70,8 @@ def main():
         make_infinite({int(position)})
     for recipe, overrides, folder in json.loads(sys.argv[1]):
         train(load_config(recipe, overrides), Path(folder))
+    sys.stdout.flush()
+    os._exit(0)  # as `lapflow.cli.program` ends: the group's threads may abort a process that tears down
 
 
 if __name__ == "__main__":

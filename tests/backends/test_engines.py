@@ -73,14 +73,22 @@ def alone(tmp_path_factory):
     return runs
 
 
-@pytest.fixture(scope="module", params=["torch", "deepspeed"])
-def together(request, tmp_path_factory):
-    """The same runs on two processes, of every engine of a kind, in one launch."""
-    folder = tmp_path_factory.mktemp(request.param)
-    engines = TORCH if request.param == "torch" else DEEPSPEED
-    jobs = {(name, law): folder / f"{name}-{law}" for name in engines for law in LAWS}
-    train_all([(RECIPE, [*TINY, *LAWS[law], *engines[name]], out) for (name, law), out in jobs.items()])
-    return jobs
+@pytest.fixture(scope="module")
+def launched():
+    """What `together` has launched."""
+    return {}
+
+
+@pytest.fixture(params=["torch", "deepspeed"])
+def together(request, launched, tmp_path_factory):
+    """The same runs on two processes, of every engine of a kind, in one launch for all tests."""
+    if request.param not in launched:
+        folder = tmp_path_factory.mktemp(request.param)
+        engines = TORCH if request.param == "torch" else DEEPSPEED
+        jobs = {(name, law): folder / f"{name}-{law}" for name in engines for law in LAWS}
+        train_all([(RECIPE, [*TINY, *LAWS[law], *engines[name]], out) for (name, law), out in jobs.items()])
+        launched[request.param] = jobs
+    return launched[request.param]
 
 
 def test_two_processes_train_as_one(alone, together):
