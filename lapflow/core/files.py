@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 ASIDE = ".writing-"
@@ -43,8 +45,10 @@ def append_line(path: Path, line: str, *, durably: bool = False) -> None:
     """Add a line in one write, so that it stays in one piece whoever else adds to the file, after the end of one that was torn.
     Raises `OSError`."""
     with path.open("ab+", buffering=0) as file:
+        with suppress(OSError):  # a file system without locks; there a blank line may come between two processes' lines
+            fcntl.flock(file, fcntl.LOCK_EX)
         torn = b""
-        if file.tell():
+        if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             torn = b"" if file.read(1) == b"\n" else b"\n"
         data = torn + line.encode() + b"\n"
