@@ -1,6 +1,6 @@
 """One evaluation of the network, and one with its gradient: ours beside rectified-flow-pytorch, a dense mask, and diffusers' DiT.
 
-    python -m benchmarks.network [--repeats N] [--batches 1 4 8]
+python -m benchmarks.network [--repeats N] [--batches 1 4 8]
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ def main() -> None:
 
 def pyramid(side: int, levels: int, batch: int, gradient: bool, repeats: int) -> list[dict[str, object]]:
     state, t, labels = inputs(side, levels, batch)
-    networks = {"lapflow": ours(side, levels), "rectified-flow-pytorch": rectified_flow_pytorch(side, levels), "dense mask": dense(side, levels)}
+    networks = {
+        "lapflow": ours(side, levels),
+        "rectified-flow-pytorch": rectified_flow_pytorch(side, levels),
+        "dense mask": dense(side, levels),
+    }
     calls: dict[str, Callable[[], Iterable[Tensor]]] = {
         "lapflow": lambda: networks["lapflow"](state, t, labels)["main"].values(),
         "rectified-flow-pytorch": lambda: networks["rectified-flow-pytorch"](list(state.values()), t, labels),
@@ -74,7 +78,10 @@ def compare(
     found = interleaved({name: work(call) for name, call in calls.items()}, repeats // 2 if gradient else repeats, clear)
     mine = found.pop("lapflow")
     about = {"work": "forward + backward" if gradient else "forward", **about}
-    return [{**about, "peer": name, "lapflow ms": 1e3 * mine, "peer ms": 1e3 * peer, "peer / lapflow": peer / mine} for name, peer in found.items()]
+    return [
+        {**about, "peer": name, "lapflow ms": 1e3 * mine, "peer ms": 1e3 * peer, "peer / lapflow": peer / mine}
+        for name, peer in found.items()
+    ]
 
 
 if __name__ == "__main__":

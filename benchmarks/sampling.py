@@ -1,6 +1,6 @@
 """Whole sampling, fixed steps uniform in time: LapFlow beside one scale, ours and diffusers' DiT; and what the sampler itself takes.
 
-    python -m benchmarks.sampling [--repeats N] [--steps 6] [--tokens 2048]
+python -m benchmarks.sampling [--repeats N] [--steps 6] [--tokens 2048]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What importing lapflow adds to importing torch, and how long `lapflow --help` takes; each in a process of its own.
 
-    python -m benchmarks.startup [--repeats N]
+python -m benchmarks.startup [--repeats N]
 """
 
 from __future__ import annotations

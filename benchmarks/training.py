@@ -62,12 +62,21 @@ def measure(levels: int, batch: int, steps: int) -> dict[str, object]:
     spent: dict[str, float] = defaultdict(float)
     marks: list[tuple[float, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as folder, _Timed(spent):
-        lapflow.train(config(levels, batch, WARM + steps), Path(folder) / "run", lambda event: marks.append((time.perf_counter(), dict(spent))))
+        lapflow.train(
+            config(levels, batch, WARM + steps), Path(folder) / "run", lambda event: marks.append((time.perf_counter(), dict(spent)))
+        )
     (began, before), (ended, after) = marks[WARM], marks[WARM + steps]
     total = (ended - began) / steps
     parts = {name: (after[name] - before[name]) / steps / total for name in (*PARTS, "average", "clip and clear")}
     ema_and_clip = {name: parts.pop(name) for name in ("average", "clip and clear")}
-    return {"K": levels, "batch": batch, "step s": total, **parts, "loop": 1 - sum(parts.values()), **{f"of it {n}": s for n, s in ema_and_clip.items()}}
+    return {
+        "K": levels,
+        "batch": batch,
+        "step s": total,
+        **parts,
+        "loop": 1 - sum(parts.values()),
+        **{f"of it {n}": s for n, s in ema_and_clip.items()},
+    }
 
 
 def config(levels: int, batch: int, steps: int) -> Any:

@@ -190,10 +190,18 @@ def test_bf16_training_follows_float32(tmp_path):
     assert losses(train(tiny("engine.precision=bf16"), tmp_path / "b")) == pytest.approx(plain, rel=0.03)
 
 
-def test_compiled_training_is_the_same(tmp_path):
+COMPILED = [
+    ["engine.compile=true"],
+    ["engine.compile=true", "training.recompute=true"],
+    ["engine.compile=true", "training.recompute=true", "engine.parallel=fsdp2"],
+]
+
+
+@pytest.mark.parametrize("how", COMPILED, ids=lambda how: "-".join(x.rpartition(".")[2] for x in how))
+def test_compiled_training_is_the_same(tmp_path, how):
     one = ("training.steps=4", "model.depth=1")
     plain = losses(train(tiny(*one), tmp_path / "a"))
-    assert losses(train(tiny(*one, "engine.compile=true"), tmp_path / "b")) == pytest.approx(plain, rel=1e-3)
+    assert losses(train(tiny(*one, *how), tmp_path / "b")) == pytest.approx(plain, rel=1e-3)
 
 
 def test_inactive_scales_see_a_zero_gradient(tmp_path):
