@@ -118,7 +118,7 @@ class TorchEngine(ProcessEngine):
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         entries = self._entries()
-        return self._on_first((name, _whole(_like(shards[name], entries[name]))) for name in self.entries)
+        return self._on_first((name, _whole(_like(shards[name], entries[name]))) for name in self.entries if name in shards)
 
     def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         entries = self._entries()
