@@ -101,9 +101,7 @@ class Composition:
         self._require_images()
         self._require_shares()
         with _placed(self.config, "sampling", "solver"):
-            self.solver.require(len(self.flow.segments))
-            for segment in self.flow.segments:
-                self.solver.plan(_Grid(self.flow, segment), segment)
+            require_solver(self.flow, self.solver)
         with _placed(self.config, "sampling", "guidance"):
             self.guidance.require(self.flow.levels)
         with _placed(self.config, "codec"):
@@ -204,6 +202,13 @@ class _Grid(Field):
 
     def velocity(self, state: Any, t: float) -> Any:
         raise AssertionError("a plan evaluates nothing")
+
+
+def require_solver(flow: Flow, solver: Solver) -> None:
+    """Raises `ConfigError` unless the solver's settings fit the flow's segments and their path."""
+    solver.require(len(flow.segments))
+    for segment in flow.segments:
+        solver.plan(_Grid(flow, segment), segment)
 
 
 def working_dtype(device: torch.device) -> torch.dtype:

@@ -300,7 +300,17 @@ class Flow:
     ) -> list[State]:
         """All the noise that starts, bridges and conditions of `batch` samples of image shape (c, h, w) need: the noise pyramids,
         in the order in which `Bridge.pyramid` names them."""
-        return [self.noise.draw(shape, batch, generator, dtype=dtype, device=device, finest=k) for k in self.pyramids()]
+        return self.noise_from(self.draw_white(shape, batch, generator, dtype=dtype, device=device))
+
+    def draw_white(
+        self, shape: tuple[int, int, int], batch: int, generator: Generators, *, dtype: torch.dtype, device: torch.device | str
+    ) -> list[State]:
+        """The white draws behind `draw_noise`, in the same order: of each pyramid those that `Noise.white_shapes` names."""
+        return [self.noise.draw_white(shape, batch, generator, dtype=dtype, device=device) for _ in self.pyramids()]
+
+    def noise_from(self, white: Sequence[Mapping[int, Tensor]]) -> list[State]:
+        """The noise pyramids of white draws: `draw_noise` is `noise_from` of `draw_white`."""
+        return [self.noise.from_white(draws, k) for draws, k in zip(white, self.pyramids(), strict=True)]
 
     def pyramids(self) -> list[int]:
         """The finest scale for which each of a sample's noise pyramids is used."""
