@@ -8,6 +8,8 @@ import os
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
+from weakref import WeakSet
 
 ASIDE = ".writing-"
 """How the names of what is not finished begin."""
@@ -63,6 +65,32 @@ def remove_leftovers(path: Path) -> None:
     for left in path.parent.glob(f"{_aside(path.name)}{socket.gethostname()}-*"):
         if not _alive(left.name.rsplit("-", 1)[1]):
             left.unlink(missing_ok=True)
+
+
+def take_lock(path: Path) -> TextIO | None:
+    """Lock the file `path`, made if need be, until what is returned is closed or this process ends, however it ends; None
+    where another process holds it."""
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    _HELD.add(lock)
+    return lock
+
+
+_HELD: WeakSet[TextIO] = WeakSet()
+"""The locks of this process. A child that it forks, such as one that reads images, would hold them too, and for seconds after a
+kill -9 of its parent: it lets go of them at once."""
+
+
+def _let_go() -> None:
+    for lock in _HELD:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def sync_folder(path: Path) -> None:
