@@ -6,9 +6,10 @@ import fcntl
 import hashlib
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 from weakref import WeakSet
 
 ASIDE = ".writing-"
@@ -32,7 +33,7 @@ def replace_file(path: Path, data: bytes) -> str:
     The name of what is written aside is this process's own, so that several processes, on several machines, may replace
     one file. What a refusing disk left of it is removed.
     """
-    aside = path.with_name(f"{_aside(path.name)}{socket.gethostname()}-{os.getpid()}")
+    aside = _own_aside(path)
     try:
         digest = write_durably(aside, data)
         os.replace(aside, path)
@@ -41,6 +42,23 @@ def replace_file(path: Path, data: bytes) -> str:
         raise
     sync_folder(path.parent)
     return digest
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """As `replace_file`, for what is too large to hold in memory: a file to write to, which takes its name when all is written.
+    An error within leaves the old file."""
+    aside = _own_aside(path)
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str, *, durably: bool = False) -> None:
@@ -109,6 +127,11 @@ def file_sha256(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _own_aside(path: Path) -> Path:
+    """Where this process writes what is to become `path`."""
+    return path.with_name(f"{_aside(path.name)}{socket.gethostname()}-{os.getpid()}")
 
 
 def _aside(name: str) -> str:
