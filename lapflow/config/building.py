@@ -330,8 +330,10 @@ def build_guidance(config: Config) -> Guidance:
     return guidance
 
 
-def build_features(config: Config, grey_levels: int) -> FeatureExtractor:
-    features: FeatureExtractor = _create(config, "features", config.evaluation.features, "evaluation", "features", grey_levels=grey_levels)
+def build_features(config: Config, grey_levels: int, device: torch.device | str = "cpu") -> FeatureExtractor:
+    """The feature extractor of the config's evaluation; nothing is loaded yet."""
+    context = {"grey_levels": grey_levels, "device": device}
+    features: FeatureExtractor = _create(config, "features", config.evaluation.features, "evaluation", "features", **context)
     return features
 
 
