@@ -88,6 +88,10 @@ class Solver(Component):
     heads: tuple[str, ...] = ()
     """The heads beside `main` that the network must have."""
 
+    fixed_work: bool = False
+    """Whether the times at which `solve` evaluates a field follow from the segment and the path alone, so that the work can be
+    counted beforehand, by solving for a network that says nothing (`lapflow.sampling.rehearsal`)."""
+
     def plan(self, field: Field, segment: Segment) -> None:
         """Raises `ConfigError` unless the settings fit a segment's path: asked before work starts, of a field that gives grids
         only."""
