@@ -97,6 +97,10 @@ class Solver(Component):
     steered: bool = False
     """Whether `observe` may put other tensors in the place of the state's, from which the next step then goes on."""
 
+    fixed_work: bool = False
+    """Whether the times at which `solve` evaluates a field follow from the segment and the path alone, so that the work can be
+    counted beforehand, by solving for a network that says nothing (`lapflow.sampling.rehearsal`)."""
+
     def plan(self, field: Field, segment: Segment) -> None:
         """Raises `ConfigError` unless the settings fit a segment's path: asked before work starts, of a field that gives grids
         only."""

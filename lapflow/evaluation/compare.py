@@ -194,8 +194,7 @@ def _work(pipeline: Pipeline, config: Config) -> tuple[int, int, float]:
     )
     seconds = time.perf_counter() - since
     calls = [statistics.evaluations for statistics in work]
-    adds = sum(n * segment.total for n, segment in zip(calls, cost(config).segments, strict=True))
-    return sum(calls), adds, seconds / sum(calls)
+    return sum(calls), cost(config).of(calls), seconds / sum(calls)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -180,6 +180,15 @@ class SolverConformance(Conformance):
         again, _ = self.make().solve(self.field(), self.start(), self.segment, keyed_generator("solver"))
         assert all(torch.equal(first[k], again[k]) for k in first)
 
+    def test_fixed_work_does_not_depend_on_the_state(self) -> None:
+        """A solver that says so evaluates at the same times whatever the field gives."""
+        solver, times = self.make(), []
+        for scale in (1.0, 0.3):
+            field = KnownField(self.segment)
+            solver.solve(field, {k: scale * x for k, x in self.start().items()}, self.segment, keyed_generator("solver"))
+            times.append(field.times)
+        assert not solver.fixed_work or times[0] == times[1]
+
     def test_a_non_finite_field_is_an_error(self) -> None:
         """A SolverError, not a picture of NaN."""
         error_of(SolverError, lambda: self.make().solve(self.broken_field(), self.start(), self.segment, keyed_generator("solver")))
