@@ -46,7 +46,7 @@ def digits():
         ({"output_type": "png"}, "pil"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "latents"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_mistakes_are_errors(digits, arguments, words):
     with pytest.raises(ConfigError, match=words):
