@@ -25,16 +25,18 @@ def check(
     from lapflow.core.attention import Mask
     from lapflow.core.errors import ConfigError
     from lapflow.plugins.registry import create
-    from lapflow.sampling.checking import check_bands, check_mask, ladder
+    from lapflow.sampling.checking import check_bands, check_mask, ladder, unstated
     from lapflow.solvers import RK4
 
     settings = load_config(config, overrides or [])
     flow = build_flow(settings, check=False)
     laws = flow.laws()
     converged = check_bands(flow, RK4(steps=CONVERGED_STEPS))
-    own = check_bands(flow, build_solver(settings))
+    solver = build_solver(settings)
+    untried = unstated(solver)
+    own = None if untried else check_bands(flow, solver)
     rungs = []
-    for spec in ladder(settings.sampling.solver):
+    for spec in [] if untried else ladder(settings.sampling.solver):
         with suppress(ConfigError):  # a number of steps that the path cannot take
             rungs.append((spec, check_bands(flow, create("solver", spec))))
     mask: Mask = settings.model.get("mask", "none") if flow.levels > 1 else "none"
@@ -47,7 +49,7 @@ def check(
         document: dict[str, object] = {
             "laws": [asdict(r) for r in laws.rows],
             "oracle": asdict(converged),
-            "solver": {**settings.sampling.solver, **asdict(own)},
+            "solver": {**settings.sampling.solver, **({"untried": untried} if own is None else asdict(own))},
         }
         document["solver_costs"] = [{**spec, **asdict(report)} for spec, report in rungs]
         if price is not None:
@@ -59,8 +61,12 @@ def check(
 
         name = settings.sampling.solver["name"]
         converged_name = f"rk4, {CONVERGED_STEPS} steps a segment"
-        for table in (law_table(laws), oracle_table(converged, own, converged_name, name), ladder_table(rungs)):
+        for table in (law_table(laws), oracle_table(converged, own, converged_name, name)):
             print_table(table)
+        if untried:
+            typer.echo(f"The solver {name} is not tried: no oracle states the head {' or '.join(untried)}.")
+        else:
+            print_table(ladder_table(rungs))
         if price is not None:
             print_table(mask_table(price))
         elif flow.levels > MOST_PRICED:

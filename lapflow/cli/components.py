@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,9 @@ class _KindOrCommand(typer.core.TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_KindOrCommand, help="List the components installed, or show what one takes: [KIND], or show KIND NAME.")
+app = typer.Typer(
+    cls=_KindOrCommand, help="List the components installed, show what one takes, or write a new one: [KIND], show KIND NAME, or new NAME."
+)
 
 
 @app.command("list")
@@ -69,6 +72,23 @@ def show_component(
         default = "required" if argument in fields.get("required", []) else str(rule.get("default"))
         table.add_row(argument, describe(rule), default, str(rule.get("description", "")))
     print_table(table)
+
+
+@app.command("new")
+def new_component(
+    name: Annotated[str, typer.Argument(help="The component's name, such as my-solver.")],
+    kind: Annotated[str, typer.Option(help=f"One of: {', '.join(KINDS)}.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to make. Default: lapflow-NAME.")] = None,
+) -> None:
+    """Write a plugin that works: a distribution with one component of KIND, its entry point and its conformance test."""
+    from lapflow.config.schema import component_kinds
+    from lapflow.plugins.skeleton import distribution_name, write_skeleton
+
+    folder = out or Path(distribution_name(name))
+    places = {of: ".".join(path) for path, of in component_kinds().items()}
+    for path in write_skeleton(kind, name, folder, places.get(kind, kind)):
+        typer.echo(path)
+    typer.echo(f"next: pip install --editable {folder} && python -m pytest {folder}/tests")
 
 
 def describe(rule: dict[str, Any]) -> str:

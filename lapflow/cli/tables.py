@@ -37,23 +37,25 @@ def law_table(report: LawReport) -> Table:
     return table
 
 
-def oracle_table(converged: OracleReport, own: OracleReport, converged_name: str, own_name: str) -> Table:
-    """The Gaussian oracle: errors of each band's std and mean, converged and with the config's own solver."""
+def oracle_table(converged: OracleReport, own: OracleReport | None, converged_name: str, own_name: str) -> Table:
+    """The Gaussian oracle: errors of each band's std and mean, converged and with the config's own solver, if it can be tried."""
     table = _table(
         "Gaussian oracle: the optimum in the network's place",
         "std, mean and covariance (dead directions included) are relative errors of the sampled band;\n"
         "exact solver: what remains at any number of steps (a prior that is not pure noise, a mismatch by design)",
     )
     table.add_column("scale", justify="right")
-    for name, report in ((converged_name, converged), (own_name, own)):
+    reports = [(converged_name, converged), *([] if own is None else [(own_name, own)])]
+    for name, report in reports:
         table.add_column(f"{name}\n{report.evaluations} evaluations\nstd", justify="right")
         table.add_column("mean", justify="right")
         table.add_column("covariance", justify="right")
     table.add_column("exact solver\nstd", justify="right")
     table.add_column("mean", justify="right")
-    for a, b in zip(converged.bands, own.bands):
-        values = [v for r in (a, b) for v in (r.std_error, r.mean_error, r.covariance_error)]
-        table.add_row(str(a.scale), *(_percent(v) for v in (*values, a.expected_std_error, a.expected_mean_error)))
+    for rows in zip(*(report.bands for _, report in reports), strict=True):
+        values = [v for r in rows for v in (r.std_error, r.mean_error, r.covariance_error)]
+        first = rows[0]
+        table.add_row(str(first.scale), *(_percent(v) for v in (*values, first.expected_std_error, first.expected_mean_error)))
     return table
 
 

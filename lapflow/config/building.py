@@ -27,6 +27,9 @@ from lapflow.core.intervals import Segment
 from lapflow.core.objective import Objective
 from lapflow.core.random import Generators, keyed_generator
 from lapflow.core.solver import Field, Solver
+from lapflow.core.state import State
+from lapflow.data.order import indices
+from lapflow.data.substitute import read_or_substitute
 from lapflow.plugins.registry import create
 
 
@@ -61,6 +64,29 @@ class Composition:
     @cached_property
     def guidance(self) -> Guidance:
         return build_guidance(self.config)
+
+    def build_objective(self) -> None:
+        """Make the weights of the objective's own, if it has some. Their first values are a function of the config's seed alone."""
+        with _placed(self.config, "objective"), _first_weights(self.config, "objective", torch.device("cpu")):
+            self.flow.objective.build(self.flow.views(self.shape), self.num_classes)
+
+    def fit(self) -> None:
+        """Let the network set what it takes from training data, before the first step of a run."""
+        self.model.fit(self.examples)
+
+    def examples(self, number: int) -> State:
+        """The first `number` training samples of a run, or all if there are fewer, unmirrored, as the network sees them without
+        noise: {scale of the view: [n, c, h, w]}, coarse to fine."""
+        seed, size = self.config.seed, self.dataset.size("train")
+        first = indices(seed, size, 0, min(number, size))
+        samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0] for index in first])
+        with torch.no_grad():
+            x = self.encode(samples, [keyed_generator(seed, "sample", position) for position in range(len(first))])
+            bands = self.flow.decomposition.analyze(x)
+            seen: State = {}
+            for segment in self.flow.segments:
+                seen |= self.flow.show({k: bands[k] for k in segment.scales}, segment)
+        return seen
 
     def encode(self, samples: Tensor, generator: Generators | None = None) -> Tensor:
         """What the data set gives, images or a codec's moments of them, [b, ...] -> the flow's space. Draws from `generator`
@@ -155,8 +181,10 @@ class Composition:
 
     def describe(self) -> dict[str, Any]:
         """What a run's first log line says of it."""
+        judge = self.flow.objective.module
         return {
             "parameters": sum(p.numel() for p in self.model.parameters()),
+            **({} if judge is None else {"objective_parameters": sum(p.numel() for p in judge.parameters())}),
             "images": self.dataset.size("train"),
             "device": str(self.engine.device),
             "attention": self.kernel(),
@@ -230,12 +258,18 @@ def build_model(config: Config, flow: Flow, shape: tuple[int, int, int], num_cla
     with _placed(config, "data"):
         bands = flow.views(shape)
     attention = build_attention(config)
-    device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(keyed_generator(config.seed, "model").initial_seed())
-        with device:
-            model: Backbone = _create(config, "backbone", config.model, "model", bands=bands, num_classes=num_classes, attention=attention)
+    with _first_weights(config, "model", torch.device(device)):
+        model: Backbone = _create(config, "backbone", config.model, "model", bands=bands, num_classes=num_classes, attention=attention)
     return model
+
+
+@contextmanager
+def _first_weights(config: Config, of: str, device: torch.device) -> Iterator[None]:
+    """Where weights are made: on `device`, as a function of the config's seed and of whose they are."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(keyed_generator(config.seed, of).initial_seed())
+        with device:
+            yield
 
 
 def build_codec(config: Config) -> Codec:
@@ -296,8 +330,10 @@ def build_guidance(config: Config) -> Guidance:
     return guidance
 
 
-def build_features(config: Config, grey_levels: int) -> FeatureExtractor:
-    features: FeatureExtractor = _create(config, "features", config.evaluation.features, "evaluation", "features", grey_levels=grey_levels)
+def build_features(config: Config, grey_levels: int, device: torch.device | str = "cpu") -> FeatureExtractor:
+    """The feature extractor of the config's evaluation; nothing is loaded yet."""
+    context = {"grey_levels": grey_levels, "device": device}
+    features: FeatureExtractor = _create(config, "features", config.evaluation.features, "evaluation", "features", **context)
     return features
 
 

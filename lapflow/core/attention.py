@@ -62,13 +62,30 @@ def visible(mask: Mask, lengths: Sequence[int]) -> list[tuple[int, int, int, int
     return calls
 
 
-def scale_attention(backend: AttentionBackend, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], mask: Mask) -> Tensor:
-    """Attention over the tokens of all active scales under the scale mask. q, k, v [b, h, sum(lengths), d] -> the same shape.
+def scale_attention(backend: AttentionBackend, q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor], mask: Mask) -> list[Tensor]:
+    """Attention among the tokens of all active scales under the scale mask: q, k and v of each scale [b, h, n_k, d], coarse to
+    fine -> the same shapes.
 
     Exact: each query's softmax runs over exactly the keys its scale may see, and the masked products are never made.
+    Neither queries nor results are ever joined; the keys of the scales seen are.
     """
-    outputs = [backend.attend(q[:, :, a:b], k[:, :, c:d], v[:, :, c:d]) for a, b, c, d in visible(mask, lengths)]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+    if mask == "none":
+        keys, values = _join(k), _join(v)
+        return [backend.attend(queries, keys, values) for queries in q]
+    outputs = []
+    keys, values = k[0], v[0]
+    for i, queries in enumerate(q):
+        if i and mask == "causal":
+            # Joined to what was joined: a slice of all keys would make the backward pass fill the rest with zeros and add it up.
+            keys, values = _join((keys, k[i])), _join((values, v[i]))
+        elif i:
+            keys, values = k[i], v[i]
+        outputs.append(backend.attend(queries, keys, values))
+    return outputs
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=2)
 
 
 def attention_pairs(lengths: Sequence[int], mask: Mask) -> int:

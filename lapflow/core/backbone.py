@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,15 @@ class Backbone(nn.Module, Component):
 
     heads: tuple[str, ...] = ()
     """The heads beside `main` that `forward` returns."""
+
+    guided: tuple[str, ...] = (MAIN,)
+    """The heads that guidance combines; the others are those of the condition asked for."""
+
+    def fit(self, examples: Callable[[int], State]) -> None:
+        """Set from training data what is not trained, such as codebooks or statistics: called once before the first step of a run,
+        and not when one goes on, since the state dict holds it. `examples(n)` gives the first n training samples of the run as
+        the network sees them without noise, {k: [n, c_k, h_k, w_k]} for every scale (all samples, if there are fewer). A pure
+        function of these: every process calls it."""
 
     @abstractmethod
     def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:

@@ -150,8 +150,8 @@ class Engine(Component):
 
     @abstractmethod
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The whole CPU tensors of which `shards` (laid out as those of the model) are parts; on rank 0, nothing elsewhere.
-        Collective."""
+        """The whole CPU tensors of which `shards` (laid out as those of the model: all of them or some) are parts; on rank 0,
+        nothing elsewhere. Collective."""
 
     @abstractmethod
     def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:

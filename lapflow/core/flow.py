@@ -44,7 +44,8 @@ class TrainingPoint:
     What the network is given: `state`, maps the view's scales to [n, c_k, h_k, w_k], and its time `t` [n]; in a cascade
     `image` and `level` too: call it with `point.condition(labels)`. `target` is what its head `main` should return, at
     `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n], bands of `data` (x1) and `noise` (x0, in the
-    segment's unit), and the `flow`. `fraction` is n over the batch size.
+    segment's unit), and the `flow`. `fraction` is n over the batch size. `labels` [n] are the classes that the network is
+    told (`labelled`), for an objective that looks at them.
     """
 
     state: State
@@ -60,12 +61,15 @@ class TrainingPoint:
     flow: Flow
     image: State | None = None
     level: Tensor | None = None
+    labels: Tensor | None = None
 
-    def condition(self, labels: Tensor | None) -> Condition:
-        """The network's third argument, with the class labels of the *whole batch* [b] or None."""
-        if labels is not None and self.index is not None:
-            labels = labels[self.index]
-        return Condition(labels, self.image, self.level)
+    def labelled(self, labels: Tensor | None) -> TrainingPoint:
+        """The same pair, with its samples' of the class labels of the *whole batch* [b], or without any."""
+        return replace(self, labels=labels if labels is None or self.index is None else labels[self.index])
+
+    def condition(self, labels: Tensor | None = None) -> Condition:
+        """The network's third argument, with the class labels of the *whole batch* [b]; by default those the pair has."""
+        return Condition(self.labels if labels is None else self.labelled(labels).labels, self.image, self.level)
 
 
 class Flow:

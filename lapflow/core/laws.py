@@ -186,7 +186,9 @@ class _Crossing:
             # Along the probe, noise of unit path coefficient has the variance p.C p, and `noise_std` per direction.
             per_direction = flow.noise_std(k, segment) ** 2 / (probe[k] * unit[k]).sum()
             std, want_std = (((probe[k] * c[k]).sum() * per_direction).clamp(min=0).sqrt().item() for c in (got, want))
-            noise_error = ((got[k] - want[k]).norm() / want[k].norm()).item()
+            # A scale that has finished holds no noise: what is too much is then measured by the segment's own.
+            size = want[k].norm() if want[k].any() else unit[k].norm()
+            noise_error = ((got[k] - want[k]).norm() / size).item()
             entered = k in self.entered
             c = flow.path.coefficients(clock(segment.begin), segment, k)
             prior = (c.alpha / c.sigma).abs().max().item() if entered else 0.0

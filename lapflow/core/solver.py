@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lapflow.core.backbone import Heads
 from lapflow.core.component import Component
 from lapflow.core.errors import SolverError
 from lapflow.core.intervals import Segment
@@ -37,6 +38,11 @@ class Field(ABC):
 
     def endpoints(self, state: Mapping[int, Tensor], t: float) -> Endpoints:
         """What the network predicts of the pair (x1, x0) at `state`. One evaluation."""
+        raise SolverError(f"{type(self).__name__} gives velocities only", remedy="use a solver of the ODE, such as heun")
+
+    def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
+        """The network's heads at `state`, guided, in the state's dtype: for a solver that needs more than `main` (`Solver.heads`).
+        One evaluation."""
         raise SolverError(f"{type(self).__name__} gives velocities only", remedy="use a solver of the ODE, such as heun")
 
     def split(self, state: Mapping[int, Tensor]) -> State:

@@ -10,8 +10,8 @@ import yaml
 import lapflow
 from lapflow.config.loading import resolved
 from lapflow.core.errors import ConfigError
+from lapflow.evaluation.provenance import words
 from lapflow.evaluation.report import fenced_yaml, metrics_table
-from lapflow.evaluation.run import words
 from lapflow.sampling.trained import Trained
 
 TAGS = ["lapflow", "flow-matching", "image-generation"]

@@ -8,10 +8,10 @@ Shapes: b batch, n tokens, d width; a group is a run of tokens [b, n_g, d] with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, Mask, scale_attention
@@ -61,8 +61,8 @@ class ModulatedExpert(Expert):
 
     def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         _, _, gate1, shift, scale, gate2 = modulation
-        x = x + gate1 * self.proj(attended)
-        return x + gate2 * self.mlp(modulate(self.norm2(x), shift, scale))
+        x = torch.addcmul(x, gate1, self.proj(attended))
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift, scale)))
 
 
 class MaskedAttention:
@@ -76,11 +76,14 @@ class MaskedAttention:
         self.backend, self.mask, self.heads = backend, mask, heads
         self._passed: dict[tuple[torch.device, torch.dtype, int, bool], str] = {}
 
-    def __call__(self, qkv: Tensor, lengths: tuple[int, ...]) -> Tensor:
-        """qkv [b, n, 3 d] of scales of these lengths, coarse to fine -> [b, n, d]."""
-        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        _require(self, q.device, q.dtype, q.shape[-1], q.requires_grad)
-        return rearrange(scale_attention(self.backend, q, k, v, lengths, self.mask), "b h n d -> b n (h d)")
+    def __call__(self, groups: Sequence[Tensor], lengths: tuple[int, ...]) -> list[Tensor]:
+        """Groups of qkv [b, n_g, 3 d], one for each scale of these lengths, coarse to fine, or one for all -> [b, n_g, d] each."""
+        split = len(groups) == 1 and self.mask != "none"
+        parts = groups[0].split(lengths, dim=1) if split else groups
+        q, k, v = zip(*([x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in qkv.chunk(3, dim=-1)] for qkv in parts))
+        _require(self, q[0].device, q[0].dtype, q[0].shape[-1], q[0].requires_grad)
+        attended = [x.transpose(1, 2).flatten(2) for x in scale_attention(self.backend, q, k, v, self.mask)]
+        return [torch.cat(attended, dim=1)] if split and len(attended) > 1 else attended
 
     def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str:
         """The kernel that runs there. Raises `BackendError` unless the backend can run."""
@@ -113,6 +116,5 @@ class Block(nn.Module):
         experts = [cast(Expert, self.experts[name]) for name in names]
         modulations = [expert.modulations(condition) for expert in experts]
         projected = [expert.project(x, m) for expert, x, m in zip(experts, groups, modulations)]
-        attended = self.attention(projected[0] if len(projected) == 1 else torch.cat(projected, dim=1), lengths)
-        parts = attended.split([x.shape[1] for x in groups], dim=1)
-        return tuple(expert.finish(x, part, m) for expert, x, part, m in zip(experts, groups, parts, modulations))
+        attended = self.attention(projected, lengths)
+        return tuple(expert.finish(x, part, m) for expert, x, part, m in zip(experts, groups, attended, modulations))

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
+from lapflow.models.activation import gelu_
 from lapflow.models.positions import Grid, position_embedding
 
 
@@ -29,7 +29,7 @@ def unpatchify(tokens: Tensor, patch: int, grid: Grid) -> Tensor:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (1 + scale) + shift, with x [b, n, d], shift and scale [b, 1, d]."""
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class PatchEmbed(nn.Module):
@@ -111,7 +111,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(gelu_(self.fc1(x)))
 
 
 class FinalLayer(nn.Module):

@@ -50,7 +50,7 @@ class Source:
                 found = getattr(found, part)
         except LapflowError:
             raise
-        except Exception as error:  # whatever a plugin's module raises at import is the cause to show
+        except (Exception, SystemExit) as error:  # whatever a plugin's module raises at import is the cause to show
             raise PluginError(
                 f"the {self.kind} {self.name!r} cannot be loaded",
                 got=f"{type(error).__name__}: {error}",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.attention import Mask
-from lapflow.core.backbone import Condition
+from lapflow.core.backbone import VARIANCE, Condition
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.random import keyed_generator, randn
@@ -78,6 +78,11 @@ def check_bands(flow: Flow, solver: Solver, *, std: tuple[float, ...] = DEFAULT_
         mean_error = ((offset @ m) / (m @ m)).item() - 1
         rows.append(BandResult(k, std_error, expected[k][0], mean_error, expected[k][1], _relative(got, want)))
     return OracleReport(tuple(rows), run.evaluations)
+
+
+def unstated(solver: Solver) -> list[str]:
+    """The heads that a solver needs and no oracle states: it cannot be tried in a network's place."""
+    return [name for name in solver.heads if name != VARIANCE]
 
 
 def _band_oracle(flow: Flow, lam: Mapping[int, float], mean: State, unit: State) -> Make:

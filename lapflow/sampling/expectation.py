@@ -49,6 +49,7 @@ def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
             before = flow.segments[segment.index - 1]
             last = flow.path.coefficients(clock(flow.last(before)), before, band.scale).expand(like)
             jump = c.sigma * segment.unit / (last.sigma * before.unit)
+            jump = torch.where(last.sigma > 0, jump, torch.ones_like(jump))  # it had finished: it is the data
             start = Law(law.factor * jump, law.variance * jump**2)
         given: Law | None = None
         if bridge.conditional and law is not None:

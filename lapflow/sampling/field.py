@@ -28,7 +28,7 @@ class FlowField(Field):
 
     @abstractmethod
     def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
-        """The heads at a state [view], in the state's dtype: `main` as `Flow.target` states it."""
+        """The heads at a state [view]: `main` as `Flow.target` states it."""
 
     def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
         return self.flow.velocity(self.predict(state, t)["main"], state, clock(t), self.segment)
@@ -84,7 +84,8 @@ class ModelField(FlowField):
         heads = self._predict(map_state(lambda x: torch.cat([x, x]), state), t, _both(self.condition, null))
         n = batch_size(state)
         guided = {name: map_state(lambda v: v[:n], head) for name, head in heads.items()}
-        guided["main"] = self.guidance.combine(guided["main"], map_state(lambda v: v[n:], heads["main"]), self.flow.levels)
+        for name in self.model.guided:
+            guided[name] = self.guidance.combine(guided[name], map_state(lambda v: v[n:], heads[name]), self.flow.levels)
         return guided
 
     def _predict(self, state: Mapping[int, Tensor], t: float, condition: Condition) -> Heads:

@@ -29,7 +29,7 @@ from lapflow.core.errors import ConfigError
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.random import keyed_generator
-from lapflow.core.solver import Solver, Statistics
+from lapflow.core.solver import Field, Observer, Solver, Statistics
 from lapflow.sampling.exported import is_exported, read_exported
 from lapflow.sampling.request import class_label, resolve_guidance
 from lapflow.sampling.sampler import sample
@@ -127,9 +127,7 @@ class Pipeline:
         `labels` default to the classes in turn; `solver` and `guidance` to the config's. `progress` is called with the
         number of images after each batch.
         """
-        if labels is None and self.class_names:
-            labels = [i % len(self.class_names) for i in range(num)]
-        wanted = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        wanted = self.labels(range(num)) if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         if wanted is not None and len(wanted) != num:
             raise ConfigError("labels must be one per sample", got=f"{len(wanted)} labels", expected=f"{num}")
         solver = solver or build_solver(self.config)
@@ -138,25 +136,52 @@ class Pipeline:
         images, statistics, record = [], [], Trajectory(self.flow) if trajectory else None
         for start in range(0, num, size):
             rows = range(start, min(start + size, num))
-            work: list[Statistics] = []
-            with self.engine.autocast():
-                latents = sample(
-                    self.flow,
-                    self.model,
-                    (len(rows), *self.shape),
-                    labels=None if wanted is None else wanted[rows.start : rows.stop],
-                    solver=solver,
-                    guidance=guidance,
-                    generator=[keyed_generator(seed, "noise", i) for i in rows],
-                    observe=record.observer if record is not None and start == 0 else None,
-                    statistics=work,
-                )
-            with torch.inference_mode():
-                images.append(self.codec.decode(latents).float().cpu())
-            statistics.append(sum(work[1:], work[0]))
+            made, work = self.draw(
+                rows,
+                labels=None if wanted is None else wanted[rows.start : rows.stop],
+                solver=solver,
+                guidance=guidance,
+                seed=seed,
+                observe=record.observer if record is not None and start == 0 else None,
+            )
+            images.append(made)
+            statistics.append(work)
             if progress is not None:
                 progress(len(rows))
         return Samples(torch.cat(images), wanted, tuple(statistics), record)
+
+    def labels(self, rows: range) -> Tensor | None:
+        """The labels of the samples numbered `rows` when none are asked for: the classes in turn; None without classes."""
+        return torch.tensor([i % len(self.class_names) for i in rows]) if self.class_names else None
+
+    def draw(
+        self,
+        rows: range,
+        *,
+        labels: Tensor | None,
+        solver: Solver,
+        guidance: Guidance,
+        seed: int = 0,
+        observe: Callable[[Field], Observer] | None = None,
+    ) -> tuple[Tensor, Statistics]:
+        """The samples numbered `rows`, with `labels` [b], as one batch: images [b, c, h, w] on the CPU, and the work. Sample i is a
+        function of (seed, i) and its label; an adaptive solver's steps are the batch's."""
+        work: list[Statistics] = []
+        with self.engine.autocast():
+            latents = sample(
+                self.flow,
+                self.model,
+                (len(rows), *self.shape),
+                labels=labels,
+                solver=solver,
+                guidance=guidance,
+                generator=[keyed_generator(seed, "noise", i) for i in rows],
+                observe=observe,
+                statistics=work,
+            )
+        with torch.inference_mode():
+            images = self.codec.decode(latents).float().cpu()
+        return images, sum(work[1:], work[0])
 
 
 def solver_spec(config: Config, name: str | None, steps: int | None) -> dict[str, Any]:

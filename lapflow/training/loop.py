@@ -30,6 +30,7 @@ from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint
 from lapflow.training.ema import EMA
 from lapflow.training.events import EventLog, Log, Silence, Watcher, summary_writer
+from lapflow.training.learner import MODEL, Learner, arguments, losses
 from lapflow.training.recompute import recompute
 from lapflow.training.run_folder import RunFolder, other_run
 from lapflow.training.saving import save
@@ -51,6 +52,7 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     # ---- compose: everything that can be wrong with the config is wrong here, before anything is written
     parts = build(config)
     parts.require()
+    learner = Learner(parts)
     if config.training.tensorboard:
         summary_writer()
     engine, run = parts.engine, None
@@ -58,7 +60,7 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     try:
         run = engine.first(lambda: RunFolder(out, config))
         with Signals() as signals:
-            _train(parts, run, out, watch, signals)
+            _train(parts, learner, run, out, watch, signals)
     except StoppedError:
         engine.stop()
         raise
@@ -73,25 +75,27 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     return out
 
 
-def _train(parts: Composition, run: RunFolder | None, out: Path, watch: Watcher, signals: Signals) -> None:
+def _train(parts: Composition, learner: Learner, run: RunFolder | None, out: Path, watch: Watcher, signals: Signals) -> None:
     config, settings, seed, engine = parts.config, parts.config.training, parts.config.seed, parts.engine
     log = EventLog(out, watch, settings.tensorboard) if run is not None else Silence()
     progress = Progress()
 
     # ---- the last checkpoint's weights, engine, optimizer, average
     latest = engine.exchange(run.latest if run is not None else None)[0]
-    saved = engine.jointly(lambda: _last_checkpoint(parts, latest))
-    if saved is not None:
-        parts.model.load_state_dict(saved.tensors["model"])
+    saved = engine.jointly(lambda: _last_checkpoint(parts, learner, latest))
+    if saved is None:
+        engine.jointly(parts.fit)
+    else:
+        learner.load(saved.tensors)
         progress = Progress(**saved.documents["state"])
-    model = engine.prepare(parts.model, _optimizer(config), clip=settings.clip, units=parts.model.units())
+    model = engine.prepare(learner.module, _optimizer(config), clip=settings.clip, units=parts.model.units())
     if settings.recompute:
         recompute(parts.model)  # around what the engine compiled
-    ema = None if settings.ema_decay is None else EMA(engine.shards(), settings.ema_decay)
+    ema = None if settings.ema_decay is None else EMA(learner.averaged(engine.shards()), settings.ema_decay)
     if saved is not None:
         engine.restore(saved.tensors["optimizer"])
         if ema is not None:
-            ema.load(engine.scatter(saved.tensors["ema"]), progress.ema_updates)
+            ema.load(engine.scatter(learner.named({MODEL: saved.tensors["ema"]})), progress.ema_updates)
     changes = {"changes": run.changes} if run is not None and run.changes else {}
     log({"event": "resume" if saved else "start", "step": progress.step, "steps": settings.steps, **parts.describe(), **changes})
     del saved
@@ -124,7 +128,7 @@ def _train(parts: Composition, run: RunFolder | None, out: Path, watch: Watcher,
 
     def keep() -> None:
         nonlocal kept
-        path = save(parts, run, asdict(progress), ema, log, signals)
+        path = save(parts, learner, run, asdict(progress), ema, log, signals)
         log({"event": "checkpoint", "step": progress.step, "path": path and str(path.relative_to(out))})
         kept = progress.step
 
@@ -203,12 +207,12 @@ class Progress:
     skipped: int = 0
 
 
-def _last_checkpoint(parts: Composition, path: Path | None) -> Checkpoint | None:
+def _last_checkpoint(parts: Composition, learner: Learner, path: Path | None) -> Checkpoint | None:
     if path is None:
         return None
     config = parts.config
     average = ["ema"] if config.training.ema_decay is not None else []
-    saved = load_checkpoint(path, needs=("model", "optimizer", "state", "config", "classes", *average))
+    saved = load_checkpoint(path, needs=(*learner.parts, "optimizer", "state", "config", "classes", *average))
     _same_run(saved, config, parts.dataset.class_names, path)
     return saved
 
@@ -279,13 +283,13 @@ def _loss(
         labels = torch.where(dropped, parts.num_classes, batch.labels).to(engine.device, non_blocking=True)
     total = torch.zeros((), device=engine.device)
     named: dict[str, Tensor] = {}
-    points = flow.training_points(x, generators, stage)
+    points = [point.labelled(labels) for point in flow.training_points(x, generators, stage)]
     with engine.autocast():
-        predicted = model([(point.state, point.t, point.condition(labels)) for point in points])
-    for point, heads in zip(points, predicted, strict=True):
+        outputs = model([arguments(point) for point in points])
+    for point, output in zip(points, outputs, strict=True):
         with engine.autocast():
-            losses = flow.objective(heads, point)
-        for name, value in losses.items():
+            parted = losses(output, point)
+        for name, value in parted.items():
             total = total + value * point.fraction
             named[name] = named.get(name, torch.zeros_like(total)) + value.detach() * point.fraction
     return total, named

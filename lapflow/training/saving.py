@@ -12,6 +12,7 @@ from lapflow.core.errors import CheckpointError
 from lapflow.training.checkpoint import Checkpoint, save_checkpoint
 from lapflow.training.ema import EMA
 from lapflow.training.events import Log
+from lapflow.training.learner import MODEL, Learner
 from lapflow.training.run_folder import RunFolder, environment
 from lapflow.training.signals import Signals
 
@@ -19,16 +20,18 @@ PAUSE = 5.0
 """Seconds between tries."""
 
 
-def save(parts: Composition, run: RunFolder | None, counts: dict[str, int], ema: EMA | None, log: Log, signals: Signals) -> Path | None:
+def save(
+    parts: Composition, learner: Learner, run: RunFolder | None, counts: dict[str, int], ema: EMA | None, log: Log, signals: Signals
+) -> Path | None:
     """A checkpoint of all that resuming and sampling need; its path, on rank 0. Collective.
 
     What is saved is gathered once. Should the disk refuse it, writing is tried again for `training.save_patience` seconds,
     unless a signal asks the run to stop; then `CheckpointError` is raised on every process.
     """
     engine = parts.engine
-    tensors = {"model": engine.gather(engine.shards()), "optimizer": engine.state()}
+    tensors = {**learner.groups(engine.gather(engine.shards())), "optimizer": engine.state()}
     if ema is not None:
-        tensors["ema"] = engine.gather(ema.shadow)
+        tensors["ema"] = learner.groups(engine.gather(ema.shadow))[MODEL]
 
     def write() -> Path:
         assert run is not None, "rank 0 holds the run's folder"

@@ -33,6 +33,11 @@ def allowed(lengths, mask):
     return torch.tensor([[sees(q, k) for k in scale] for q in scale])
 
 
+def attend_by_scale(backend, q, k, v, lengths, mask):
+    """`scale_attention` of whole sequences."""
+    return torch.cat(scale_attention(backend, *(x.split(tuple(lengths), dim=2) for x in (q, k, v)), mask), dim=2)
+
+
 def reference(q, k, v, lengths, mask):
     """Masked softmax in float64."""
     logits = torch.einsum("bhnd,bhmd->bhnm", q.double(), k.double()) / math.sqrt(q.shape[-1])
@@ -54,7 +59,7 @@ def reference(q, k, v, lengths, mask):
 )
 def test_equals_a_masked_softmax(name, lengths, batch, heads, dim, mask):
     q, k, v = draw(batch, heads, sum(lengths), dim)
-    got = scale_attention(resolve(name), q, k, v, lengths, mask)
+    got = attend_by_scale(resolve(name), q, k, v, lengths, mask)
     assert got.dtype == q.dtype
     torch.testing.assert_close(got.double(), reference(q, k, v, lengths, mask), rtol=1e-4, atol=2e-6)
 
@@ -64,7 +69,7 @@ def test_takes_strided_views(name):
     """q, k and v as a fused projection leaves them."""
     q, k, v = torch.randn(2, 7, 3, 2, 8).permute(2, 0, 3, 1, 4)
     assert not q.is_contiguous()
-    got = scale_attention(resolve(name), q, k, v, [2, 5], "causal")
+    got = attend_by_scale(resolve(name), q, k, v, [2, 5], "causal")
     torch.testing.assert_close(got.double(), reference(q, k, v, [2, 5], "causal"), rtol=1e-4, atol=2e-6)
 
 
@@ -72,7 +77,7 @@ def test_takes_strided_views(name):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_keeps_the_dtype(name, dtype):
     q, k, v = (x.to(dtype) for x in draw(2, 2, 6, 8))
-    got = scale_attention(resolve(name), q, k, v, [1, 5], "causal")
+    got = attend_by_scale(resolve(name), q, k, v, [1, 5], "causal")
     assert got.dtype == dtype
     torch.testing.assert_close(got.double(), reference(q, k, v, [1, 5], "causal"), rtol=2e-2, atol=2e-2)
 
@@ -82,10 +87,10 @@ def test_keeps_the_dtype(name, dtype):
 def test_a_scale_is_bit_equal_whatever_the_unseen_scales_hold(name, mask):
     lengths, unseen = [3, 1, 8], slice(4, 12)
     q, k, v = draw(2, 2, 12, 8)
-    before = scale_attention(resolve(name), q, k, v, lengths, mask)
+    before = attend_by_scale(resolve(name), q, k, v, lengths, mask)
     for x in (q, k, v):
         x[:, :, unseen] = torch.randn(2, 2, 8, 8) * 100
-    after = scale_attention(resolve(name), q, k, v, lengths, mask)
+    after = attend_by_scale(resolve(name), q, k, v, lengths, mask)
     assert torch.equal(before[:, :, :4], after[:, :, :4])
     assert not torch.equal(before[:, :, unseen], after[:, :, unseen])
 
@@ -96,11 +101,11 @@ def test_gradients_are_the_references_and_exactly_zero_where_masked(name, mask):
     lengths = [2, 1, 4]
     q, k, v = (x.double().requires_grad_() for x in draw(2, 2, 7, 8))
     weights = torch.randn(2, 2, 7, 8, dtype=torch.float64)
-    got = torch.autograd.grad((scale_attention(resolve(name), q, k, v, lengths, mask) * weights).sum(), (q, k, v))
+    got = torch.autograd.grad((attend_by_scale(resolve(name), q, k, v, lengths, mask) * weights).sum(), (q, k, v))
     want = torch.autograd.grad((reference(q, k, v, lengths, mask) * weights).sum(), (q, k, v))
     for a, b in zip(got, want):
         torch.testing.assert_close(a, b)
-    coarse = scale_attention(resolve(name), q, k, v, lengths, mask)[:, :, :2].square().sum()
+    coarse = attend_by_scale(resolve(name), q, k, v, lengths, mask)[:, :, :2].square().sum()
     for gradient in torch.autograd.grad(coarse, (k, v)):
         assert bool(gradient[:, :, 2:].any()) == (mask == "none")
 
@@ -147,7 +152,7 @@ def test_packages_are_called_with_their_layout(monkeypatch, cls):
     calls = []
     install(monkeypatch, calls)
     q, k, v = draw(2, 3, 9, 8)
-    got = scale_attention(cls(), q, k, v, [4, 5], "causal")
+    got = attend_by_scale(cls(), q, k, v, [4, 5], "causal")
     assert calls == [((2, 4, 3, 8), (2, 4, 3, 8), (2, 4, 3, 8)), ((2, 5, 3, 8), (2, 9, 3, 8), (2, 9, 3, 8))]
     torch.testing.assert_close(got.double(), reference(q, k, v, [4, 5], "causal"), rtol=1e-4, atol=2e-6)
 

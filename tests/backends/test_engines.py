@@ -14,6 +14,7 @@ from lapflow.training.events import read_events
 from lapflow.training.loop import _loss as whole_loss
 from lapflow.training.loop import train
 from tests.backends.launching import train_all
+from tests.training import critic
 from tests.training.runs import last, losses
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -160,6 +161,24 @@ def test_every_network_is_sharded_right(tmp_path):
         want = losses(train(load_config(RECIPE, [*few, network]), tmp_path / n))
         for e in engines:
             assert losses(jobs[n, e]) == pytest.approx(want, rel=1e-5), (n, e)
+
+
+@pytest.mark.parametrize("engines", [TORCH, DEEPSPEED], ids=["torch", "deepspeed"])
+def test_an_objective_with_weights_trains_under_every_engine(engines, tmp_path, monkeypatch):
+    """Both sides of a game in one backward pass: on two processes as on one, and one goes on with the run of two."""
+    critic.make_known()
+    options = [*TINY, *LAWS["balanced"], "objective=test-critic", "training.clip=null", "training.learning_rate=2e-4"]
+    jobs = {name: tmp_path / name for name in engines}
+    train_all([(RECIPE, [*options, *engines[name]], out) for name, out in jobs.items()])
+    monkeypatch.setattr(loop, "_loss", halves)
+    want = train(load_config(RECIPE, options), tmp_path / "alone")
+    for name, run in jobs.items():
+        assert set(last(run).tensors) == {"model", "objective", "optimizer", "ema"}
+        assert deviation(last(run), last(want)) <= 1e-5, name
+        assert losses(run) == pytest.approx(losses(want), rel=1e-5), name
+        folder = at_half(run, tmp_path / f"{name}-again")
+        train(load_config(RECIPE, options), folder)
+        assert deviation(last(folder), last(want)) <= 1e-5, name
 
 
 @pytest.mark.parametrize("kind", ["torch", "deepspeed"])

@@ -5,6 +5,7 @@ import torch
 
 from lapflow.core.errors import LawError
 from lapflow.core.flow import Flow
+from lapflow.core.path import Coefficients, Path
 from lapflow.flows import AppendBridge, LinearPath, VPPath
 from lapflow.flows.affine import AffinePath
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
@@ -100,3 +101,29 @@ class LateStart(VPPath):
 def test_wrong_paths_are_refused(path, message):
     with pytest.raises(LawError, match=message):
         Flow(LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), path(), AppendBridge())
+
+
+class OneAfterTheOther(Path):
+    """A scale is finished where the next one enters: no noise is left in it there."""
+
+    def coefficients(self, t, segment, scale):
+        start, stop = segment.entry[scale], segment.entry.get(scale - 1, segment.stop)
+        v, slope = (t - start) / (stop - start), torch.full_like(t, 1 / (stop - start))
+        return Coefficients(v.clamp(max=1), 1 - v.clamp(max=1), slope * (v < 1), -slope * (v < 1))
+
+
+class NoisesWhatIsFinished(AppendBridge):
+    def cross(self, state, noise, before, after, path):
+        return {k: x + 1e-3 * noise[0][k] if k in state else x for k, x in super().cross(state, noise, before, after, path).items()}
+
+
+def test_a_scale_may_be_finished_before_the_end():
+    """Its noise is 0 at the next bridge: what the sampler has there is compared with the segment's own noise."""
+    parts = LaplacianPyramid(levels=3), CumulativeIntervals(starts=STARTS[3]), OneAfterTheOther()
+    report = Flow(*parts, AppendBridge()).laws()
+    assert report.worst == 0
+    assert [row.noise_std for row in report.rows if row.place == "bridge"] == [0, 0.5, 0, 0, 1]
+    with pytest.raises(LawError, match=r"segment 1, t = 0\.33, scale 2"):
+        Flow(*parts, NoisesWhatIsFinished())
+    with pytest.raises(LawError, match=r"segment 1, t = 0\.33, scale 2"):
+        Flow(*parts, Rescaled())

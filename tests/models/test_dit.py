@@ -1,5 +1,6 @@
 """With one scale MoTDiT is DiT: its parameter counts, and its function as written down here a second time."""
 
+import itertools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 
 from lapflow.backends.attention import SDPA
 from lapflow.models import MoTDiT
+from lapflow.models.activation import gelu_
 from lapflow.models.layers import TimestepEmbedder, patchify, unpatchify
 from lapflow.models.positions import position_embedding
 from tests.models.builders import inputs, laplacian, small
@@ -96,3 +98,13 @@ def test_time_is_scaled_to_a_thousand_and_survives_half_precision():
     assert sinusoid[0, 0].item() == pytest.approx(math.cos(500.0), abs=1e-4)
     assert embed.sinusoid(torch.tensor([0.5], dtype=torch.bfloat16)).dtype == torch.float32
     assert embed.double().sinusoid(torch.tensor([0.5], dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 2**18 + 7), (2, 3, 4)])
+def test_the_activation_is_the_tanh_gelu_however_it_is_computed(shape):
+    x = 4 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    wide = x.double()
+    want = wide / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
+    for given, enabled in itertools.product((x.clone(), x.double(), x.mT.contiguous().mT), (True, False)):
+        with torch.set_grad_enabled(enabled):
+            torch.testing.assert_close(gelu_(given.clone(memory_format=torch.preserve_format)).double(), want, rtol=1e-6, atol=5e-7)

@@ -1,8 +1,9 @@
-"""The example plugin, installed beside lapflow into a fresh environment, trains and samples by name: lapflow knows nothing of it."""
+"""The example plugins, installed beside lapflow into a fresh environment, train and sample by name: lapflow knows nothing of them."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import site
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "lapflow-half-steps"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = {folder.name: folder for folder in sorted((ROOT / "examples").iterdir()) if (folder / "pyproject.toml").is_file()}
+pytestmark = pytest.mark.xdist_group("examples")
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +30,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
     lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in sorted(here))
     (Path(purelib.stdout.strip()) / "outer.pth").write_text(lines)
-    copy = folder / "source"  # building in place would leave build folders in the tree
-    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    copies = [folder / "source" / name for name in EXAMPLES]  # building in place would leave build folders in the tree
+    for copy, example in zip(copies, EXAMPLES.values(), strict=True):
+        shutil.copytree(example, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     install = [
         python,
         "-m",
@@ -39,7 +43,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-deps",
         "--no-index",
         "--no-build-isolation",
-        copy,
+        *copies,
     ]
     subprocess.run(install, check=True)
     return python
@@ -47,14 +51,18 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lapflow(python: Path, *arguments: object) -> str:
     command = [python, "-c", "from lapflow.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_its_own_conformance_tests_pass(python: Path, tmp_path: Path) -> None:
-    shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
-    done = subprocess.run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
+def test_its_own_tests_pass(example: Path, python: Path, tmp_path: Path) -> None:
+    for path in (example / "tests", *example.glob("*.yaml")):
+        shutil.copytree(path, tmp_path / path.name) if path.is_dir() else shutil.copy(path, tmp_path)
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -80,7 +88,28 @@ def test_it_is_checked_trained_and_sampled_by_name(python: Path, tmp_path: Path)
     assert (run / "samples" / "grid.png").is_file()
 
 
+SMALL = {"lapgan": ["model.width=8", "objective.width=8"], "varlap": ["model.width=16", "model.codes=8"]}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_system_of_its_own_trains_samples_and_is_evaluated_by_its_config(name: str, python: Path, tmp_path: Path) -> None:
+    run, config = tmp_path / "run", EXAMPLES[name] / f"{name}-digits.yaml"
+    short = ["training.steps=2", "training.batch_size=8", "training.warmup_steps=0"]
+    lapflow(python, "check", config)
+    lapflow(python, "train", config, *SMALL[name], *short, "--out", run)
+    lapflow(python, "sample", run, "--num", 2)
+    lapflow(python, "evaluate", run, "--num", 20)
+    assert json.loads((run / "environment.json").read_text())["plugins"] == {f"lapflow-{name}": "0.1.0"}
+    assert json.loads((run / "metrics.json").read_text())["frechet_ratio"] > 0
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_nothing_in_lapflow_names_it(name: str) -> None:
+    assert not [path for path in (ROOT / "lapflow").rglob("*") if path.suffix in (".py", ".yaml") and name in path.read_text().lower()]
+
+
 def test_it_is_unknown_without_its_distribution() -> None:
     from lapflow.plugins import names
 
     assert "half-steps" not in names("decomposition")
+    assert not {"lapgan", "varlap"} & set(names("backbone"))

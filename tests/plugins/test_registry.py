@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import lapflow.plugins.registry as registry
+from lapflow.cli import main
 from lapflow.core.decomposition import Decomposition
 from lapflow.core.errors import ConfigError, PluginError
 from lapflow.plugins import create, get, names, register
@@ -171,6 +172,27 @@ def test_two_plugins_of_one_name_must_be_told_apart(mine):
     assert {s.status for s in sources("decomposition") if s.source.name == "mine"} == {"clash"}
     with pytest.raises(ConfigError, match="no installed distribution"):
         get("decomposition", "mine@lapflow-theirs")
+
+
+def test_bad_neighbours_disturb_nobody(mine, tmp_path, capsys):
+    """One plugin that cannot be imported, one that ends the interpreter, two of one name: the table says so, and all else works."""
+    broken = {"lapflow.solvers": {"broken": "plug_broken:Thing", "leaves": "plug_leaves:Thing"}}
+    mine.install("lapflow-broken", broken, "0.3", plug_broken="import a_package_nobody_has", plug_leaves="import sys; sys.exit(7)")
+    mine.install("lapflow-yours", {"lapflow.decompositions": {"mine": "plug_yours:Mine"}}, plug_yours=GOOD.format(origin="yours"))
+    with pytest.raises(SystemExit) as end:
+        main(["components"])
+    assert end.value.code == 0
+    rows = {(words[1], words[2]): line for line in capsys.readouterr().out.splitlines() if len(words := line.split()) > 2}
+    assert "broken: ModuleNotFoundError: No module named 'a_package_nobody_has'" in rows["broken", "lapflow-broken"]
+    assert "broken: SystemExit: 7" in rows["leaves", "lapflow-broken"]
+    for theirs in ("lapflow-mine", "lapflow-yours"):
+        assert f"clash: write mine@{theirs}" in rows["mine", theirs]
+    assert rows["heun", "lapflow"].split()[-1] == "ok"
+    small = ["training.steps=1", "training.batch_size=4", "model.depth=1", "model.width=16", "model.heads=2", "sampling.solver.steps=1"]
+    both = ["flow.decomposition=mine@lapflow-yours", "flow.intervals.starts=[0]", "training.warmup_steps=0"]
+    with pytest.raises(SystemExit) as end:
+        main(["train", "lapflow-digits", *small, *both, "--out", str(tmp_path / "run")])
+    assert end.value.code == 0
 
 
 def test_register_for_a_session():

@@ -152,7 +152,7 @@ class DeepSpeedEngine(ProcessEngine):
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         whole = {}
-        for name in self.entries:  # in the same order on all processes
+        for name in (name for name in self.entries if name in shards):  # in the same order on all processes
             full = self._gathered(name, shards[name])
             if self.rank == 0:
                 whole[name] = full.cpu()

@@ -66,9 +66,6 @@ class TorchEngine(ProcessEngine):
         if self.sharded:
             self._shard(together, units)
         self.names, self.parameters = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad))
-        # Every parameter has a gradient from the start: the zero gradient of an inactive scale (see the contract).
-        for p in self.parameters:
-            p.grad = torch.zeros_like(p)
         self.optimizer = optimizer(self.parameters)
         self.ddp = None
         if self.world_size > 1 and not self.sharded:
@@ -100,15 +97,20 @@ class TorchEngine(ProcessEngine):
         loss.backward()
 
     def step(self, learning_rate: float) -> float:
+        # The zero gradient of an inactive scale (see the contract). It is made here, and gradients are let go of below, so that the
+        # backward pass need not add to a zero.
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
         total = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         norm = _whole(total).item()
         if norm == norm and norm != float("inf"):
-            if self.clip is not None:
+            if self.clip is not None and norm > self.clip:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, torch.tensor(norm, device=self.device))
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def shards(self) -> dict[str, Tensor]:
@@ -116,7 +118,7 @@ class TorchEngine(ProcessEngine):
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         entries = self._entries()
-        return self._on_first((name, _whole(_like(shards[name], entries[name]))) for name in self.entries)
+        return self._on_first((name, _whole(_like(shards[name], entries[name]))) for name in self.entries if name in shards)
 
     def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         entries = self._entries()

@@ -20,12 +20,18 @@ BANDS = {1: Band(1, 1, 4, 4, 0.5, 0.5), 0: Band(0, 1, 8, 8, 0.75**0.5, 1.0)}
 
 
 class BackboneConformance(Conformance):
-    """`bands` and `num_classes` are the context in which the backbone is made; zero classes means unconditional."""
+    """`bands` and `num_classes` are the context in which the backbone is made; zero classes means unconditional.
+
+    `timed = False` for a network that works at one time only (one step a segment); `own_scale = False` for one that predicts a
+    scale from the coarser ones alone, the coarsest from the class.
+    """
 
     kind = "backbone"
     bands: ClassVar[Mapping[int, Band]] = BANDS
     num_classes: ClassVar[int] = 3
     batch: ClassVar[int] = 3
+    timed: ClassVar[bool] = True
+    own_scale: ClassVar[bool] = True
 
     def make(self) -> Backbone:
         raise NotImplementedError("override make() to return the backbone under test, made for self.bands and self.num_classes")
@@ -78,15 +84,17 @@ class BackboneConformance(Conformance):
             assert (whole[k][1:2] - alone[k]).abs().max() <= 1e-9 * whole[k].abs().max()
 
     def test_it_depends_on_time_state_and_class(self) -> None:
-        """A prediction that ignores one of its arguments is a mistake in wiring."""
+        """A prediction that ignores one of its arguments is a mistake in wiring, unless the kit's attributes say so."""
         model, scales = self.network(), tuple(self.bands)
         t, labels = torch.full((self.batch,), 0.4, dtype=torch.float64), self.labels()
         first = model(self.state(scales), t, labels)["main"]
-        others = [model(self.state(scales), t + 0.3, labels)["main"], model(self.state(scales, "other"), t, labels)["main"]]
+        later, other = model(self.state(scales), t + 0.3, labels)["main"], model(self.state(scales, "other"), t, labels)["main"]
+        for k in scales:
+            assert ((first[k] - later[k]).abs().max() > 1e-9) == self.timed, "time"
+            assert ((first[k] - other[k]).abs().max() > 1e-9) == (self.own_scale or k < max(scales)), "state"
         if labels is not None:
-            others.append(model(self.state(scales), t, (labels + 1) % (self.num_classes + 1))["main"])
-        for other in others:
-            assert all((first[k] - other[k]).abs().max() > 1e-9 for k in scales)
+            relabelled = model(self.state(scales), t, (labels + 1) % (self.num_classes + 1))["main"]
+            assert all((first[k] - relabelled[k]).abs().max() > 1e-9 for k in scales), "class"
 
     def test_without_labels_it_takes_the_null_class(self) -> None:
         """None, a Condition without labels and the null class are one."""

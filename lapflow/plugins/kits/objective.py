@@ -16,12 +16,16 @@ from lapflow.plugins.registry import create
 
 class ObjectiveConformance(Conformance):
     """`least_at_target`: the objective is least, and zero, where the heads give the target (not for adversarial ones).
-    `image` is the shape (c, h, w) of the images, `heads_needed` the heads beside `main`."""
+    `image` is the shape (c, h, w) of the images, `num_classes` their classes, `heads_needed` the heads beside `main`, and
+    `heads_trained` those that get a gradient at every active scale. Override `flow` for one that needs another composition,
+    `heads` where a head is not shaped like the target."""
 
     kind = "objective"
     least_at_target: ClassVar[bool] = True
     image: ClassVar[tuple[int, int, int]] = (1, 8, 8)
+    num_classes: ClassVar[int] = 3
     heads_needed: ClassVar[tuple[str, ...]] = ()
+    heads_trained: ClassVar[tuple[str, ...]] = ("main",)
 
     def make(self) -> Objective:
         raise NotImplementedError("override make() to return the objective under test")
@@ -31,48 +35,88 @@ class ObjectiveConformance(Conformance):
         others = (create(kind, name) for kind, name in (("intervals", "cumulative"), ("path", "linear"), ("bridge", "append")))
         return Flow(create("decomposition", {"name": "laplacian", "levels": 2}), *others)
 
-    def point(self, rows: slice = slice(None)) -> TrainingPoint:
-        """A training pair in the last segment; `rows` of its six samples."""
-        flow, x = self.flow(), normal(6, *self.image, key="x1", dtype=torch.float32)
-        generators = [keyed_generator("sample", i) for i in range(6)]
-        for seed in range(100):
-            point = flow.training_point(x[rows], generators[rows], keyed_generator("stage", seed))
-            if len(point.segment.scales) == flow.levels:
-                return point
-            generators = [keyed_generator("sample", i) for i in range(6)]
-        raise AssertionError("a hundred draws did not meet the last segment")
+    def built(self) -> Objective:
+        """The objective, the weights of its own made."""
+        objective = self.make()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            objective.build(self.flow().views(self.image), self.num_classes)
+        return objective
 
-    def heads(self, rows: slice = slice(None)) -> Heads:
-        """Some prediction."""
-        target = self.point().target
+    def point(self, rows: slice = slice(None), segment: int = -1) -> TrainingPoint:
+        """A training pair in a segment, by default the last; `rows` of its six samples."""
+        flow, x = self.flow(), normal(6, *self.image, key="x1", dtype=torch.float32)
+        labels = torch.arange(6) % self.num_classes if self.num_classes else None
+        for seed in range(100):
+            generators = [keyed_generator("sample", i) for i in range(6)]
+            point = flow.training_point(x[rows], generators[rows], keyed_generator("stage", seed))
+            if point.segment == flow.segments[segment]:
+                return point.labelled(None if labels is None else labels[rows])
+        raise AssertionError("a hundred draws did not meet the segment")
+
+    def heads(self, rows: slice = slice(None), segment: int = -1) -> Heads:
+        """Some prediction for the pair."""
+        target = self.point(segment=segment).target
         names = ("main", *self.heads_needed)
         return {name: {k: normal(*x.shape, key=(name, k), dtype=x.dtype)[rows] for k, x in target.items()} for name in names}
 
     def test_losses_are_named_finite_scalars(self) -> None:
         """At least one, each a scalar with a name."""
-        losses = self.make()(self.heads(), self.point())
+        losses = self.built()(self.heads(), self.point())
         assert losses
         assert all(isinstance(name, str) and loss.ndim == 0 and bool(torch.isfinite(loss)) for name, loss in losses.items())
 
     def test_each_is_a_mean_over_the_samples(self) -> None:
         """A batch's loss is the mean of its halves' losses, so that accumulation does not change what is minimised."""
-        objective, halves = self.make(), (slice(0, 3), slice(3, 6))
+        objective, halves = self.built(), (slice(0, 3), slice(3, 6))
         whole = objective(self.heads(), self.point())
         parts = [objective(self.heads(rows), self.point(rows)) for rows in halves]
         for name, loss in whole.items():
-            assert abs(float(loss) - sum(float(part[name]) for part in parts) / 2) <= 1e-5 * (1 + abs(float(loss)))
+            mean = (parts[0][name] + parts[1][name]) / 2
+            assert bool((loss - mean).abs() <= 1e-5 * (1 + loss.abs()))
+
+    def test_it_draws_nothing(self) -> None:
+        """The same pair gives the same losses, and the global generator is not used: a resumed run is the uninterrupted one."""
+        objective, heads, point = self.built(), self.heads(), self.point()
+        state = torch.get_rng_state()
+        first, again = objective(heads, point), objective(heads, point)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
 
     def test_gradients_reach_the_heads(self) -> None:
         """At every active scale."""
         heads = {name: {k: x.clone().requires_grad_() for k, x in head.items()} for name, head in self.heads().items()}
-        torch.stack(list(self.make()(heads, self.point()).values())).sum().backward()
-        assert all(x.grad is not None and bool(x.grad.any()) for x in heads["main"].values())
+        torch.stack(list(self.built()(heads, self.point()).values())).sum().backward()
+        for name in self.heads_trained:
+            assert all(x.grad is not None and bool(x.grad.any()) for x in heads[name].values()), name
+
+    def test_gradients_reach_its_own_weights(self) -> None:
+        """Over all segments, every weight that the objective has of its own is trained; and all of them can be trained after."""
+        objective = self.built()
+        if objective.module is None:
+            return
+        for segment in range(len(self.flow().segments)):
+            losses = objective(self.heads(segment=segment), self.point(segment=segment))
+            torch.stack(list(losses.values())).sum().backward()
+        dead = [name for name, p in objective.module.named_parameters() if p.grad is None or not bool(p.grad.any())]
+        assert not dead, f"no gradient reaches {dead}"
+
+    def test_its_own_weights_are_all_it_keeps(self) -> None:
+        """Made again with other weights and given the first ones', it gives the same losses: what a checkpoint holds is enough."""
+        objective, other = self.built(), self.make()
+        if objective.module is None:
+            return
+        other.build(self.flow().views(self.image), self.num_classes)
+        assert other.module is not None
+        other.module.load_state_dict(objective.module.state_dict())
+        first, again = objective(self.heads(), self.point()), other(self.heads(), self.point())
+        assert all(torch.equal(first[name], again[name]) for name in first)
 
     def test_least_at_the_target(self) -> None:
         """Zero there and positive elsewhere, where the objective is a distance."""
         if not self.least_at_target:
             return
         point = self.point()
-        at_target = sum(float(loss) for loss in self.make()({**self.heads(), "main": point.target}, point).values())
-        elsewhere = sum(float(loss) for loss in self.make()(self.heads(), point).values())
+        at_target = sum(float(loss.detach()) for loss in self.built()({**self.heads(), "main": point.target}, point).values())
+        elsewhere = sum(float(loss.detach()) for loss in self.built()(self.heads(), point).values())
         assert abs(at_target) <= 1e-9 < elsewhere

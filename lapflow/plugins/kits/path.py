@@ -124,7 +124,7 @@ class PathConformance(Conformance):
             channels = self.sub_bands
             data, noise = normal(64, channels, 2, 2, key=("x1", k)), normal(64, channels, 2, 2, key=("x0", k))
             c = path.coefficients(t, segment, k)
-            there = c.alpha.abs() > 1e-6  # a band that is not there yet cannot come back
+            there = (c.alpha.abs() > 1e-6) & (c.sigma > 1e-6)  # a band that is not there yet cannot come back, nor noise that is gone
             there = there.all(-1) if c.pattern else there
             t, data, noise = t[there], data[there], noise[there]
             c = path.coefficients(t, segment, k).expand(data)

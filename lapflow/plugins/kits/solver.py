@@ -66,7 +66,8 @@ class BrokenField(KnownField):
 class SolverConformance(Conformance):
     """A method with an argument `steps` is fitted for its order; another must reach `tolerance` as made.
 
-    `deterministic = False` for a method that draws: it is held to its statistics and its bounds only.
+    `deterministic = False` for a method that draws: it is held to its statistics and its bounds only. One that needs other heads
+    of the network gives fields with them, by `field` and `broken_field`.
     """
 
     kind = "solver"
@@ -76,6 +77,14 @@ class SolverConformance(Conformance):
 
     def make(self) -> Solver:
         raise NotImplementedError("override make() to return the solver under test")
+
+    def field(self) -> KnownField:
+        """The field that is solved; it keeps the `times` at which it was evaluated."""
+        return KnownField(self.segment)
+
+    def broken_field(self) -> KnownField:
+        """One that turns non-finite half way."""
+        return BrokenField(self.segment)
 
     def with_steps(self, steps: int) -> Solver | None:
         """The solver with another number of steps; None if it has no such argument."""
@@ -90,7 +99,7 @@ class SolverConformance(Conformance):
 
     def error(self, solver: Solver) -> float:
         state = self.start()
-        got, _ = solver.solve(KnownField(self.segment), state, self.segment, keyed_generator("solver"))
+        got, _ = solver.solve(self.field(), state, self.segment, keyed_generator("solver"))
         want = KnownField.exact(state, self.segment.start, self.segment.stop)
         return max(relative(got[k], want[k]) for k in want)
 
@@ -113,14 +122,14 @@ class SolverConformance(Conformance):
 
     def test_nothing_is_evaluated_outside_the_segment(self) -> None:
         """Every time is in [start, stop], the ends exact."""
-        field = KnownField(self.segment)
+        field = self.field()
         self.make().solve(field, self.start(), self.segment, keyed_generator("solver"))
         assert field.times
         assert all(self.segment.start <= t <= self.segment.stop for t in field.times)
 
     def test_statistics_count_the_work(self) -> None:
         """`evaluations` is the number of calls of the field; steps are counted; an observer sees each of them and the end."""
-        field, seen = KnownField(self.segment), []
+        field, seen = self.field(), []
         state, statistics = self.make().solve(
             field,
             self.start(),
@@ -161,16 +170,16 @@ class SolverConformance(Conformance):
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             state = self.start(dtype)
             kept = {k: x.clone() for k, x in state.items()}
-            out, _ = self.make().solve(KnownField(self.segment), state, self.segment, keyed_generator("solver"))
+            out, _ = self.make().solve(self.field(), state, self.segment, keyed_generator("solver"))
             assert list(out) == list(state)
             assert all(out[k].shape == x.shape and out[k].dtype == x.dtype and torch.equal(state[k], kept[k]) for k, x in state.items())
 
     def test_it_is_repeatable(self) -> None:
         """The same generator gives the same result."""
-        first, _ = self.make().solve(KnownField(self.segment), self.start(), self.segment, keyed_generator("solver"))
-        again, _ = self.make().solve(KnownField(self.segment), self.start(), self.segment, keyed_generator("solver"))
+        first, _ = self.make().solve(self.field(), self.start(), self.segment, keyed_generator("solver"))
+        again, _ = self.make().solve(self.field(), self.start(), self.segment, keyed_generator("solver"))
         assert all(torch.equal(first[k], again[k]) for k in first)
 
     def test_a_non_finite_field_is_an_error(self) -> None:
         """A SolverError, not a picture of NaN."""
-        error_of(SolverError, lambda: self.make().solve(BrokenField(self.segment), self.start(), self.segment, keyed_generator("solver")))
+        error_of(SolverError, lambda: self.make().solve(self.broken_field(), self.start(), self.segment, keyed_generator("solver")))

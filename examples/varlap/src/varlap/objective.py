@@ -1,0 +1,29 @@
+"""Cross-entropy of the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lapflow.core.backbone import Heads
+from lapflow.core.flow import TrainingPoint
+from lapflow.core.objective import Objective
+from varlap.network import CODES, LOGITS
+from varlap.quantiser import blocks, nearest
+
+
+class CrossEntropy(Objective):
+    """-log p(token) of each block of each active scale, in nats a token, times the scale's weight."""
+
+    heads = (LOGITS, CODES)
+
+    def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
+        losses = {}
+        for k, target in point.target.items():
+            logits, codes = heads[LOGITS][k], heads[CODES][k][0]
+            tokens = nearest(blocks(target, target.shape[-1] // logits.shape[-1]), codes)
+            errors = F.cross_entropy(logits.float(), tokens, reduction="none")
+            losses[f"scale{k}"] = (point.weights[k] * errors.flatten(1).mean(1)).mean()
+        return losses

@@ -1,0 +1,31 @@
+"""An error that grows linearly where it is large, so that no single value rules a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lapflow.core.backbone import Heads
+from lapflow.core.flow import TrainingPoint
+from lapflow.core.objective import Objective
+
+
+class Skeleton(Objective):
+    """The pseudo-Huber error sqrt(d^2 + c^2) - c of each active scale (Charbonnier et al. 1997), weighted as the point says."""
+
+    def __init__(
+        self, *, c: Annotated[float, Field(gt=0, description="differences above c count by their size, not its square")] = 0.1
+    ) -> None:
+        self.c = c
+
+    def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
+        losses = {}
+        for k, target in point.target.items():
+            difference = heads["main"][k].float() - target.float()
+            errors = torch.sqrt(difference.square() + self.c**2) - self.c
+            losses[f"scale{k}"] = (point.weights[k] * errors.flatten(1).mean(1)).mean()
+        return losses
