@@ -9,7 +9,7 @@ import typer
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or an exported one.")],
     num: Annotated[int, typer.Option(min=1, help="Number of images.")] = 100,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="A class, by name or number; may be repeated. Default: all in turn.")

@@ -49,9 +49,11 @@ def _label(class_names: Sequence[str], label: Any) -> int:
     return label
 
 
-def choose_solver(config: Config, flow: Flow, solver: str | Mapping[str, Any] | Solver | None, steps: int | None) -> Solver:
+def choose_solver(
+    config: Config, flow: Flow, heads: Sequence[str], solver: str | Mapping[str, Any] | Solver | None, steps: int | None
+) -> Solver:
     """The solver (None: the config's), with `steps` over all segments if they are given. Raises `ConfigError` unless it fits the
-    flow and its path."""
+    flow and its path, and asks for no other `heads` than the network has beside `main`."""
     if isinstance(solver, Solver):
         method, spec = solver, None
     else:
@@ -69,6 +71,8 @@ def choose_solver(config: Config, flow: Flow, solver: str | Mapping[str, Any] | 
         shared = share_steps(steps, flow.segments)
         method = create("solver", {**spec, "steps": shared[0] if len(shared) == 1 else shared})
     require_solver(flow, method)
+    if missing := [name for name in method.heads if name not in heads]:
+        raise ConfigError("this solver uses what the network does not predict", got=f"{type(method).__name__} needs {', '.join(missing)}")
     return method
 
 

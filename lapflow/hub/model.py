@@ -79,6 +79,16 @@ class LapFlowModel(ModelMixin, ConfigMixin):
         """Classes of the data; 0 for an unconditional model. The null class is this label."""
         return self.network.num_classes
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads beside `main`."""
+        return self.network.heads
+
+    @property
+    def guided(self) -> tuple[str, ...]:
+        """The heads that guidance combines."""
+        return self.network.guided
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str] | None, **kwargs: Any) -> Any:
         """As in diffusers, from safetensors only. Raises `CheckpointError` for a folder that lacks something, and for weights that

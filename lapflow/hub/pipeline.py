@@ -161,7 +161,7 @@ class LapFlowPipeline(DiffusionPipeline):
         check_tensor_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         self._check_output(output_type)
         labels, batch = choose_labels(config, names, class_labels, num_images_per_label)
-        method = choose_solver(config, self.flow, solver, num_inference_steps)
+        method = choose_solver(config, self.flow, self.backbone.heads, solver, num_inference_steps)
         self._guidance_scale, self._interrupt, self._num_timesteps = guidance_scale, False, planned_steps(self.flow, method)
         self._guide(labels is not None)  # checks it
         generator = fresh_generator() if generator is None else choose_generator(generator, batch)

@@ -35,6 +35,7 @@ def digits():
         ({"num_inference_steps": 4, "solver": "dopri5"}, "chooses its own steps"),
         ({"num_inference_steps": 4, "solver": Heun(steps=2)}, "named with its arguments"),
         ({"solver": "hein"}, "heun"),
+        ({"solver": {"name": "ddpm", "variance": "learned"}}, "needs variance"),
         ({"solver": {"name": "heun", "step": 3}}, "step"),
         ({"solver": {"name": "heun", "steps": [1, 2, 3]}}, "every segment"),
         ({"solver": {"steps": 3}}, "name"),
