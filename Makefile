@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := runs/demo
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint check-types clean
+.PHONY: demo test test-versions lint check-types clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/lapflow train lapflow-digits --out $(RUN)
@@ -14,6 +14,9 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev lint check-types
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-versions: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.stress.versions
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
