@@ -115,10 +115,10 @@ def memory_words(memory: Memory) -> str:
     if memory.held is None:
         lines.append("the engine does not say what a process holds")
     if memory.reason is not None:
-        lines.append(f"activations are not estimated: {memory.reason}")
+        lines.append(f"activations are not estimated:\n  {memory.reason}")
     if own := [a.bytes for a in memory.sampling or () if a.own]:
         lines.append(f"*: this config's. Sampling holds the weights and an evaluation: {_count(memory.weights + own[0])}B on one process")
-    lines.append("left out: the codec, the images, what kernels take for themselves, torch.compile (see docs/arithmetic.md)")
+    lines.append("left out: codec, images, what kernels take for themselves, torch.compile (docs/arithmetic.md)")
     return "\n".join(lines)
 
 
@@ -146,7 +146,7 @@ def paper_words(rows: Sequence[Implied]) -> str:
         [
             f"published: {SOURCE}; its ratio is of its GFLOPs to LFM's, and - where it gives none",
             "agrees: a counted ratio is what the published figures say, within their rounding",
-            f"DIFFERS: separate networks, {wrong[0].published:.3f} published, {counted} counted: none of our counts explains it",
+            f"DIFFERS: separate networks, {wrong[0].published:.3f} published, {counted} counted: no count explains it",
             f"absolute figures: ours are {single.multiply_adds / 1e9 / SINGLE:.2f} times the published ones; only ratios can be compared",
             f"time: {ours:g} ms an evaluation of LapFlow and {theirs:g} ms of LFM are published, {ours / theirs:.3f} of it,",
             f"  where the multiply-adds are {causal.ratio:.3f}",
