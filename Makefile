@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev lint check-types
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "open site/index.html; for the search: $(BIN)/python -m http.server --directory site"
 
 lint: $(VENV)/.installed-dev

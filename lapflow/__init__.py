@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Flow": "lapflow.core.flow",
+    "LapFlowPipeline": "lapflow.hub.pipeline",
     "LapflowError": "lapflow.core.errors",
     "Pipeline": "lapflow.sampling.pipeline",
     "load": "lapflow.sampling.pipeline",
@@ -20,12 +21,14 @@ _HOME = {
     "sample": "lapflow.sampling.sampler",
     "train": "lapflow.training.loop",
 }
+# LapFlowPipeline needs an extra, and `from lapflow import *` must not.
 __all__ = ["Flow", "LapflowError", "Pipeline", "load", "load_config", "register", "sample", "train"]
 
 if TYPE_CHECKING:
     from lapflow.config.loading import load_config
     from lapflow.core.errors import LapflowError
     from lapflow.core.flow import Flow
+    from lapflow.hub.pipeline import LapFlowPipeline as LapFlowPipeline
     from lapflow.plugins.registry import register
     from lapflow.sampling.pipeline import Pipeline, load
     from lapflow.sampling.sampler import sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lapflow.core.files import file_sha256
 from lapflow.core.flow import Flow
 from lapflow.data.encoding import Encoder, plan
 from lapflow.flows import AppendBridge, GVPPath, LinearPath, VPPath
@@ -84,3 +86,35 @@ def cached_glyphs(out: Path, autoencoder: Path, bad_images: float = 0.0, **setti
     """A cache of a few glyphs' moments."""
     assert encoder(out, autoencoder, settings=settings, bad_images=bad_images).run() == []
     return out
+
+
+class SmallInception(torch.nn.Module):
+    """The interface of NVIDIA's inception-2015-12-05.pt: 8-bit levels, resized inside; `features` of them if asked."""
+
+    def __init__(self, seed: int = 0, features: int = 6) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.layers = torch.nn.Conv2d(3, features, 3, stride=2)
+            self.output = torch.nn.Linear(features, 4)
+
+    def forward(self, img: Tensor, return_features: bool = False) -> Tensor:
+        x = (torch.nn.functional.interpolate(img.to(torch.float32), (31, 31), mode="bilinear") - 128) / 128
+        x = torch.relu(self.layers(x)).mean([2, 3])
+        return x if return_features else self.output(x)
+
+
+def small_inception(path: Path, seed: int = 0, features: int = 6) -> dict[str, Any]:
+    """A random network of that interface as a TorchScript file, and the extractor of it as a config names it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(SmallInception(seed, features)).save(str(path))
+    return {"name": "inception", "path": str(path), "sha256": file_sha256(path)}
+
+
+def mean_and_spread(batch: Tensor) -> Tensor:
+    """Features of a user's own: mean and standard deviation of each channel. Images [b, c, h, w] -> [b, 2 c]."""
+    return torch.cat([batch.mean([2, 3]), batch.std([2, 3])], 1)
+
+
+mean_and_spread.resize = "none"  # type: ignore[attr-defined]

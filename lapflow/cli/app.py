@@ -18,6 +18,7 @@ from lapflow.cli.compare import compare
 from lapflow.cli.doctor import doctor
 from lapflow.cli.encode import encode
 from lapflow.cli.evaluate import evaluate
+from lapflow.cli.export import export
 from lapflow.cli.flops import flops
 from lapflow.cli.progress import silence
 from lapflow.cli.sample import sample
@@ -39,6 +40,7 @@ app.command()(train)
 app.command()(sample)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(export)
 app.command()(check)
 app.command()(flops)
 app.add_typer(config.app, name="config")

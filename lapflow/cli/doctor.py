@@ -11,7 +11,7 @@ from lapflow.cli.output import print_table
 EXTRAS = {
     "demo": ("sklearn", "matplotlib"),
     "wavelets": ("pywt",),
-    "eval": ("torchmetrics", "scipy"),
+    "fidelity": ("torch_fidelity",),
     "diffusers": ("diffusers",),
     "deepspeed": ("deepspeed",),
     "xformers": ("xformers",),

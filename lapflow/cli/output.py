@@ -16,3 +16,12 @@ def print_table(table: Table) -> None:
     if not console.is_terminal:
         console = Console(markup=False, width=1000)
     console.print(table)
+
+
+def new_table(title: str, caption: str = "") -> Table:
+    """A table in the style of all, without columns."""
+    from rich.table import Table
+
+    return Table(
+        title=title, caption=caption or None, title_justify="left", caption_justify="left", header_style="bold", title_style="bold"
+    )

@@ -1,4 +1,4 @@
-"""The tables that `lapflow check` and `lapflow flops` print."""
+"""The tables that `lapflow check` prints."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from lapflow.cli.output import new_table
 from lapflow.core.laws import LawReport
-from lapflow.evaluation.flops import Cost
 from lapflow.sampling.checking import MaskPrice, OracleReport
 
 
@@ -19,7 +19,7 @@ def law_table(report: LawReport) -> Table:
         caption += f"\nprior: scales enter from noise alone while alpha / sigma = {max(priors):.3g}"
     for row in (row for row in report.rows if row.designed and row.prior):
         caption += f"\nby design scale {row.scale} enters without the data that training has there: alpha / sigma up to {row.prior:.3g}"
-    table = _table("Law check: the sampler's law beside the training law", caption)
+    table = new_table("Law check: the sampler's law beside the training law", caption)
     for name in ("segment", "t", "place", "scale", "noise std", "trained", "deviation", ""):
         table.add_column(name, justify="left" if name == "place" else "right")
     for r in report.rows:
@@ -39,7 +39,7 @@ def law_table(report: LawReport) -> Table:
 
 def oracle_table(converged: OracleReport, own: OracleReport | None, converged_name: str, own_name: str) -> Table:
     """The Gaussian oracle: errors of each band's std and mean, converged and with the config's own solver, if it can be tried."""
-    table = _table(
+    table = new_table(
         "Gaussian oracle: the optimum in the network's place",
         "std, mean and covariance (dead directions included) are relative errors of the sampled band;\n"
         "exact solver: what remains at any number of steps (a prior that is not pure noise, a mismatch by design)",
@@ -61,7 +61,7 @@ def oracle_table(converged: OracleReport, own: OracleReport | None, converged_na
 
 def ladder_table(rungs: Sequence[tuple[Mapping[str, Any], OracleReport]]) -> Table:
     """What the config's solver costs: errors of each band's std against evaluations."""
-    table = _table("What the solver costs: error of each band's std against evaluations", "")
+    table = new_table("What the solver costs: error of each band's std against evaluations", "")
     for name in ("solver", "evaluations"):
         table.add_column(name, justify="left" if name == "solver" else "right")
     for band in rungs[0][1].bands if rungs else ():
@@ -74,7 +74,7 @@ def ladder_table(rungs: Sequence[tuple[Mapping[str, Any], OracleReport]]) -> Tab
 
 def mask_table(price: MaskPrice) -> Table:
     """The price of the mask on correlated images."""
-    table = _table(
+    table = new_table(
         f"Price of mask {price.mask!r}: correlated Gaussian images (power 1/k^2, {price.side}x{price.side})",
         f"whole covariance off by {_percent(price.covariance_error)}, of which the solver makes {_percent(price.solver_error)}",
     )
@@ -87,33 +87,5 @@ def mask_table(price: MaskPrice) -> Table:
     return table
 
 
-def cost_table(cost: Cost) -> Table:
-    """Multiply-adds per segment and their time-weighted mean."""
-    table = _table(
-        "Multiply-adds of one evaluation of one image",
-        "counted: token-wise layers, attention over the pairs seen, modulation; not: embeddings of t and y, codec, guidance",
-    )
-    names = list(cost.segments[0].parts)
-    for name in ("segment", "scales", *names, "total", "of one scale"):
-        table.add_column(name, justify="right")
-    for s in cost.segments:
-        parts = [_giga(s.parts[n]) for n in names]
-        table.add_row(
-            f"{s.start:g} - {s.stop:g}", " ".join(map(str, s.scales)), *parts, _giga(s.total), f"{s.total / cost.single_scale:.4f}"
-        )
-    table.add_section()
-    table.add_row("mean over t", "", *[""] * len(names), _giga(cost.mean), f"{cost.ratio_to_single_scale:.4f}")
-    table.add_row("one scale", "", *[""] * len(names), _giga(cost.single_scale), "1")
-    return table
-
-
-def _table(title: str, caption: str) -> Table:
-    return Table(title=title, caption=caption, title_justify="left", caption_justify="left", header_style="bold", title_style="bold")
-
-
 def _percent(value: float) -> str:
     return f"{100 * value:+.3f} %" if abs(value) >= 5e-6 else f"{value:+.0e}"
-
-
-def _giga(value: float) -> str:
-    return f"{value / 1e9:.3f} G" if value >= 1e8 else f"{value / 1e6:.3f} M"

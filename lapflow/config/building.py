@@ -99,13 +99,8 @@ class Composition:
         """Raises what would otherwise go wrong in the middle of the work: no images, latents of another codec, sampling settings
         that do not fit the flow, a codec that cannot be loaded, a kernel that cannot run on the engine's device in its precision."""
         self._require_images()
-        self._require_shares()
-        with _placed(self.config, "sampling", "solver"):
-            self.solver.require(len(self.flow.segments))
-            for segment in self.flow.segments:
-                self.solver.plan(_Grid(self.flow, segment), segment)
-        with _placed(self.config, "sampling", "guidance"):
-            self.guidance.require(self.flow.levels)
+        require_processes(self.config, self.flow, self.engine, self.config.training.batch_size, self.engine.world_size)
+        require_sampling(self.config, self.solver, self.guidance, self.flow)
         with _placed(self.config, "codec"):
             self.codec.load()
             self._require_same_codec()
@@ -128,33 +123,6 @@ class Composition:
                     got=f"it is a matter of the {' and the '.join(holds)} only",
                     expected="for a learned variance: model.variance=true and objective=vlb, with solver ddpm, variance learned",
                 )
-
-    def _require_shares(self) -> None:
-        """Every process gets its share of a batch, and what its engine needs to be alike in all of them is."""
-        batch, processes = self.config.training.batch_size, self.engine.world_size
-        intervals, segments = self.flow.intervals, len(self.flow.segments)
-        multiple = processes * (intervals.share_multiple(segments) if processes > 1 else 1)
-        if batch % multiple:
-            raise ConfigError(
-                "the batch does not divide among the processes",
-                got=f"training.batch_size {batch} on {processes} processes",
-                expected=f"a multiple of {multiple}",
-            )
-        patience = self.config.training.save_patience
-        if processes > 1 and patience >= self.engine.waits:
-            raise ConfigError(
-                "the other processes would not wait for a save that is tried again",
-                got=f"training.save_patience {patience:g} s, engine.timeout {self.engine.waits:g} s",
-                expected="a timeout well above the patience",
-                remedy="raise engine.timeout, or lower training.save_patience",
-            )
-        if processes > 1 and segments > 1 and self.engine.same_segments and not intervals.common:
-            raise ConfigError(
-                "this engine needs every process to train the same segments in a step",
-                got=f"{self.config.engine}, and a segment drawn for each sample",
-                expected="draws that the processes share",
-                remedy="set flow.intervals.draw=balanced (all segments in every batch) or batch (one segment a step)",
-            )
 
     def _require_images(self) -> None:
         if self.dataset.size("train") == 0:
@@ -193,6 +161,42 @@ class Composition:
         }
 
 
+def require_sampling(config: Config, solver: Solver, guidance: Guidance, flow: Flow) -> None:
+    """Raises `ConfigError` unless the settings of solver and guidance fit the flow."""
+    with _placed(config, "sampling", "solver"):
+        require_solver(flow, solver)
+    with _placed(config, "sampling", "guidance"):
+        guidance.require(flow.levels)
+
+
+def require_processes(config: Config, flow: Flow, engine: Engine, batch: int, processes: int) -> None:
+    """Raises `ConfigError` unless each of `processes` gets its share of a training batch, and what the engine needs to be alike in all
+    of them is."""
+    intervals, segments = flow.intervals, len(flow.segments)
+    multiple = processes * (intervals.share_multiple(segments) if processes > 1 else 1)
+    if batch % multiple:
+        raise ConfigError(
+            "the batch does not divide among the processes",
+            got=f"training.batch_size {batch} on {processes} processes",
+            expected=f"a multiple of {multiple}",
+        )
+    patience = config.training.save_patience
+    if processes > 1 and patience >= engine.waits:
+        raise ConfigError(
+            "the other processes would not wait for a save that is tried again",
+            got=f"training.save_patience {patience:g} s, engine.timeout {engine.waits:g} s",
+            expected="a timeout well above the patience",
+            remedy="raise engine.timeout, or lower training.save_patience",
+        )
+    if processes > 1 and segments > 1 and engine.same_segments and not intervals.common:
+        raise ConfigError(
+            "this engine needs every process to train the same segments in a step",
+            got=f"{config.engine}, and a segment drawn for each sample",
+            expected="draws that the processes share",
+            remedy="set flow.intervals.draw=balanced (all segments in every batch) or batch (one segment a step)",
+        )
+
+
 class _Grid(Field):
     """What a solver's plan is asked of: the grid of a segment, and no network."""
 
@@ -204,6 +208,13 @@ class _Grid(Field):
 
     def velocity(self, state: Any, t: float) -> Any:
         raise AssertionError("a plan evaluates nothing")
+
+
+def require_solver(flow: Flow, solver: Solver) -> None:
+    """Raises `ConfigError` unless the solver's settings fit the flow's segments and their path."""
+    solver.require(len(flow.segments))
+    for segment in flow.segments:
+        solver.plan(_Grid(flow, segment), segment)
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
@@ -325,8 +336,10 @@ def build_guidance(config: Config) -> Guidance:
     return guidance
 
 
-def build_features(config: Config, grey_levels: int) -> FeatureExtractor:
-    features: FeatureExtractor = _create(config, "features", config.evaluation.features, "evaluation", "features", grey_levels=grey_levels)
+def build_features(config: Config, grey_levels: int, device: torch.device | str = "cpu") -> FeatureExtractor:
+    """The feature extractor of the config's evaluation; nothing is loaded yet."""
+    context = {"grey_levels": grey_levels, "device": device}
+    features: FeatureExtractor = _create(config, "features", config.evaluation.features, "evaluation", "features", **context)
     return features
 
 

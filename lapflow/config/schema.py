@@ -13,6 +13,7 @@ from lapflow.core.errors import ConfigError
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Literal["constant", "cosine", "linear"]
+Metric = Literal["frechet", "kid", "precision-recall", "copies"]
 
 
 class Section(BaseModel):
@@ -99,12 +100,45 @@ class TrainingConfig(Section):
     tensorboard: bool = Field(default=False, description="write TensorBoard files too")
 
 
+class KernelConfig(Section):
+    """The subsets over which the kernel distance is averaged."""
+
+    subsets: Positive = Field(default=100, description="random subsets")
+    subset_size: Annotated[int, Field(ge=2)] = Field(default=1000, description="features of either set in a subset")
+    seed: int = Field(default=0, ge=0, description="a subset is a function of this and of its number")
+
+
 class EvaluationConfig(Section):
     """How `lapflow evaluate` measures a run."""
 
     samples: Annotated[int, Field(ge=2)] = Field(default=1000, description="images drawn")
-    features: Annotated[Spec, Named("features")] = Field(default={"name": "pixels"}, description="what the Frechet distance is measured in")
+    metrics: list[Metric] = Field(
+        default=["frechet", "copies"],
+        min_length=1,
+        description="what is measured: the Frechet distance (FID in Inception's features), the kernel distance (KID), precision and "
+        "recall by nearest neighbours, copies of training images",
+    )
+    features: Annotated[Spec, Named("features")] = Field(default={"name": "pixels"}, description="what images are compared in")
     classifier: Literal["svm"] | None = Field(default=None, description="a classifier that judges conditional samples; null: none")
+    against: Literal["auto", "train", "test"] = Field(
+        default="auto", description="the real images that samples are compared with; auto: the held-out ones, where there are two or more"
+    )
+    real_images: Annotated[int, Field(ge=2)] = Field(default=50_000, description="of each split at most so many are used, evenly spaced")
+    reference: str | None = Field(
+        default=None, description="a file of what was measured of the real images: read if it is there, written if not; null: none"
+    )
+    kept: Annotated[int, Field(ge=2)] = Field(
+        default=10_000, description="features of each set that are kept for the kernel distance and for precision and recall"
+    )
+    kid: KernelConfig = Field(default_factory=KernelConfig, description="the kernel distance")
+    neighbours: Positive = Field(default=3, description="precision and recall: the k of the k nearest neighbours")
+    save_every: float = Field(default=60.0, ge=0, description="seconds after which unfinished work is saved, to go on from after a kill")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> EvaluationConfig:
+        if len(set(self.metrics)) < len(self.metrics):
+            raise ConfigError("a metric is named twice", got=f"evaluation.metrics: {self.metrics}", expected="each once")
+        return self
 
 
 class Config(Section):

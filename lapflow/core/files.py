@@ -6,8 +6,11 @@ import fcntl
 import hashlib
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, TextIO
+from weakref import WeakSet
 
 ASIDE = ".writing-"
 """How the names of what is not finished begin."""
@@ -30,7 +33,7 @@ def replace_file(path: Path, data: bytes) -> str:
     The name of what is written aside is this process's own, so that several processes, on several machines, may replace
     one file. What a refusing disk left of it is removed.
     """
-    aside = path.with_name(f"{_aside(path.name)}{socket.gethostname()}-{os.getpid()}")
+    aside = _own_aside(path)
     try:
         digest = write_durably(aside, data)
         os.replace(aside, path)
@@ -39,6 +42,23 @@ def replace_file(path: Path, data: bytes) -> str:
         raise
     sync_folder(path.parent)
     return digest
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """As `replace_file`, for what is too large to hold in memory: a file to write to, which takes its name when all is written.
+    An error within leaves the old file."""
+    aside = _own_aside(path)
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str, *, durably: bool = False) -> None:
@@ -65,6 +85,32 @@ def remove_leftovers(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def take_lock(path: Path) -> TextIO | None:
+    """Lock the file `path`, made if need be, until what is returned is closed or this process ends, however it ends; None
+    where another process holds it."""
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    _HELD.add(lock)
+    return lock
+
+
+_HELD: WeakSet[TextIO] = WeakSet()
+"""The locks of this process. A child that it forks, such as one that reads images, would hold them too, and for seconds after a
+kill -9 of its parent: it lets go of them at once."""
+
+
+def _let_go() -> None:
+    for lock in _HELD:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 def sync_folder(path: Path) -> None:
     """Flush a folder's own entries, such as a rename in it, to the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -81,6 +127,11 @@ def file_sha256(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _own_aside(path: Path) -> Path:
+    """Where this process writes what is to become `path`."""
+    return path.with_name(f"{_aside(path.name)}{socket.gethostname()}-{os.getpid()}")
 
 
 def _aside(name: str) -> str:

@@ -162,10 +162,7 @@ class Flow:
         """
         stage = first_generator(generator) if stage_generator is None else stage_generator
         batch, dtype = x.shape[0], torch.float64 if x.dtype == torch.float64 else torch.float32
-        ends = [self.path.trained_to(segment) for segment in self.segments]
-        draws = self.intervals.draw(
-            self.segments, batch, generator=generator, stage_generator=stage, ends=ends, dtype=dtype, device=x.device
-        )
+        draws = self.training_draws(batch, generator, stage, dtype=dtype, device=x.device)
         data = self.decomposition.analyze(x)
         shape = (x.shape[1], x.shape[2], x.shape[3])
         # One set of white draws for each sample, whichever segment it is in, so that its noise is its own generator's alone.
@@ -177,6 +174,15 @@ class Flow:
             level = self.bridge.draw_level(rand((batch,), generator, dtype=dtype, device=x.device))
             extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
         return [self._point(data, noise[finest[self.bridge.pyramid(d.segment)]], d, batch, extra) for d in draws]
+
+    def training_draws(
+        self, batch: int, generator: Generators, stage_generator: torch.Generator, *, dtype: torch.dtype, device: torch.device | str
+    ) -> list[Draw]:
+        """Which samples of a batch train in which segment, at which times: what `training_points` draws first."""
+        ends = [self.path.trained_to(segment) for segment in self.segments]
+        return self.intervals.draw(
+            self.segments, batch, generator=generator, stage_generator=stage_generator, ends=ends, dtype=dtype, device=device
+        )
 
     def training_point(self, x: Tensor, generator: Generators, stage_generator: torch.Generator | None = None) -> TrainingPoint:
         """The one training pair of a batch, for a schedule that draws one segment per batch."""
@@ -300,7 +306,17 @@ class Flow:
     ) -> list[State]:
         """All the noise that starts, bridges and conditions of `batch` samples of image shape (c, h, w) need: the noise pyramids,
         in the order in which `Bridge.pyramid` names them."""
-        return [self.noise.draw(shape, batch, generator, dtype=dtype, device=device, finest=k) for k in self.pyramids()]
+        return self.noise_from(self.draw_white(shape, batch, generator, dtype=dtype, device=device))
+
+    def draw_white(
+        self, shape: tuple[int, int, int], batch: int, generator: Generators, *, dtype: torch.dtype, device: torch.device | str
+    ) -> list[State]:
+        """The white draws behind `draw_noise`, in the same order: of each pyramid those that `Noise.white_shapes` names."""
+        return [self.noise.draw_white(shape, batch, generator, dtype=dtype, device=device) for _ in self.pyramids()]
+
+    def noise_from(self, white: Sequence[Mapping[int, Tensor]]) -> list[State]:
+        """The noise pyramids of white draws: `draw_noise` is `noise_from` of `draw_white`."""
+        return [self.noise.from_white(draws, k) for draws, k in zip(white, self.pyramids(), strict=True)]
 
     def pyramids(self) -> list[int]:
         """The finest scale for which each of a sample's noise pyramids is used."""

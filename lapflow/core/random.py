@@ -24,6 +24,11 @@ def keyed_generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
+def fresh_generator() -> torch.Generator:
+    """A CPU generator seeded by torch's global one, for a caller who named none: `torch.manual_seed` fixes what it draws."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+
+
 def randn(shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """Standard normal tensor of `shape` = (b, ...); a sequence of generators draws sample by sample."""
     return _draw(torch.randn, shape, generator, dtype, device)

@@ -16,7 +16,7 @@ from lapflow.core.path import Coefficients
 from lapflow.core.random import Generators
 from lapflow.core.state import State
 
-Observer = Callable[[float, Mapping[int, Tensor]], None]
+Observer = Callable[[float, State], None]
 
 
 class Field(ABC):
@@ -94,6 +94,13 @@ class Solver(Component):
     heads: tuple[str, ...] = ()
     """The heads beside `main` that the network must have."""
 
+    steered: bool = False
+    """Whether `observe` may put other tensors in the place of the state's, from which the next step then goes on."""
+
+    fixed_work: bool = False
+    """Whether the times at which `solve` evaluates a field follow from the segment and the path alone, so that the work can be
+    counted beforehand, by solving for a network that says nothing (`lapflow.sampling.rehearsal`)."""
+
     def plan(self, field: Field, segment: Segment) -> None:
         """Raises `ConfigError` unless the settings fit a segment's path: asked before work starts, of a field that gives grids
         only."""
@@ -113,5 +120,5 @@ class Solver(Component):
         """Carry `state` from `segment.begin` to `segment.stop` (a solver of the ODE: to `field.end` if that comes before).
 
         A stochastic method draws from `generator`. `observe(t, state)` is called after every accepted step. Raises
-        `SolverError` on a non-finite state or where a bound on the work is met.
+        `SolverError` on a non-finite state or where a bound on the work is met. What `observe` raises ends the solve.
         """

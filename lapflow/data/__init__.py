@@ -1,7 +1,7 @@
-"""Data sets and their order: digits and glyphs (built in), image folder, cached latents, batches, pixel features."""
+"""Data sets and their order: digits and glyphs (built in), image folder, cached latents, batches, features."""
 
 from lapflow.data.digits import Digits
-from lapflow.data.features import PixelFeatures
+from lapflow.data.features import InceptionFeatures, ModuleFeatures, PixelFeatures
 from lapflow.data.folder import ImageFolder
 from lapflow.data.glyphs import Glyphs
 from lapflow.data.latents import Latents
@@ -14,7 +14,9 @@ __all__ = [
     "Digits",
     "Glyphs",
     "ImageFolder",
+    "InceptionFeatures",
     "Latents",
+    "ModuleFeatures",
     "PixelFeatures",
     "flipped",
     "indices",

@@ -144,21 +144,31 @@ def load_split(dataset: Dataset, split: Split, most: int | None = None) -> tuple
     Images that cannot be read are left out and none takes their place: a measure counts each real image once. Raises
     `ImageError` when none can be read.
     """
-    size = dataset.size(split)
-    count = size if most is None else min(most, size)
-    images, labels, refused = [], [], None
-    for i in range(count):
+    images, labels, refused = load_images(dataset, split, spaced(dataset.size(split), most))
+    if refused and not len(images):
+        raise refused[-1][1]
+    return images, labels
+
+
+def load_images(dataset: Dataset, split: Split, indices: Iterable[int]) -> tuple[Tensor, Tensor, list[tuple[int, ImageError]]]:
+    """The samples [n, c, h, w] and labels [n] at `indices` of a split, and which of these cannot be read, with the cause."""
+    images, labels, refused = [], [], []
+    for index in indices:
         try:
-            image, label = dataset.read(split, i * size // count)
+            image, label = dataset.read(split, index)
         except ImageError as error:
-            refused = error
+            refused.append((index, error))
             continue
         images.append(image)
         labels.append(label)
-    if refused is not None and not images:
-        raise refused
     stacked = torch.stack(images) if images else torch.empty(0, *dataset.sample_shape)
-    return stacked, torch.tensor(labels, dtype=torch.int64)
+    return stacked, torch.tensor(labels, dtype=torch.int64), refused
+
+
+def spaced(size: int, most: int | None = None) -> list[int]:
+    """At most `most` of the numbers 0 .. size - 1, evenly spaced."""
+    count = size if most is None else min(most, size)
+    return [i * size // count for i in range(count)]
 
 
 class _Remembering:

@@ -22,7 +22,8 @@ from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError, ConfigError
 from lapflow.core.files import replace_file
 from lapflow.evaluation.flops import cost
-from lapflow.evaluation.run import evaluate_run, made_with, words
+from lapflow.evaluation.provenance import made_with, words
+from lapflow.evaluation.run import evaluate_run
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.sampling.sampler import sample
@@ -69,7 +70,7 @@ class Row:
     frechet_ratio_std: float | None
     agreement: float | None
     agreement_std: float | None
-    copies: int
+    copies: int | None
     evaluations: int
     multiply_adds: int
     seconds_per_evaluation: float
@@ -98,6 +99,13 @@ def compare(
         parts.require()
         if build_images(parts.dataset).size("test") < 2:
             raise ConfigError(f"{entry.name}: its data hold no images out", expected="held-out images, to measure a distance to")
+        settings = parts.config.evaluation
+        if "frechet" not in settings.metrics or settings.against == "train":
+            raise ConfigError(
+                f"{entry.name}: its evaluation gives no Frechet ratio",
+                got=f"evaluation.metrics {settings.metrics}, evaluation.against {settings.against}",
+                expected="frechet among the metrics, against held-out images (auto or test)",
+            )
     for seed in range(seeds):
         for entry in entries:
             _measure(entry, out, common, seed, say)
@@ -118,9 +126,14 @@ def _measure(entry: Entry, out: Path, common: Sequence[str], seed: int, say: Cal
     if measured.is_file():
         held = _metrics(folder)
         same = made_with(pipeline, held["made_with"]["evaluations"])
-        if held["counts"]["samples"] == config.evaluation.samples and held["made_with"] == same:
+        features = words(config.evaluation.features)
+        if (
+            held["counts"]["samples"] == config.evaluation.samples
+            and held["made_with"] == same
+            and held["measured_in"].get("features") == features
+        ):
             return
-    metrics = evaluate_run(folder, pipeline, num=config.evaluation.samples)
+    metrics = evaluate_run(folder, pipeline, num=config.evaluation.samples, evaluation=config.evaluation)
     say(f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio {metrics['frechet_ratio']:.3f}")
 
 
@@ -129,9 +142,10 @@ def _metrics(folder: Path) -> dict[str, Any]:
     file = folder / "metrics.json"
     try:
         found = json.loads(file.read_bytes())
-        parts = [found.get(name) for name in ("made_with", "counts", "copies")] if isinstance(found, dict) else [None]
+        parts = [found.get(name) for name in ("made_with", "counts")] if isinstance(found, dict) else [None]
         if not all(isinstance(part, dict) for part in parts) or "frechet_ratio" not in found:
             raise ValueError("it does not say what an evaluation says")
+        found.setdefault("measured_in", {})  # an earlier lapflow did not say it
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read", got=error, remedy="remove it, to have it measured again") from None
     return found
@@ -151,7 +165,7 @@ def _row(entry: Entry, out: Path, common: Sequence[str], seeds: int) -> Row:
         stdev(ratios) if seeds > 1 else None,
         mean(agreements) if agreements else None,
         stdev(agreements) if len(agreements) > 1 else None,
-        sum(m["copies"]["copies"] for m in found),
+        sum(m["copies"]["copies"] for m in found) if all("copies" in m for m in found) else None,
         evaluations,
         adds,
         seconds,
@@ -180,8 +194,7 @@ def _work(pipeline: Pipeline, config: Config) -> tuple[int, int, float]:
     )
     seconds = time.perf_counter() - since
     calls = [statistics.evaluations for statistics in work]
-    adds = sum(n * segment.total for n, segment in zip(calls, cost(config).segments, strict=True))
-    return sum(calls), adds, seconds / sum(calls)
+    return sum(calls), cost(config).of(calls), seconds / sum(calls)
 
 
 def table(rows: Sequence[Row]) -> str:

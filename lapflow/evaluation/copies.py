@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.errors import DataError
-
-_CHUNK = 1024
+from lapflow.evaluation.distances import CHUNK, squared_distances
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,22 @@ def copies(samples: Tensor, training: Tensor, held_out: Tensor, grey_levels: int
     Costs (training + held out)^2 + samples x training distances. Raises `DataError` without samples, or with fewer than
     two training images.
     """
-    if len(samples) < 1 or len(training) < 2:
+    made, seen, unseen = (whole_levels(images, grey_levels) for images in (samples, training, held_out))
+    return copy_report(nearest_distances(made, seen) if len(seen) else made.new_empty(0), seen, unseen)
+
+
+def copy_report(nearest: Tensor, seen: Tensor, unseen: Tensor) -> CopyReport:
+    """The report of samples whose distances to their `nearest` [n] training images are known; `seen` and `unseen` are the
+    `whole_levels` of training and held-out images. Raises as `copies`."""
+    if len(nearest) < 1 or len(seen) < 2:
         raise DataError(
-            "copies cannot be looked for", got=f"{len(samples)} samples, {len(training)} training images", expected="at least 1 and 2"
+            "copies cannot be looked for", got=f"{len(nearest)} samples, {len(seen)} training images", expected="at least 1 and 2"
         )
-    made, seen, unseen = (_levels(images, grey_levels) for images in (samples, training, held_out))
-    nearest = nearest_distances(made, seen)
     real = torch.cat([seen, unseen])
     threshold = nearest_distances(real, real, different=True).min().item()
     control = nearest_distances(unseen, seen)
     return CopyReport(
-        samples=len(made),
+        samples=len(nearest),
         exact=int((nearest == 0).sum()),
         near=int(((nearest > 0) & (nearest < threshold)).sum()),
         threshold=threshold,
@@ -74,25 +78,22 @@ def copies(samples: Tensor, training: Tensor, held_out: Tensor, grey_levels: int
 
 
 def nearest_distances(queries: Tensor, references: Tensor, different: bool = False) -> Tensor:
-    """For each row of `queries` [n, f] the Euclidean distance to the nearest row of `references` [m, f]; whole numbers in float64.
+    """For each row of `queries` [n, f] the Euclidean distance to the nearest row of `references` [m, f]: [n], float64.
 
-    With `different`, to the nearest row that is not equal to it (infinite if there is none). Whole numbers below 2^26 or so
-    keep |a|^2 + |b|^2 - 2 a.b exact, so that 0 means equality.
+    With `different`, to the nearest row that is not equal to it (infinite if there is none); for whole numbers that is exact.
     """
-    squares = references.square().sum(1)
     found = []
-    for rows in queries.split(_CHUNK):
+    for rows in queries.split(CHUNK):
         best = torch.full((len(rows),), math.inf, dtype=torch.float64)
-        for others, norms in zip(references.split(_CHUNK), squares.split(_CHUNK), strict=True):
-            distance = rows.square().sum(1, keepdim=True) + norms - 2 * rows @ others.T
+        for squares in squared_distances(rows, references):
             if different:
-                distance = torch.where(distance == 0, math.inf, distance)
-            best = torch.minimum(best, distance.min(1).values)
+                squares = torch.where(squares == 0, math.inf, squares)
+            best = torch.minimum(best, squares.min(1).values)
         found.append(best)
-    return torch.cat(found).sqrt() if found else torch.empty(0, dtype=torch.float64)
+    return torch.cat(found).sqrt() if len(queries) else torch.empty(0, dtype=torch.float64)
 
 
-def _levels(images: Tensor, grey_levels: int) -> Tensor:
-    """Images [n, c, h, w] in [-1, 1] -> rounded, clipped grey levels [n, f], float64."""
+def whole_levels(images: Tensor, grey_levels: int) -> Tensor:
+    """Images [n, c, h, w] in [-1, 1] -> rounded, clipped grey levels [n, f], in one byte each where they fit."""
     levels = (images.detach().cpu().double() + 1) / 2 * grey_levels
-    return levels.clamp(0, grey_levels).round().flatten(1)
+    return levels.clamp(0, grey_levels).round().flatten(1).to(torch.uint8 if grey_levels <= 255 else torch.int32)

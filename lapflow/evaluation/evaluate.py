@@ -9,10 +9,11 @@ from torch import Tensor
 
 from lapflow.core.dataset import Dataset
 from lapflow.core.features import FeatureExtractor
-from lapflow.data.features import PixelFeatures
+from lapflow.data.features.pixels import PixelFeatures
 from lapflow.data.loader import load_split
-from lapflow.evaluation.copies import copies
+from lapflow.evaluation.copies import CopyReport, copies
 from lapflow.evaluation.frechet import Statistics, frechet_distance
+from lapflow.evaluation.real import Measured
 
 Classifier = Callable[[Tensor, Tensor, Tensor, Tensor], float]
 """(training images, training labels, images, labels) -> share of images whose class it sees as labelled."""
@@ -22,6 +23,11 @@ MEANINGS = {
     "frechet_real": "the same for the real training images: what samples of the training law would get",
     "frechet_to_training": "Frechet distance of the samples to the training images: the set has no held-out ones",
     "frechet_ratio": "frechet / frechet_real; 1 is as near to held-out images as the training images are",
+    "kid": "kernel distance of the samples to the real images (KID in Inception's features): mean over subsets; lower is better, "
+    "about 0 for images of the same law",
+    "kid_std": "its standard deviation over the subsets",
+    "precision": "share of samples that lie among the real images: do they look real?",
+    "recall": "share of real images that lie among the samples: is all that is real sampled?",
     "agreement": "share of samples in which a classifier trained on real images sees the class asked for",
     "agreement_real": "the same classifier on the held-out real images",
     "copies.copies": "samples that are copies of a training image (exact, or nearer than any two real images)",
@@ -39,10 +45,21 @@ MEANINGS = {
     "counts.replaced": "training images that could not be read; training took others in their place (quarantine.jsonl)",
     "made_with.solver": "the solver, and its steps in each segment",
     "made_with.evaluations": "network evaluations per sample; a guided pair counts once",
+    "made_with.tolerance": "relative and absolute tolerance of an adaptive solver",
     "made_with.guidance": "scale of classifier-free guidance; 1 is off",
+    "made_with.batch_size": "samples drawn at once; an adaptive solver's steps are the batch's",
     "made_with.weights": "averaged (ema) or raw weights",
+    "made_with.ema_decay": "decay of the average",
     "made_with.step": "training step of the checkpoint",
     "made_with.seed": "sample i is a function of (seed, i) and its class",
+    "measured_in.features": "what images are compared in",
+    "measured_in.extractor": "SHA-256 of what the features depend on: weights, resizing, settings",
+    "measured_in.resize": "how images came to the extractor's size; figures of other resizing cannot be compared",
+    "measured_in.against": "the real images that samples are compared with: held-out (test) or training (train) ones",
+    "measured_in.data": "SHA-256 of what the real images are known by",
+    "measured_in.kept": "features of the samples, and of the real images, for kernel distance, precision and recall",
+    "measured_in.kid": "subsets of the kernel distance",
+    "measured_in.neighbours": "the k of precision and recall",
 }
 
 
@@ -62,36 +79,33 @@ def evaluate_images(
     are left out and counted. Raises `DataError` when of a split none can be read.
 
     Without a test split there is `frechet_to_training` in place of the three. The bias of finite sets is a
-    good part of these distances on small sets: compare ratios at equal numbers of samples only.
+    good part of these distances on small sets: compare ratios at equal numbers of samples only. What does not fit in memory
+    is measured by `lapflow.evaluation.run.evaluate_run`.
     """
     features = features or PixelFeatures(grey_levels=dataset.grey_levels)
     train, train_labels = load_split(dataset, "train", most)
     test, test_labels = load_split(dataset, "test", most)
-    metrics = _distances(images, train, test, features)
+    held_out = Measured.of(test, features).statistics if len(test) >= 2 else None
+    metrics = frechet_figures(Measured.of(images, features).statistics, Measured.of(train, features).statistics, held_out)
     if classifier is not None and labels is not None and dataset.num_classes > 1:
         metrics["agreement"] = classifier(train, train_labels, images, labels)
         if len(test):
             metrics["agreement_real"] = classifier(train, train_labels, test, test_labels)
-    report = copies(images, train, test, dataset.grey_levels)
-    metrics["copies"] = {"copies": report.copies, **{name: value for name, value in vars(report).items() if name != "samples"}}
+    metrics["copies"] = copy_figures(copies(images, train, test, dataset.grey_levels))
     left_out = min(most, dataset.size("train")) - len(train) + min(most, dataset.size("test")) - len(test)
     metrics["counts"] = {"samples": len(images), "train": len(train), "test": len(test), "unreadable": left_out}
     return metrics
 
 
-def _distances(images: Tensor, train: Tensor, test: Tensor, features: FeatureExtractor) -> dict[str, Any]:
-    samples, training = _statistics(images, features), _statistics(train, features)
-    if len(test) < 2:
+def frechet_figures(samples: Statistics, training: Statistics, held_out: Statistics | None) -> dict[str, Any]:
+    """The distance of the samples to the held-out images, that of the training images, and their ratio; without held-out
+    images the distance to the training images."""
+    if held_out is None:
         return {"frechet_to_training": frechet_distance(samples, training)}
-    held_out = _statistics(test, features)
     distance, real = frechet_distance(samples, held_out), frechet_distance(training, held_out)
     return {"frechet": distance, "frechet_real": real, "frechet_ratio": distance / real if real > 0 else None}
 
 
-def _statistics(images: Tensor, features: FeatureExtractor, batch: int = 256) -> Statistics:
-    """The statistics of the features of images [n, c, h, w], batch by batch."""
-    first, *rest = images.split(batch)
-    statistics = Statistics.of(features(first))
-    for part in rest:
-        statistics = statistics.update(features(part))
-    return statistics
+def copy_figures(report: CopyReport) -> dict[str, Any]:
+    """The report as the metrics hold it."""
+    return {"copies": report.copies, **{name: value for name, value in vars(report).items() if name != "samples"}}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.errors import DataError
+from lapflow.evaluation.distances import require_same_length
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,11 @@ class Statistics:
 
     def update(self, features: Tensor) -> Statistics:
         """These statistics with features [n, f] added; n may be 0 (Chan, Golub & LeVeque 1983: no cancellation, whatever the means)."""
-        if not len(features):
-            return self
-        other = Statistics.of(features)
+        return self.merge(Statistics.of(features)) if len(features) else self
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both sets of features together."""
+        require_same_length(len(self.mean), len(other.mean))
         total = self.count + other.count
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / total)
@@ -59,8 +62,7 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     By symmetric eigendecompositions in float64, where the usual matrix square root of C1 C2 is complex or fails for
     singular ones. Raises `DataError` for features that are not finite, differ in length, or are fewer than two.
     """
-    if a.mean.shape != b.mean.shape:
-        raise DataError("the two sets have features of different lengths", got=f"{len(a.mean)} and {len(b.mean)}")
+    require_same_length(len(a.mean), len(b.mean))
     first, second = a.covariance, b.covariance
     if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
         raise DataError("features are not finite numbers", remedy="look at the samples: a diverged model makes such images")

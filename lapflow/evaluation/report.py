@@ -32,13 +32,14 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     plain = _plain(metrics)
     replace_file(folder / "metrics.json", (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
-    parts = [f"# {title}", _table(plain), *_links(folder, pictures or {}), "## Config", _fenced(config)]
+    parts = [f"# {title}", metrics_table(plain), *_links(folder, pictures or {}), "## Config", fenced_yaml(config)]
     report = folder / "report.md"
     replace_file(report, ("\n\n".join(parts) + "\n").encode())
     return report
 
 
-def _table(metrics: Mapping[str, Any]) -> str:
+def metrics_table(metrics: Mapping[str, Any]) -> str:
+    """The figures of an evaluation as a Markdown table, one row each."""
     rows = ["| measure | value | meaning |", "|---|---:|---|"]
     rows += [
         f"| {name.replace('_', ' ').replace('.', ': ')} | {_number(value)} | {MEANINGS.get(name, '')} |" for name, value in _flat(metrics)
@@ -52,7 +53,8 @@ def _links(folder: Path, pictures: Mapping[str, str | Path]) -> Iterator[str]:
         yield f"![{caption}]({quote(Path(os.path.relpath(path, folder)).as_posix())})"
 
 
-def _fenced(config: Mapping[str, Any]) -> str:
+def fenced_yaml(config: Mapping[str, Any]) -> str:
+    """A config as a block of YAML in Markdown."""
     return f"```yaml\n{yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None, width=120).rstrip()}\n```"
 
 

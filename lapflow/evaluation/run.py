@@ -1,21 +1,23 @@
-"""Sample a run and measure it: what `lapflow evaluate` does."""
+"""Sample a run and measure it: what `lapflow evaluate` does, on one process or several, going on after a kill."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lapflow.config.building import build_features, build_images
 from lapflow.config.loading import resolved
-from lapflow.data.quarantine import QUARANTINE, listed
-from lapflow.evaluation.agreement import require_sklearn, svm_agreement
-from lapflow.evaluation.evaluate import evaluate_images
+from lapflow.config.schema import EvaluationConfig
+from lapflow.core.engine import Engine
+from lapflow.data.quarantine import QUARANTINE
 from lapflow.evaluation.report import write_report
+from lapflow.evaluation.settings import require_own_words
+from lapflow.evaluation.task import Counter, Task, uncounted
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
 
-CLASSIFIERS = {"svm": svm_agreement}
+WAITS = 24 * 3600.0
+"""Seconds for which processes wait for one another: their shares may take differently long."""
 
 PICTURES = {
     "Samples": "samples/grid.png",
@@ -23,6 +25,12 @@ PICTURES = {
     "Training loss": "loss.png",
     "The scales of a training image": "bands.png",
 }
+
+
+def processes(device: str) -> Engine:
+    """The processes that share an evaluation: those that torchrun started, or this one alone. `start` joins them."""
+    engine: Engine = create("engine", {"name": "torch", "device": device, "timeout": WAITS})
+    return engine
 
 
 def evaluate_run(
@@ -33,45 +41,63 @@ def evaluate_run(
     guidance: float | None = None,
     solver: Mapping[str, Any] | None = None,
     seed: int = 0,
-    progress: Callable[[int], Any] | None = None,
+    batch_size: int | None = None,
+    evaluation: EvaluationConfig | None = None,
+    out: Path | None = None,
+    npz: Path | None = None,
+    engine: Engine | None = None,
+    counter: Counter = uncounted,
 ) -> dict[str, Any]:
-    """Draw `num` images, classes in turn, measure them against the run's data, write `metrics.json` and `report.md` in `run`.
+    """Draw `num` images, classes in turn, measure them against the run's data, write `metrics.json` and `report.md` in `out`
+    (default: `run`); gives the metrics. They say how they were made and measured.
 
-    `solver` ({name: ..., **arguments}) and `guidance` replace the config's. The metrics say how they were made: solver,
-    evaluations, guidance, weights, step, seed.
+    `solver` ({name: ..., **arguments}), `guidance` and `batch_size` replace the config's. `evaluation` says what is measured; it
+    is the caller's own word. Without it the run's config says it, which may have come with a checkpoint: an extractor there that
+    names code is refused. `npz` is a file for the samples (`lapflow.evaluation.archive`).
+
+    `engine` are the processes that share the work, made by `processes` and started; without it those of this environment. What is
+    unfinished is saved in `out`/evaluation now and then, and the same call goes on from there. Samples are drawn in the same
+    batches by any number of processes. Raises `LapflowError` for what cannot be measured, before anything is drawn where that can
+    be known.
     """
     config = pipeline.config
-    used = dict(solver or config.sampling.solver)
-    # ---- what can be missing is missed before any work
-    real = build_images(pipeline.dataset)
-    real.size("train")
-    classifier = None if config.evaluation.classifier is None else CLASSIFIERS[config.evaluation.classifier]
-    if classifier is not None:
-        require_sklearn()
-    features = build_features(config, real.grey_levels)
+    if evaluation is None:
+        require_own_words(config)
+    else:
+        config = config.model_copy(update={"evaluation": evaluation})
+    own = processes(str(pipeline.engine.device)) if engine is None else None
+    shared = own or engine
+    assert shared is not None
+    folder = out or run
+    task = Task(
+        run,
+        pipeline,
+        config,
+        shared,
+        num,
+        dict(solver or config.sampling.solver),
+        guidance,
+        seed,
+        batch_size or config.sampling.batch_size,
+        npz,
+        counter,
+    )
 
-    samples = pipeline.sample(num, solver=create("solver", used), guidance=guidance, seed=seed, progress=progress)
-    metrics = evaluate_images(samples.images, samples.labels, real, features, classifier)
-    metrics["counts"]["replaced"] = listed(run / QUARANTINE)
-    metrics["made_with"] = made_with(pipeline, samples.evaluations, solver=used, guidance=guidance, seed=seed)
-    pictures = {caption: run / path for caption, path in PICTURES.items() if (run / path).is_file()}
-    write_report(run, metrics, resolved(config), pictures, title=f"Evaluation of {run.name}")
-    return metrics
+    def report(metrics: dict[str, Any]) -> None:
+        pictures = {caption: run / path for caption, path in PICTURES.items() if (run / path).is_file()}
+        write_report(folder, metrics, resolved(config), pictures, title=f"Evaluation of {run.name}")
 
-
-def made_with(
-    pipeline: Pipeline, evaluations: int, *, solver: Mapping[str, Any] | None = None, guidance: float | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """How samples were made, as the metrics state it; None: the config's."""
-    sampling = pipeline.config.sampling
-    return {
-        "solver": words(solver or sampling.solver),
-        "evaluations": evaluations,
-        "guidance": words(sampling.guidance) if guidance is None else f"cfg scale={guidance}",
-        "weights": pipeline.weights,
-        "step": pipeline.step,
-        "seed": seed,
-    }
+    if own is not None:
+        own.start()
+    try:
+        return task.measure(folder, report)
+    except RuntimeError as error:
+        if (cause := shared.explain(error)) is not None:
+            raise cause from error
+        raise
+    finally:
+        if own is not None:
+            own.stop()
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
@@ -84,8 +110,15 @@ def summary(metrics: Mapping[str, Any]) -> str:
     if "frechet_ratio" in metrics:
         distance, real, ratio = (metrics[key] for key in ("frechet", "frechet_real", "frechet_ratio"))
         rows.append(f"Frechet distance to held-out images {distance:.2f}; of the real training images {real:.2f}; ratio {ratio:.3f}")
-    else:
+    elif "frechet_to_training" in metrics:
         rows.append(f"Frechet distance to the training images {metrics['frechet_to_training']:.2f}")
+    if "kid" in metrics:
+        rows.append(f"kernel distance {metrics['kid']:.4g} ± {metrics['kid_std']:.2g} ({metrics['measured_in']['kid']})")
+    if "precision" in metrics:
+        k = metrics["measured_in"]["neighbours"]
+        rows.append(f"precision {metrics['precision']:.3f}, recall {metrics['recall']:.3f} ({k} nearest neighbours)")
+    if measured := metrics.get("measured_in"):
+        rows.append(f"in the features {measured['features']}; resizing: {measured['resize']}")
     if "agreement" in metrics:
         held_out = f" (held-out real images {100 * metrics['agreement_real']:.1f} %)" if "agreement_real" in metrics else ""
         rows.append(f"a classifier sees the class asked for in {100 * metrics['agreement']:.1f} %{held_out}")
@@ -93,10 +126,6 @@ def summary(metrics: Mapping[str, Any]) -> str:
         rows.append(f"{left_out} real images cannot be read and are left out of these figures")
     if replaced := metrics["counts"]["replaced"]:
         rows.append(f"{replaced} training images could not be read and were replaced in training: {QUARANTINE}")
-    rows.append(f"copies of training images {metrics['copies']['copies']}")
+    if "copies" in metrics:
+        rows.append(f"copies of training images {metrics['copies']['copies']}")
     return "\n".join(rows)
-
-
-def words(spec: Mapping[str, Any]) -> str:
-    """A component's spec in one line: name, then what is set."""
-    return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in spec.items() if value is not None)

@@ -86,6 +86,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "latents": "lapflow.data.latents:Latents",
     },
     "features": {
-        "pixels": "lapflow.data.features:PixelFeatures",
+        "pixels": "lapflow.data.features.pixels:PixelFeatures",
+        "inception": "lapflow.data.features.inception:InceptionFeatures",
+        "module": "lapflow.data.features.module:ModuleFeatures",
     },
 }

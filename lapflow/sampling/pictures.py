@@ -19,7 +19,8 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lapflow.core.errors import BackendError, ConfigError
+from lapflow.core.errors import BackendError
+from lapflow.core.pixels import eight_bits
 
 _GAP, _MARGIN = 4, 14
 _INK, _FAINT, _EMPTY = (40, 40, 40), (120, 120, 120), (236, 236, 236)
@@ -27,14 +28,8 @@ _COLOURS = ("#1f77b4", "#d1495b", "#3a8f5c", "#8a5fbf", "#c77f2a", "#4a4a4a")
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Images [b, c, h, w] -> uint8 array [b, h, w, c]: clipped to [-1, 1], -1 -> 0, 1 -> 255, linear, rounded.
-
-    Raises `ConfigError` where a pixel is not a number.
-    """
-    if torch.isnan(images).any():
-        raise ConfigError("a picture cannot be made of pixels that are not numbers", got=f"{int(torch.isnan(images).sum())} NaN")
-    levels = (images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5
-    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    """Images [b, c, h, w] -> uint8 array [b, h, w, c], as `eight_bits`. Raises `ConfigError` where a pixel is not a number."""
+    return eight_bits(images).cpu().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def image_grid(

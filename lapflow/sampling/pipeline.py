@@ -1,9 +1,10 @@
-"""A trained run, ready to sample: `lapflow.load(run)`."""
+"""A trained run or an exported folder, ready to sample: `lapflow.load(run)`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,25 @@ from lapflow.config.building import (
     build_dataset,
     build_engine,
     build_flow,
-    build_guidance,
     build_model,
     build_solver,
     working_dtype,
 )
-from lapflow.config.loading import load_config
 from lapflow.config.schema import Config
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
 from lapflow.core.dataset import Dataset
 from lapflow.core.engine import Engine
-from lapflow.core.errors import CheckpointError, ConfigError, suggest
+from lapflow.core.errors import ConfigError
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.random import keyed_generator
-from lapflow.core.solver import Solver, Statistics
-from lapflow.flows.guidance import ClassifierFreeGuidance
+from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.sampling.exported import is_exported, read_exported
+from lapflow.sampling.request import class_label, resolve_guidance
 from lapflow.sampling.sampler import sample
+from lapflow.sampling.trained import read_run
 from lapflow.sampling.trajectory import Trajectory
-from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
-from lapflow.training.run_folder import run_config
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class Pipeline:
     flow: Flow
     model: Backbone
     codec: Codec
-    dataset: Dataset
     engine: Engine
     shape: tuple[int, int, int]
     class_names: tuple[str, ...]
@@ -82,79 +80,35 @@ class Pipeline:
         device: str = "auto",
         attention: str | None = None,
     ) -> Pipeline:
-        """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw weights.
+        """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw weights; or the
+        weights of a folder that `lapflow export` or `LapFlowPipeline.save_pretrained` wrote.
 
-        `attention` replaces the run's attention backend. Raises `CheckpointError` for what is not a whole run.
+        `attention` replaces the run's attention backend. Raises `CheckpointError` for what is not a whole run or export.
         """
-        run = Path(run)
-        run_config(run)  # names what is wrong with a folder that is no run
-        path = run / "checkpoints" / checkpoint if checkpoint else latest_checkpoint(run / "checkpoints")
-        if path is None:
-            raise CheckpointError(
-                f"the run {run} has no checkpoint yet",
-                expected="a run that saved at least once",
-                remedy="train longer, or set training.checkpoint_every lower",
-            )
-        saved = load_checkpoint(path, only=("model", "ema"), needs=("config", "state", "classes"))
-        config = load_config({**saved.documents["config"], **({"attention": attention} if attention else {})})
-        group = {"ema": "ema", "raw": "model"}.get(weights := weights or config.sampling.weights)
-        if group is None:
-            raise ConfigError("unknown weights", got=weights, expected="ema or raw")
-        if group not in saved.tensors:
-            raise CheckpointError(
-                f"the checkpoint {path} holds no {weights} weights",
-                got=", ".join(saved.tensors) or "no weights",
-                expected=group,
-                remedy="ask for the other kind with weights=raw or weights=ema",
-            )
-        flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
+        read = read_exported if is_exported(run := Path(run)) else read_run
+        trained = read(run, checkpoint=checkpoint, weights=weights, attention=attention)
+        config = trained.config
+        flow, codec = build_flow(config), build_codec(config)
         engine = build_engine(config, device)
-        classes = tuple(saved.documents["classes"])
-        c, h, w = saved.documents.get("shape") or dataset.shape  # a checkpoint of an older lapflow does not say
-        shape = codec.latent_shape((c, h, w))
-        model = build_model(config, flow, shape, len(classes), "cpu")
-        try:
-            model.load_state_dict(saved.tensors[group])
-        except RuntimeError as error:
-            raise CheckpointError(f"the weights in {path} do not fit the config beside them: {error}") from None
-        model = model.to(engine.device).eval().requires_grad_(False)
+        shape = codec.latent_shape(trained.shape)
+        model = trained.fill(build_model(config, flow, shape, len(trained.class_names), "cpu")).to(engine.device)
         with engine.autocast():
             model.require(engine.device, working_dtype(engine.device), needs_grad=False)
-        return cls(config, flow, model, codec, dataset, engine, shape, classes, saved.documents["state"]["step"], weights)
+        return cls(config, flow, model, codec, engine, shape, trained.class_names, trained.step, trained.weights)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The config's data set, which only measuring needs: it need not be on the machine that samples."""
+        return build_dataset(self.config)
 
     def label(self, name: str | int) -> int:
         """The label of a class given by name or number. Raises `ConfigError` with the nearest names."""
-        names = list(self.class_names)
-        if str(name) in names:
-            return names.index(str(name))
-        numbered = not any(n.isdecimal() for n in names)  # where a name is a number, numbers are names
-        if numbered and str(name).isdecimal() and int(name) < len(names):
-            return int(name)
-        if not names:
-            raise ConfigError("this run has no classes", got=f"class {name}", expected="no class")
-        raise ConfigError(
-            "class out of range" if str(name).lstrip("-").isdecimal() else "unknown class",
-            got=name,
-            expected=f"0 to {len(names) - 1}, or {suggest(str(name), names[:50])}",
-        )
+        return class_label(self.class_names, name)
 
     def require(self, solver: Solver, guidance: float | Guidance | None = None) -> Guidance:
         """The guidance that `sample` uses (None: the config's). Raises `ConfigError` unless solver and guidance fit this run."""
-        if guidance is None:
-            guide = build_guidance(self.config)
-        else:
-            guide = guidance if isinstance(guidance, Guidance) else ClassifierFreeGuidance(scale=guidance)
         solver.require(len(self.flow.segments))
-        guide.require(self.flow.levels)
-        if not guide.off and not self.class_names:
-            raise ConfigError("guidance needs class labels", got="a run without classes", expected="guidance scale 1")
-        if not guide.off and self.config.training.label_drop == 0:
-            raise ConfigError(
-                "guidance needs the null class, which this run never trained",
-                got="training.label_drop: 0",
-                expected="guidance scale 1, or a run with label_drop around 0.1",
-            )
-        return guide
+        return resolve_guidance(self.config, self.flow, self.class_names, guidance)
 
     def sample(
         self,
@@ -173,9 +127,7 @@ class Pipeline:
         `labels` default to the classes in turn; `solver` and `guidance` to the config's. `progress` is called with the
         number of images after each batch.
         """
-        if labels is None and self.class_names:
-            labels = [i % len(self.class_names) for i in range(num)]
-        wanted = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        wanted = self.labels(range(num)) if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         if wanted is not None and len(wanted) != num:
             raise ConfigError("labels must be one per sample", got=f"{len(wanted)} labels", expected=f"{num}")
         solver = solver or build_solver(self.config)
@@ -184,25 +136,52 @@ class Pipeline:
         images, statistics, record = [], [], Trajectory(self.flow) if trajectory else None
         for start in range(0, num, size):
             rows = range(start, min(start + size, num))
-            work: list[Statistics] = []
-            with self.engine.autocast():
-                latents = sample(
-                    self.flow,
-                    self.model,
-                    (len(rows), *self.shape),
-                    labels=None if wanted is None else wanted[rows.start : rows.stop],
-                    solver=solver,
-                    guidance=guidance,
-                    generator=[keyed_generator(seed, "noise", i) for i in rows],
-                    observe=record.observer if record is not None and start == 0 else None,
-                    statistics=work,
-                )
-            with torch.inference_mode():
-                images.append(self.codec.decode(latents).float().cpu())
-            statistics.append(sum(work[1:], work[0]))
+            made, work = self.draw(
+                rows,
+                labels=None if wanted is None else wanted[rows.start : rows.stop],
+                solver=solver,
+                guidance=guidance,
+                seed=seed,
+                observe=record.observer if record is not None and start == 0 else None,
+            )
+            images.append(made)
+            statistics.append(work)
             if progress is not None:
                 progress(len(rows))
         return Samples(torch.cat(images), wanted, tuple(statistics), record)
+
+    def labels(self, rows: range) -> Tensor | None:
+        """The labels of the samples numbered `rows` when none are asked for: the classes in turn; None without classes."""
+        return torch.tensor([i % len(self.class_names) for i in rows]) if self.class_names else None
+
+    def draw(
+        self,
+        rows: range,
+        *,
+        labels: Tensor | None,
+        solver: Solver,
+        guidance: Guidance,
+        seed: int = 0,
+        observe: Callable[[Field], Observer] | None = None,
+    ) -> tuple[Tensor, Statistics]:
+        """The samples numbered `rows`, with `labels` [b], as one batch: images [b, c, h, w] on the CPU, and the work. Sample i is a
+        function of (seed, i) and its label; an adaptive solver's steps are the batch's."""
+        work: list[Statistics] = []
+        with self.engine.autocast():
+            latents = sample(
+                self.flow,
+                self.model,
+                (len(rows), *self.shape),
+                labels=labels,
+                solver=solver,
+                guidance=guidance,
+                generator=[keyed_generator(seed, "noise", i) for i in rows],
+                observe=observe,
+                statistics=work,
+            )
+        with torch.inference_mode():
+            images = self.codec.decode(latents).float().cpu()
+        return images, sum(work[1:], work[0])
 
 
 def solver_spec(config: Config, name: str | None, steps: int | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lapflow.core.errors import ConfigError
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators
+from lapflow.core.random import Generators, fresh_generator
 from lapflow.core.solver import Field, Observer, Solver, Statistics
 from lapflow.core.state import State
 from lapflow.flows.guidance import ClassifierFreeGuidance
@@ -73,6 +73,7 @@ def sample(
     noise: Sequence[Mapping[int, Tensor]] | None = None,
     observe: Callable[[Field], Observer] | None = None,
     statistics: list[Statistics] | None = None,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Draw images [b, c, h, w] in the flow's space.
 
@@ -86,22 +87,24 @@ def sample(
         noise: the noise pyramids as `Flow.draw_noise` gives them, in place of drawing them.
         observe: called with each segment's field; gives the function called with (t, state) after every step.
         statistics: a list that receives each segment's work.
+        device: where the state is kept; default: where the model's weights are. For a model that is moved when it is called.
 
     Raises `ConfigError` for labels out of range, labels of an unconditional model, or guidance that needs labels.
     """
     from lapflow.solvers.adaptive import Dopri5
 
     parameter = next(model.parameters())
+    device = parameter.device if device is None else device
     solver = Dopri5() if solver is None else solver
     guide = guidance if isinstance(guidance, Guidance) else ClassifierFreeGuidance(scale=guidance)
     solver.require(len(flow.segments))
     guide.require(flow.levels)
     labels = check_labels(labels, shape[0], model.num_classes, guide)
-    labels = None if labels is None else labels.to(parameter.device)
-    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
+    labels = None if labels is None else labels.to(device)
+    generator = fresh_generator() if generator is None else generator
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     if noise is None:
-        noise = flow.draw_noise(shape[1:], shape[0], generator, dtype=dtype, device=parameter.device)
+        noise = flow.draw_noise(shape[1:], shape[0], generator, dtype=dtype, device=device)
     result = integrate(
         flow,
         lambda segment, condition: ModelField(flow, segment, shape[1:], model, replace(condition, labels=labels), guide),

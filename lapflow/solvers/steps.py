@@ -26,6 +26,9 @@ Steps = Annotated[
 class FixedSteps(Solver):
     """Steps along a grid of times; a subclass says what a step is, and which grid if not the path's own."""
 
+    steered = True
+    fixed_work = True
+
     def __init__(self, *, steps: Steps = 20) -> None:
         self.steps = steps
 

@@ -9,14 +9,11 @@ checkpoints/       step-NNNNNNN/ directories and the file `latest`
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any, TextIO
-from weakref import WeakSet
 
 import torch
 import yaml
@@ -25,7 +22,7 @@ import lapflow
 from lapflow.config.loading import difference, dump_yaml, load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError
-from lapflow.core.files import ASIDE, file_sha256, replace_file
+from lapflow.core.files import ASIDE, file_sha256, replace_file, take_lock
 from lapflow.plugins.registry import distributions_used
 from lapflow.training.checkpoint import clear_asides, latest_checkpoint
 
@@ -122,32 +119,15 @@ class RunFolder:
         replace_file(self.path / CONFIG, data)
 
     def _take_lock(self) -> TextIO:
-        lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+        lock = take_lock(self.path / ".lock")
+        if lock is None:
             raise CheckpointError(
                 "the output folder is in use",
                 got=f"another process trains in {self.path}",
                 expected="a folder of its own for each run",
                 remedy="choose another --out",
-            ) from None
-        _HELD.add(lock)
+            )
         return lock
-
-
-_HELD: WeakSet[TextIO] = WeakSet()
-"""The locks of this process. A child that it forks, such as one that reads images, would hold them too, and for seconds after a
-kill -9 of the run: it lets go of them at once."""
-
-
-def _let_go() -> None:
-    for lock in _HELD:
-        lock.close()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 def other_run(changes: list[str]) -> list[str]:

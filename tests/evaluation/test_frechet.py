@@ -11,6 +11,8 @@ from scipy.linalg import sqrtm
 
 from lapflow.core.errors import DataError
 from lapflow.evaluation import Statistics, frechet_distance
+from lapflow.plugins import create
+from tests.support import small_inception
 
 
 def normal(seed, *shape):
@@ -34,6 +36,40 @@ def test_streaming_agrees_with_numpy(cuts, offset):
     assert statistics.count == 60
     assert statistics.mean.numpy() == pytest.approx(features.numpy().mean(0), rel=1e-12)
     assert statistics.covariance.numpy() == pytest.approx(np.cov(features.numpy().T), rel=1e-7, abs=1e-8)
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_merged_statistics_are_those_of_all(parts):
+    features = normal(0, 61, 4) + 1e3
+    pieces = [Statistics.of(part) for part in features.chunk(parts)]
+    merged = pieces[0]
+    for piece in pieces[1:]:
+        merged = merged.merge(piece)
+    assert merged.count == 61
+    assert merged.mean.numpy() == pytest.approx(features.numpy().mean(0), rel=1e-13)
+    assert merged.covariance.numpy() == pytest.approx(np.cov(features.numpy().T), rel=1e-9, abs=1e-10)
+    with pytest.raises(DataError, match="lengths"):
+        merged.merge(Statistics.of(normal(0, 3, 5)))
+
+
+def test_against_torchmetrics_with_our_extractor(tmp_path):
+    """Its FID, with our Inception extractor in the place of its own, is our distance."""
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    extractor = create("features", small_inception(tmp_path / "inception.pt"))
+
+    class Injected(torch.nn.Module):
+        num_features = 6
+
+        def forward(self, x):
+            return extractor(x)
+
+    other = fid.FrechetInceptionDistance(feature=Injected())
+    a, b = (torch.rand(40 + 9 * s, 3, 16, 16, generator=torch.Generator().manual_seed(s)) ** (1 + s) * 2 - 1 for s in (0, 1))
+    other.update(a, real=True)
+    other.update(b, real=False)
+    ours = frechet_distance(Statistics.of(extractor(a)), Statistics.of(extractor(b)))
+    assert ours == pytest.approx(other.compute().item(), rel=1e-5), "torchmetrics gives its figure in float32"
+    assert ours > 0.01
 
 
 def test_update_returns_a_new_object():

@@ -147,3 +147,27 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(BackendError, match=r"lapflow\[diffusers\]"):
         AutoencoderKLCodec("stabilityai/sd-vae-ft-ema").decode(torch.zeros(1, 4, 2, 2))
+
+
+def test_a_network_may_be_given(folder):
+    """A codec with a network of its owner's loads none, follows it wherever it is moved, and refuses one of another size."""
+    from diffusers import AutoencoderKL
+
+    model = AutoencoderKL.from_pretrained(folder)
+    given, own = AutoencoderKLCodec("no/such-autoencoder", factor=2, channels=2), AutoencoderKLCodec(str(folder), factor=2, channels=2)
+    given.adopt(model)
+    assert given.module is model
+    assert torch.equal(given.encode(images()), own.encode(images()))
+    assert not any(p.requires_grad for p in model.parameters())
+    with pytest.raises(ConfigError, match="'factor': 2"):
+        AutoencoderKLCodec("no/such-autoencoder", channels=2).adopt(model)
+    with pytest.raises(ConfigError, match="Linear"):
+        given.adopt(torch.nn.Linear(1, 1))
+    assert given.module is model
+
+
+def test_a_network_that_hooks_move_is_left_to_them(folder, monkeypatch):
+    codec = AutoencoderKLCodec(str(folder), factor=2, channels=2)
+    monkeypatch.setattr(codec.module, "_hf_hook", object(), raising=False)
+    monkeypatch.setattr(type(codec.module), "to", lambda *a, **k: pytest.fail("it was moved"))
+    assert codec._on(torch.device("meta")) is codec.module

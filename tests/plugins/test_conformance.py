@@ -18,7 +18,7 @@ from lapflow.plugins.conformance import KITS
 from lapflow.plugins.kits.backbone import BANDS
 from lapflow.plugins.kits.base import Conformance
 from lapflow.pyramids import CumulativeIntervals, Identity, Stages
-from tests.support import cached_glyphs, small_autoencoder
+from tests.support import cached_glyphs, small_autoencoder, small_inception
 
 ONE_SCALE = (Segment(0, 0.0, 1.0, {0: 0.0}),)
 FULL = (Segment(0, 0.0, 0.5, {1: 0.0}, (0.0, 1.0)), Segment(1, 0.5, 1.0, {1: 0.0, 0: 0.0}, (0.0, 1.0)))
@@ -112,6 +112,10 @@ CASES = [
     Case("dataset", "latents", {"flip": True}),
     Case("dataset", "latents", {"flip": False}),
     Case("features", "pixels"),
+    Case("features", "inception"),
+    Case("features", "inception", resize="antialiased", batch_size=2),
+    Case("features", "module", target="tests.support:mean_and_spread"),
+    Case("features", "module", target="tests.support:SmallInception"),
 ]
 
 
@@ -140,6 +144,9 @@ def on_disk(case: Case, root: Any) -> Case:
     if case.name == "autoencoder-kl":
         small_autoencoder(root / "autoencoder")
         return Case(case.kind, case.name, case.kit, path=str(root / "autoencoder"), **case.arguments)
+    if case.name == "inception":
+        spec = small_inception(root / "inception.pt")
+        return Case(case.kind, case.name, case.kit, **{k: v for k, v in spec.items() if k != "name"}, **case.arguments)
     return case
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from lapflow.core.codec import Codec
 from lapflow.core.digest import tensors_sha256
@@ -92,12 +92,32 @@ class AutoencoderKLCodec(Codec):
 
     def load(self) -> None:
         if self._model is None:
-            self._model = self._read()
+            self.adopt(self._read())
+
+    @property
+    def module(self) -> nn.Module:
+        self.load()
+        model: nn.Module = self._model
+        return model
+
+    def adopt(self, module: nn.Module) -> None:
+        """A diffusers `AutoencoderKL`, which is frozen. Raises `ConfigError` unless its factor and channels are the config's."""
+        if module is self._model:
+            return
+        settings = getattr(module, "config", None)
+        blocks = getattr(settings, "block_out_channels", None)
+        found = {"channels": getattr(settings, "latent_channels", None), "factor": 2 ** (len(blocks) - 1) if blocks else None}
+        told = {"channels": self.channels, "factor": self.factor}
+        if found != told:
+            name = getattr(settings, "_name_or_path", None) or type(module).__name__
+            raise ConfigError("the autoencoder is not what the codec's config says", got=f"{name} has {found}", expected=str(told))
+        self._model = module.requires_grad_(False).eval()
 
     def _on(self, device: torch.device) -> Any:
-        """The autoencoder, loaded if it was not, on `device`."""
+        """The autoencoder, loaded if it was not, on `device`; one that accelerate's hooks move is left to them."""
         self.load()
-        return self._model if self._model.device == device else self._model.to(device)
+        placed = self._model.device == device or hasattr(self._model, "_hf_hook")
+        return self._model if placed else self._model.to(device)
 
     def _read(self) -> Any:
         try:
@@ -107,7 +127,7 @@ class AutoencoderKLCodec(Codec):
                 "the autoencoder-kl codec needs the package diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'"
             ) from error
         try:
-            model = AutoencoderKL.from_pretrained(self.path, use_safetensors=True, low_cpu_mem_usage=False)
+            return AutoencoderKL.from_pretrained(self.path, use_safetensors=True, low_cpu_mem_usage=False)
         except Exception as error:  # OSError for what is missing; safetensors has a class of its own for a damaged file
             folder = Path(self.path)
             pickled = [] if any(folder.glob("*.safetensors")) else sorted(p.name for p in folder.glob("*.bin"))
@@ -117,8 +137,3 @@ class AutoencoderKLCodec(Codec):
                 expected="a hub name or a folder of a diffusers AutoencoderKL, with its weights in safetensors",
                 remedy="convert the weights with safetensors, where you trust them" if pickled else None,
             ) from error
-        found = {"channels": model.config.latent_channels, "factor": 2 ** (len(model.config.block_out_channels) - 1)}
-        told = {"channels": self.channels, "factor": self.factor}
-        if found != told:
-            raise ConfigError("the autoencoder is not what the codec's config says", got=f"{self.path} has {found}", expected=str(told))
-        return model.requires_grad_(False).eval()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lapflow.core.codec import Codec
+from lapflow.core.errors import ConfigError
 from lapflow.core.random import keyed_generator, rand
-from lapflow.plugins.kits.base import Conformance
+from lapflow.plugins.kits.base import Conformance, error_of
 
 
 class CodecConformance(Conformance):
@@ -64,6 +65,20 @@ class CodecConformance(Conformance):
         shift, scale = self.make().affine
         assert math.isfinite(shift)
         assert scale > 0
+
+    def test_it_works_with_the_network_that_it_shows(self) -> None:
+        """Another instance that adopts its `module` encodes and decodes the same; a codec that shows none takes none."""
+        codec, images, other = self.make(), self.images(), self.make()
+        module = codec.module
+        if module is None:
+            error_of(ConfigError, lambda: other.adopt(torch.nn.Identity()))
+            return
+        other.adopt(module)
+        assert other.module is module
+        assert "path" in codec.config
+        latents = codec.encode(images)
+        assert torch.equal(other.encode(images), latents)
+        assert torch.equal(other.decode(latents), codec.decode(latents))
 
     def test_images_come_back_in_their_shape(self) -> None:
         """decode(encode(x)) is an image of x's shape, near x where the codec says so."""

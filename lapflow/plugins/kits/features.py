@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 import torch
@@ -41,3 +42,15 @@ class FeaturesConformance(Conformance):
         assert float((extractor(images[1:2]) - out[1:2]).abs().max()) <= self.tolerance * (1 + float(out.abs().max()))
         assert torch.equal(extractor(images), out)
         assert not torch.allclose(out[0], out[1])
+
+    def test_identity_is_plain_and_repeats(self) -> None:
+        """A JSON object, the same for another instance; the resizing is said in words."""
+        extractor, other = self.make(), self.make()
+        for one in (extractor, other):
+            one.load()
+        identity = extractor.identity()
+        assert identity
+        assert json.loads(json.dumps(identity)) == identity == other.identity()
+        assert extractor.sha256 == other.sha256
+        assert isinstance(extractor.resize, str)
+        assert extractor.resize

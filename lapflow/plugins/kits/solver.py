@@ -146,6 +146,25 @@ class SolverConformance(Conformance):
         assert times[0] > self.segment.start
         assert all(torch.equal(seen[-1][1][k], state[k]) for k in state)
 
+    def test_an_observer_steers_where_the_solver_says_so(self) -> None:
+        """What an observer puts in the state's place at a step is what the next step starts from; at the last, the result."""
+        if not (solver := self.make()).steered:
+            return
+        seen: list[State] = []
+
+        def keep_ones(t: float, state: State) -> None:
+            seen.append(dict(state))
+            state.update({k: torch.ones_like(x) for k, x in state.items()})
+
+        final, _ = solver.solve(KnownField(self.segment), self.start(), self.segment, keyed_generator("solver"), keep_ones)
+        plain: list[State] = []
+        self.make().solve(
+            KnownField(self.segment), self.start(), self.segment, keyed_generator("solver"), lambda t, x: plain.append(dict(x))
+        )
+        assert all(bool((x == 1).all()) for x in final.values())
+        assert all(torch.equal(seen[0][k], plain[0][k]) for k in final)
+        assert len(seen) == 1 or any(not torch.equal(seen[1][k], plain[1][k]) for k in final)
+
     def test_the_state_keeps_its_form(self) -> None:
         """Scales in order, shapes and dtypes as they came; the state that was given is not written to."""
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
@@ -160,6 +179,15 @@ class SolverConformance(Conformance):
         first, _ = self.make().solve(self.field(), self.start(), self.segment, keyed_generator("solver"))
         again, _ = self.make().solve(self.field(), self.start(), self.segment, keyed_generator("solver"))
         assert all(torch.equal(first[k], again[k]) for k in first)
+
+    def test_fixed_work_does_not_depend_on_the_state(self) -> None:
+        """A solver that says so evaluates at the same times whatever the field gives."""
+        solver, times = self.make(), []
+        for scale in (1.0, 0.3):
+            field = KnownField(self.segment)
+            solver.solve(field, {k: scale * x for k, x in self.start().items()}, self.segment, keyed_generator("solver"))
+            times.append(field.times)
+        assert not solver.fixed_work or times[0] == times[1]
 
     def test_a_non_finite_field_is_an_error(self) -> None:
         """A SolverError, not a picture of NaN."""

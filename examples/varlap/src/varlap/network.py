@@ -40,9 +40,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor, said: Tensor, lengths: list[int], attention: AttentionBackend) -> Tensor:
         scale, shift, scale2, shift2 = self.modulate(said)[:, None].chunk(4, dim=-1)
         q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(norm(x) * (1 + scale) + shift).chunk(3, dim=-1)
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2).split(lengths, dim=2)
+            for part in self.qkv(norm(x) * (1 + scale) + shift).chunk(3, dim=-1)
         )
-        seen = scale_attention(attention, q, k, v, lengths, "causal")
+        seen = torch.cat(scale_attention(attention, q, k, v, "causal"), dim=2)
         x = x + self.out(seen.transpose(1, 2).flatten(2))
         out: Tensor = x + self.mlp(norm(x) * (1 + scale2) + shift2)
         return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -31,3 +31,10 @@ class PixelFeatures(FeatureExtractor):
         if max(height, width) > self.most:
             levels = F.adaptive_avg_pool2d(levels, (min(height, self.most), min(width, self.most)))
         return levels.flatten(1)
+
+    @property
+    def resize(self) -> str:
+        return f"sides above {self.most} pixels averaged down to it"
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "grey_levels": self.grey_levels}

@@ -1,0 +1,28 @@
+"""`lapflow export`: a run's weights as a folder that diffusers loads and the Hub takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="The licence that the model card states, such as apache-2.0. Default: not stated.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the card calls the folder, such as YOU/MODEL. Default: OUT.")] = None,
+) -> None:
+    """Write RUN's weights to OUT in the layout of diffusers: safetensors, configs, a model card. Needs the extra [diffusers]."""
+    from lapflow.hub.exporting import export_run
+
+    pipe = export_run(run, out, checkpoint=checkpoint, weights=weights, licence=licence, name=name)
+    about = pipe.trained
+    typer.echo(f"{about.weights} weights of step {about.step} -> {out}")
+    if pipe.config.metrics is None:
+        typer.echo("Nothing measured of them was found: `lapflow evaluate` before exporting puts its figures on the card.")

@@ -1,0 +1,89 @@
+"""The rows of LapFlow's paper, with the arithmetic that it publishes and the arithmetic that our counts give.
+
+Source: *Laplacian Multi-scale Flow Matching for Generative Modeling*, ICLR 2026, CelebA-HQ 256x256: GFLOPs of an evaluation, and
+milliseconds. Its absolute figures are on a scale of their own, so what can be compared is their ratio to LFM's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lapflow.config.loading import load_config
+from lapflow.evaluation.flops import WITHOUT_MODULATION, cost
+
+SOURCE = "LapFlow, ICLR 2026"
+SINGLE = 22.1
+"""GFLOPs of LFM-L/2, one scale: what the others are held against."""
+MILLISECONDS = {"LapFlow": 18.9, "LFM": 19.1}
+"""Of an evaluation at 256x256."""
+ROUNDING = 0.05
+"""The published GFLOPs have one decimal."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the paper and the recipe that stands for it. `gflops` is None where none are published. `all_read`: a count in which
+    each of the separate networks reads the tokens of all active scales, of a recipe with one expert for all."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    gflops: float | None = None
+    all_read: bool = False
+
+
+L2 = "lapflow-celebahq256"
+SEPARATE = "lapflow-separate-celebahq256"
+ROWS = (
+    Row("LFM-L/2, one scale", "lfm-celebahq256", gflops=SINGLE),
+    Row("LapFlow: K = 2, T = .5", L2, gflops=16.5),
+    Row("separate, unseen skipped", SEPARATE, gflops=38.9),
+    Row("separate, all read, causal", L2, ("model.experts=shared",), gflops=38.9, all_read=True),
+    Row("separate, all read, no mask", SEPARATE, ("model.mask=none",), gflops=38.9),
+    Row("mask none", L2, ("model.mask=none",)),
+    Row("mask self", L2, ("model.mask=self",)),
+    Row("T = .1", L2, ("flow.intervals.starts=[0,0.1]",)),
+    Row("T = .2", L2, ("flow.intervals.starts=[0,0.2]",)),
+    Row("T = .9", L2, ("flow.intervals.starts=[0,0.9]",)),
+    Row("K = 1", "lapflow-k1-celebahq256"),
+    Row("K = 3, T = .33, .67", "lapflow-k3-celebahq256"),
+)
+
+
+@dataclass(frozen=True)
+class Implied:
+    """What a row implies. `ratio` and `unmodulated` are ours, to one scale; `published` is the paper's, `between` what the rounding
+    of its two figures leaves open."""
+
+    row: Row
+    multiply_adds: float
+    ratio: float
+    unmodulated: float
+    published: float | None
+    between: tuple[float, float] | None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether one of our two ratios is what the published figures say, within their rounding; None where none are published."""
+        return None if self.between is None else any(self.between[0] <= r <= self.between[1] for r in (self.ratio, self.unmodulated))
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        own = {key: value for key, value in vars(self).items() if key != "row"}
+        return {**vars(self.row), **own, "agrees": self.agrees}
+
+
+def implied() -> list[Implied]:
+    """What each row of the paper implies. Nothing is allocated."""
+    return [_implied(row) for row in ROWS]
+
+
+def _implied(row: Row) -> Implied:
+    found = cost(load_config(row.recipe, row.overrides))
+    published = between = None
+    if row.gflops is not None:
+        published = row.gflops / SINGLE
+        between = (row.gflops - ROUNDING) / (SINGLE + ROUNDING), (row.gflops + ROUNDING) / (SINGLE - ROUNDING)
+    ratio = found.ratio_of(found.single, row.all_read)
+    return Implied(row, ratio * found.single_scale, ratio, found.ratio_of(WITHOUT_MODULATION, row.all_read), published, between)

@@ -1,0 +1,140 @@
+"""The real images that samples are compared with: read block by block, what is measured of them, what they are known by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lapflow.core.dataset import Dataset, Split
+from lapflow.core.digest import tensors_sha256
+from lapflow.core.errors import DataError, ImageError
+from lapflow.core.features import FeatureExtractor, extract
+from lapflow.data.loader import load_images, spaced
+from lapflow.evaluation.frechet import Statistics
+from lapflow.evaluation.tally import Tally
+from lapflow.evaluation.walk import Walk
+
+BLOCK = 256
+"""Real images read at once."""
+
+PROBES = 256
+"""Images of a split whose pixels are looked at to know it again."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of a set of images: the `statistics` of all their features, and the `features` [k, f] of some of them (k = 0:
+    none were kept), by which kernel distance, precision and recall go."""
+
+    statistics: Statistics
+    features: Tensor
+
+    @property
+    def count(self) -> int:
+        return self.statistics.count
+
+    @classmethod
+    def of(cls, images: Tensor, features: FeatureExtractor) -> Measured:
+        """Of images [n, c, h, w] in memory, n >= 1; no features are kept."""
+        tally = Tally()
+        for block, part in enumerate(images.split(BLOCK)):
+            tally.add(block, extract(features, part), {})
+        return measured(tally)
+
+
+Progress = Callable[[int], Any]
+"""Called with the number of images done after each block."""
+
+KEPT = "features"
+"""The rows of a tally that hold the features kept."""
+
+
+def measured(tally: Tally) -> Measured:
+    """What a walk found. Raises `DataError` where it found no image."""
+    if tally.statistics is None:
+        raise DataError("there is no image to measure", expected="at least one that can be read")
+    kept = tally.column(KEPT)
+    return Measured(tally.statistics, kept if len(kept) else torch.empty(0, len(tally.statistics.mean), dtype=torch.float64))
+
+
+class RealImages:
+    """At most `most` images of a split, evenly spaced. What `keep` makes of them stays in memory once they are read."""
+
+    def __init__(self, dataset: Dataset, split: Split, most: int, keep: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.dataset, self.split, self.most, self.keep = dataset, split, most, keep
+        self.indices = spaced(dataset.size(split), most)
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._cause: ImageError | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def block(self, rows: range) -> tuple[Tensor, list[int]]:
+        """Those of the images numbered `rows` that can be read, [n, c, h, w], and their numbers."""
+        images, labels, refused = load_images(self.dataset, self.split, self.indices[rows.start : rows.stop])
+        if refused:
+            self._cause = refused[-1][1]
+        if self.keep is not None:
+            self._kept[rows.start] = (self.keep(images), labels)
+        bad = {index for index, _ in refused}
+        return images, [row for row in rows if self.indices[row] not in bad]
+
+    def everything(self) -> tuple[Tensor, Tensor]:
+        """What `keep` makes of all that can be read, and their labels. Raises `ImageError` when none can be read."""
+        assert self.keep is not None, "nothing is kept of these images"
+        for start in range(0, len(self), BLOCK):
+            if start not in self._kept:
+                self.block(range(start, min(start + BLOCK, len(self))))
+        if not self._kept:
+            return self.keep(torch.empty(0, *self.dataset.shape)), torch.empty(0, dtype=torch.int64)
+        images, labels = zip(*(self._kept[start] for start in sorted(self._kept)))
+        if not sum(map(len, images)) and self._cause is not None:
+            raise self._cause
+        return torch.cat(images), torch.cat(labels)
+
+    def measure(self, walk: Walk, features: FeatureExtractor, kept: int, progress: Progress) -> Measured | None:
+        """Walk over them: statistics of all, features of `kept` of them, evenly spaced. None on all processes but the first.
+        Collective. Raises `ImageError` when none can be read."""
+        chosen = set(spaced(len(self), kept))
+
+        def go() -> None:
+            for block, rows in walk:
+                images, numbers = self.block(rows)
+                found = extract(features, images) if len(images) else None
+                keep = [i for i, number in enumerate(numbers) if number in chosen]
+                walk.add(block, found, {KEPT: found[keep]} if found is not None and keep else {})
+                progress(len(rows))
+
+        walk.engine.jointly(go)
+        tally = walk.finish()
+        return walk.engine.first(lambda: self._measured(tally))
+
+    def _measured(self, tally: Tally) -> Measured:
+        if tally.statistics is None and self._cause is not None:
+            raise self._cause
+        return measured(tally)
+
+
+def fingerprint(dataset: Dataset, split: Split, most: int) -> dict[str, Any]:
+    """What a split is known by, as JSON values, wherever it lies: its size, how many images of it are used, the SHA-256 of all
+    names, and of the pixels of `PROBES` of the images, evenly spaced. A change of other pixels under the same name is not seen."""
+    size = dataset.size(split)
+    names = hashlib.sha256()
+    for index in range(size):
+        names.update(f"{dataset.name(split, index)}\n".encode())
+    pixels = hashlib.sha256()
+    for index in spaced(size, PROBES):
+        images, labels, refused = load_images(dataset, split, [index])
+        pixels.update(b"unreadable" if refused else tensors_sha256({"image": images, "label": labels}).encode())
+    return {
+        "shape": list(dataset.shape),
+        "size": size,
+        "used": min(most, size),
+        "names": names.hexdigest(),
+        "pixels": pixels.hexdigest(),
+    }

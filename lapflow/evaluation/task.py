@@ -1,0 +1,368 @@
+"""One evaluation, phase by phase: what can be missing, the real images, the samples, the figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lapflow.config.building import build_features, build_images
+from lapflow.config.loading import resolved
+from lapflow.config.schema import Config
+from lapflow.core.dataset import SPLITS, Split
+from lapflow.core.digest import tensors_sha256
+from lapflow.core.engine import Engine
+from lapflow.core.errors import ConfigError, DataError
+from lapflow.core.features import extract
+from lapflow.data.loader import spaced
+from lapflow.data.quarantine import QUARANTINE, listed
+from lapflow.evaluation.agreement import require_sklearn, svm_classifier
+from lapflow.evaluation.archive import Archive
+from lapflow.evaluation.copies import copy_report, nearest_distances, whole_levels
+from lapflow.evaluation.evaluate import copy_figures, frechet_figures
+from lapflow.evaluation.kernel import kernel_distance, require_subsets
+from lapflow.evaluation.manifold import precision_recall, require_neighbours
+from lapflow.evaluation.provenance import made_with, words
+from lapflow.evaluation.real import BLOCK, KEPT, Measured, Progress, RealImages, fingerprint, measured
+from lapflow.evaluation.reference import read_reference, write_reference
+from lapflow.evaluation.tally import Tally
+from lapflow.evaluation.walk import Bench
+from lapflow.plugins.registry import create
+from lapflow.sampling.pictures import to_uint8
+from lapflow.sampling.pipeline import Pipeline
+
+CLASSIFIERS: dict[str, Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]] = {"svm": svm_classifier}
+
+COMPARED = {"frechet", "kid", "precision-recall"}
+"""The metrics that compare features with those of real images."""
+
+WITH_FEATURES = {"kid", "precision-recall"}
+"""Those of them that need the features themselves, not only their mean and covariance."""
+
+HELD_MOST = 8 * 2**30
+"""Bytes of real images that copies and a classifier may hold in memory, in each process."""
+
+Counter = Callable[[str, int], AbstractContextManager[Progress]]
+"""Shows a walk: (what is done, how many images) -> the function that counts them."""
+
+
+@contextmanager
+def uncounted(what: str, total: int) -> Iterator[Progress]:
+    """Shows nothing."""
+    yield lambda count: None
+
+
+@dataclass
+class Task:
+    """An evaluation of `num` samples of `pipeline` as `config.evaluation` says, by the processes of `engine`.
+
+    `guidance` None: the config's. Every process makes one and calls `measure`.
+    """
+
+    run: Path
+    pipeline: Pipeline
+    config: Config
+    engine: Engine
+    num: int
+    solver: Mapping[str, Any]
+    guidance: float | None
+    seed: int
+    batch_size: int
+    npz: Path | None = None
+    counter: Counter = uncounted
+
+    def measure(self, out: Path, report: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """The metrics. Unfinished work is kept in `out`, until the first process has made its `report`. Collective."""
+        self.engine.jointly(self.prepare)
+        bench = Bench(out, self.engine, self.settings.save_every)
+        try:
+            real = self.measure_real(bench)
+            samples = self.measure_samples(bench)
+            metrics: dict[str, Any] = self.engine.exchange(self.engine.first(lambda: self.figures(real, samples)))[0]
+            self.engine.first(lambda: report(metrics))
+            bench.clear()
+            return metrics
+        finally:
+            bench.close()
+
+    # ------------------------------------------------------------------ what can be missing is missed before any work
+
+    def prepare(self) -> None:
+        """Bring data set, solver and extractor, and see that the figures asked for can be had. Raises `LapflowError`."""
+        self.settings = self.config.evaluation
+        self._fingerprints: dict[Split, dict[str, Any]] = {}
+        self.metrics = set(self.settings.metrics)
+        self.method = create("solver", self.solver)
+        self.guide = self.pipeline.require(self.method, self.guidance)
+        self.images = build_images(self.pipeline.dataset)
+        self.sizes = {split: min(self.settings.real_images, self.images.size(split)) for split in SPLITS}
+        self.judged = self.settings.classifier is not None and bool(self.pipeline.class_names) and self.images.num_classes > 1
+        if self.judged:
+            require_sklearn()
+        self.against: Split = self._against()
+        self._require_counts()
+        held = self._held()
+        self.real = {split: RealImages(self.images, split, self.settings.real_images, held) for split in SPLITS}
+        self.extractor = build_features(self.config, self.images.grey_levels, self.pipeline.engine.device)
+        if self.compared:
+            self.extractor.load()
+        for file in (self.npz, self.reference):
+            if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+                raise ConfigError("a file cannot be written there", got=str(file), expected="a file's name in a folder that is there")
+
+    @property
+    def compared(self) -> bool:
+        """Whether samples are compared with real images in features."""
+        return bool(self.metrics & COMPARED)
+
+    @property
+    def splits(self) -> list[Split]:
+        """The splits of which features are measured."""
+        if not self.compared:
+            return []
+        return ["train", "test"] if self.against == "test" and "frechet" in self.metrics else [self.against]
+
+    @property
+    def kept(self) -> int:
+        """How many features of each set are kept, at most."""
+        return self.settings.kept if self.metrics & WITH_FEATURES else 0
+
+    @property
+    def reference(self) -> Path | None:
+        return None if self.settings.reference is None or not self.compared else Path(self.settings.reference).expanduser()
+
+    def _against(self) -> Split:
+        held_out = self.sizes["test"] >= 2
+        if self.settings.against == "auto":
+            return "test" if held_out else "train"
+        if self.settings.against == "test" and not held_out:
+            raise DataError(
+                "samples cannot be compared with held-out images",
+                got=f"evaluation.against: test, and {self.sizes['test']} held-out images",
+                expected="at least two",
+                remedy="set evaluation.against=train, or hold images out",
+            )
+        return self.settings.against
+
+    def _require_counts(self) -> None:
+        """Enough samples and real images for each figure."""
+        if self.num < 2:
+            raise DataError("a covariance needs at least two images", got=f"{self.num} samples", remedy="draw more samples")
+        smaller = min(self.settings.kept, self.num, self.sizes[self.against])
+        if "kid" in self.metrics:
+            require_subsets(smaller, self.settings.kid.subset_size)
+        if "precision-recall" in self.metrics:
+            require_neighbours(smaller, self.settings.neighbours)
+
+    def _held(self) -> Callable[[Tensor], Tensor] | None:
+        """What is kept of real images in memory: all of it for a classifier, levels for copies, nothing without either."""
+        levels = self.images.grey_levels
+        if not self.judged and "copies" not in self.metrics:
+            return None
+        pixel = 4 if self.judged or levels > 255 else 1
+        needed = pixel * sum(self.sizes.values()) * torch.Size(self.images.shape).numel()
+        if needed > HELD_MOST:
+            raise DataError(
+                "copies and a classifier need the real images in memory, and these are too many",
+                got=f"{needed / 2**30:.1f} GiB for {sum(self.sizes.values())} images of {tuple(self.images.shape)}",
+                expected=f"at most {HELD_MOST / 2**30:.1f} GiB",
+                remedy="leave them out: evaluation.metrics=[frechet] evaluation.classifier=null; or lower evaluation.real_images",
+            )
+        return (lambda images: images) if self.judged else (lambda images: whole_levels(images, levels))
+
+    # ------------------------------------------------------------------ real images
+
+    def measure_real(self, bench: Bench) -> dict[Split, Measured]:
+        """What is compared with, of each split; from the reference file if it is there. On the first process."""
+        data = {split: self._fingerprint(split) for split in self.splits}
+        common = {"extractor": self.extractor.identity(), "resize": self.extractor.resize} if self.compared else {}
+        settings = {**common, "kept": self.kept, "data": data}
+        path = self.reference
+        if path is not None and self.engine.exchange(path.exists())[0]:
+            return self.engine.first(lambda: read_reference(path, settings)) or {}
+        found: dict[Split, Measured] = {}
+        for split in self.splits:
+            kept = self.kept if split == self.against else 0
+            walk = bench.walk(f"real-{split}", {**common, "kept": kept, "data": data[split]}, len(self.real[split]), BLOCK)
+            walk.begin()
+            with self._counter(f"real images ({split})", walk.mine, walk.done) as progress:
+                if (one := self.real[split].measure(walk, self.extractor, kept, progress)) is not None:
+                    found[split] = one
+        if path is not None:
+            self.engine.first(lambda: write_reference(path, settings, found))
+        return found
+
+    # ------------------------------------------------------------------ samples
+
+    def measure_samples(self, bench: Bench) -> Tally:
+        """Draw them block by block and keep what the figures need. On the first process of all samples."""
+        seen = self.engine.jointly(self._originals)
+        walk = bench.walk("samples", self._sample_settings(), self.num, self.batch_size)
+        archive, known = None, None
+        if self.npz is not None:
+            archive = Archive(self.npz, walk.folder, self.num, (*self.images.shape[1:], self.images.shape[0]))
+            walk.before_saving = archive.flush
+            known = self.engine.first(archive.prepare)
+        walk.begin(forget=known is False)
+        chosen = set(spaced(self.num, self.kept))
+
+        def go() -> None:
+            for block, rows in walk:
+                labels = self.pipeline.labels(rows)
+                images, work = self.pipeline.draw(rows, labels=labels, solver=self.method, guidance=self.guide, seed=self.seed)
+                _require_numbers(images, rows)
+                found = {"evaluations": torch.tensor([work.evaluations])}
+                features = extract(self.extractor, images) if self.compared else None
+                if features is not None and (keep := [i for i, number in enumerate(rows) if number in chosen]):
+                    found[KEPT] = features[keep]
+                if seen is not None:
+                    found["nearest"] = nearest_distances(whole_levels(images, self.images.grey_levels), seen)
+                if self.judged and labels is not None:
+                    found["agreed"] = (self.judge(images) == labels).sum()[None]
+                if archive is not None:
+                    archive.put(rows.start, to_uint8(images))
+                walk.add(block, features, found)
+                progress(len(rows))
+
+        with self._counter("sampling", walk.mine, walk.done) as progress:
+            self.engine.jointly(go)
+        tally = walk.finish()
+        if archive is not None:
+            self.engine.jointly(archive.flush)
+            labels = self.pipeline.labels(range(self.num))
+            numbers = torch.zeros(self.num, dtype=torch.int64) if labels is None else labels
+            self.engine.first(lambda: archive.pack(numbers.numpy()))
+        return tally
+
+    def _originals(self) -> Tensor | None:
+        """The levels of the training images, if copies are looked for; trains the classifier, if one judges."""
+        if self.judged:
+            self.judge = CLASSIFIERS[str(self.settings.classifier)](*self.real["train"].everything())
+        return self._levels("train") if "copies" in self.metrics else None
+
+    def _levels(self, split: Split) -> Tensor:
+        kept, _ = self.real[split].everything()
+        return whole_levels(kept, self.images.grey_levels) if self.judged else kept
+
+    def _sample_settings(self) -> dict[str, Any]:
+        """All that the samples and what is kept of them depend on."""
+        parts = {name: value for name, value in resolved(self.config).items() if name in ("flow", "model", "codec", "attention")}
+        looked_at = self.judged or "copies" in self.metrics
+        return {
+            **parts,
+            **self._made_with(0),
+            "device": self.pipeline.engine.device.type,
+            "precision": self.pipeline.engine.config.get("precision"),
+            "network": tensors_sha256(self.pipeline.model.state_dict()),
+            "extractor": self.extractor.sha256 if self.compared else None,
+            "kept": self.kept,
+            "copies": "copies" in self.metrics,
+            "classifier": self.settings.classifier if self.judged else None,
+            "training images": self._fingerprint("train") if looked_at else None,
+            "npz": self.npz is not None,
+        }
+
+    # ------------------------------------------------------------------ figures
+
+    def figures(self, real: Mapping[Split, Measured], samples: Tally) -> dict[str, Any]:
+        """All figures, and how they came about; keys as in `MEANINGS`. On the first process."""
+        metrics = self._distances(real, samples) if self.compared else {}
+        if self.judged:
+            metrics["agreement"] = int(samples.column("agreed").sum()) / self.num
+            images, labels = self.real["test"].everything()
+            if len(images):
+                metrics["agreement_real"] = int((self.judge(images) == labels).sum()) / len(images)
+        if "copies" in self.metrics:
+            metrics["copies"] = copy_figures(copy_report(samples.column("nearest"), self._levels("train"), self._levels("test")))
+        used = {split: self._used(split, real) for split in SPLITS}
+        left_out = sum(self.sizes[split] - used[split] for split in SPLITS if self._looked_at(split))
+        metrics["counts"] = {"samples": self.num, **used, "unreadable": left_out, "replaced": listed(self.run / QUARANTINE)}
+        metrics["made_with"] = self._made_with(int(samples.column("evaluations").max()))
+        if self.compared:
+            metrics["measured_in"] = self._measured_in(real, samples)
+        return metrics
+
+    def _distances(self, real: Mapping[Split, Measured], samples: Tally) -> dict[str, Any]:
+        made, against = measured(samples), self._readable(real)
+        found: dict[str, Any] = {}
+        if "frechet" in self.metrics:
+            held_out = real["test"].statistics if against == "test" else None
+            found |= frechet_figures(made.statistics, real["train"].statistics, held_out)
+        if "kid" in self.metrics:
+            kid = self.settings.kid
+            distance = kernel_distance(made.features, real[against].features, subsets=kid.subsets, size=kid.subset_size, seed=kid.seed)
+            found |= {"kid": distance.mean, "kid_std": distance.std}
+        if "precision-recall" in self.metrics:
+            found |= vars(precision_recall(made.features, real[against].features, self.settings.neighbours))
+        return found
+
+    def _measured_in(self, real: Mapping[Split, Measured], samples: Tally) -> dict[str, Any]:
+        """In what features, after what resizing, and against what."""
+        found: dict[str, Any] = {
+            "features": words(self.settings.features),
+            "extractor": self.extractor.sha256,
+            "resize": self.extractor.resize,
+            "against": self._readable(real),
+            "data": self._data(self._readable(real)),
+        }
+        if self.kept:
+            found["kept"] = f"{len(samples.column(KEPT))} and {len(real[self.against].features)}"
+        if "kid" in self.metrics:
+            kid = self.settings.kid
+            found["kid"] = f"{kid.subsets} subsets of {kid.subset_size}, seed {kid.seed}"
+        if "precision-recall" in self.metrics:
+            found["neighbours"] = self.settings.neighbours
+        return found
+
+    def _readable(self, real: Mapping[Split, Measured]) -> Split:
+        """What samples are compared with after all: the training images, where fewer than two held-out ones can be read."""
+        few = self.settings.against == "auto" and self.against == "test" and real["test"].count < 2
+        return "train" if few and "train" in real and not self.kept else self.against
+
+    def _used(self, split: Split, real: Mapping[Split, Measured]) -> int:
+        """How many images of a split the figures are of."""
+        if split in real:
+            return real[split].count
+        return len(self.real[split].everything()[0]) if self.real[split].keep is not None else 0
+
+    def _looked_at(self, split: Split) -> bool:
+        return split in self.splits or self.real[split].keep is not None
+
+    def _made_with(self, evaluations: int) -> dict[str, Any]:
+        how = {"solver": self.solver, "guidance": self.guidance, "seed": self.seed, "batch_size": self.batch_size}
+        return made_with(self.pipeline, evaluations, **how)  # type: ignore[arg-type]
+
+    def _fingerprint(self, split: Split) -> dict[str, Any]:
+        if split not in self._fingerprints:
+            self._fingerprints[split] = fingerprint(self.images, split, self.settings.real_images)
+        return self._fingerprints[split]
+
+    def _data(self, split: Split) -> str:
+        """The SHA-256 of what a split is known by."""
+        return hashlib.sha256(json.dumps(self._fingerprint(split), sort_keys=True).encode()).hexdigest()
+
+    @contextmanager
+    def _counter(self, what: str, total: int, done: int) -> Iterator[Progress]:
+        """Of several processes one shows its progress; the others' is much the same."""
+        with (self.counter if self.engine.rank == 0 else uncounted)(what, total) as progress:
+            if done:
+                progress(done)
+            yield progress
+
+
+def _require_numbers(images: Tensor, rows: range) -> None:
+    """Raises `DataError` where a sample has a pixel that is not a number."""
+    bad = torch.isnan(images).flatten(1).any(1)
+    if bool(bad.any()):
+        raise DataError(
+            "a sample is not made of numbers",
+            got=f"NaN in sample {rows[int(bad.int().argmax())]}",
+            remedy="look at the samples: a diverged model makes such images",
+        )

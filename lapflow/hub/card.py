@@ -1,0 +1,94 @@
+"""The model card: README.md of an exported folder, for people and for the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+import lapflow
+from lapflow.config.loading import resolved
+from lapflow.core.errors import ConfigError
+from lapflow.evaluation.provenance import words
+from lapflow.evaluation.report import fenced_yaml, metrics_table
+from lapflow.sampling.trained import Trained
+
+TAGS = ["lapflow", "flow-matching", "image-generation"]
+NOT_STATED = "Not stated by whoever exported this model."
+MOST_CLASSES = 20
+
+
+def model_card(trained: Trained, *, name: str, parameters: int, metrics: Mapping[str, Any] | None, licence: str | None) -> str:
+    """Markdown with the Hub's front matter. `name` is where the folder is: a path or a repository; `licence` None: not stated.
+
+    `metrics` are those of `lapflow evaluate`; what they were measured with stands in them.
+    """
+    about: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "unconditional-image-generation", "tags": TAGS}
+    if licence is not None:
+        about["license"] = licence
+    parts = [
+        f"---\n{yaml.safe_dump(about, sort_keys=False)}---",
+        f"# {name.rstrip('/').rsplit('/', 1)[-1]}",
+        f"A generative model of images, made with lapflow {lapflow.__version__}.",
+        _table(trained, parameters),
+        "## Use",
+        "```console\n$ pip install 'lapflow[diffusers]'\n```",
+        f"```python\n{_code(trained, name)}```",
+        "With diffusers alone in sight, the class is found by the small files of code in this folder, which import lapflow and do "
+        "nothing else:",
+        "```python\nfrom diffusers import DiffusionPipeline\n\n"
+        f'pipe = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)\n```',
+        "Without diffusers, from a folder on the disk:",
+        f"```console\n$ lapflow sample {name} --num 16 --out samples\n```",
+        "## Measured",
+        metrics_table(metrics) if metrics else "Nothing was measured of these weights when they were exported.",
+        "## Licence",
+        licence or NOT_STATED,
+        "## Config",
+        "The whole resolved config; `lapflow train` starts the same training from it, where its data is.",
+        fenced_yaml(resolved(trained.config)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def check_licence(licence: str | None) -> str | None:
+    """`licence`, if a card can state it. Raises `ConfigError` for one that is not a single line."""
+    if licence is not None and (not licence.strip() or len(licence.splitlines()) != 1):
+        raise ConfigError("a licence is one line", got=repr(licence), expected="the Hub's name of one, such as apache-2.0 or cc-by-4.0")
+    return licence
+
+
+def _table(trained: Trained, parameters: int) -> str:
+    config, (c, h, w) = trained.config, trained.shape
+    flow = config.flow
+    names = trained.class_names
+    listed = ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
+    rows = {
+        "images": f"{h}x{w}, {c} {'channel' if c == 1 else 'channels'}",
+        "classes": f"{len(names)}: {listed}" if names else "none",
+        "weights": f"{trained.weights}, of training step {trained.step}",
+        "parameters": f"{parameters:,}",
+        "space": words(config.codec),
+        "decomposition": words(flow.decomposition),
+        "intervals": words(flow.intervals),
+        "path": words(flow.path),
+        "bridge": words(flow.bridge),
+        "prediction": f"{words(flow.prediction)}, view {flow.view}, noise {flow.noise}",
+        "network": words(config.model),
+        "solver": words(config.sampling.solver),
+        "guidance": words(config.sampling.guidance),
+        "data": words(config.data),
+    }
+    lines = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _code(trained: Trained, name: str) -> str:
+    names = trained.class_names
+    asked = f"class_labels=[{names[0]!r}] * 4" if names else "num_images_per_label=4"
+    return (
+        "import torch\nfrom lapflow import LapFlowPipeline\n\n"
+        f'pipe = LapFlowPipeline.from_pretrained("{name}")\n'
+        f"images = pipe({asked}, generator=torch.Generator().manual_seed(0)).images\n"
+    )

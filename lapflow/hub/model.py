@@ -1,0 +1,172 @@
+"""A lapflow network as a model of diffusers: saved, loaded and moved like theirs, called as lapflow's sampler calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from lapflow.config.building import build_codec, build_flow, build_model
+from lapflow.config.loading import resolved
+from lapflow.core.backbone import Condition, Heads
+from lapflow.core.errors import CheckpointError, ConfigError, LapflowError
+from lapflow.sampling.exported import SHARDS, described
+from lapflow.sampling.trained import Trained
+
+
+class LapFlowModel(ModelMixin, ConfigMixin):
+    """The network of a lapflow composition, and in `flow` the composition's mathematics.
+
+    Its config is lapflow's: `lapflow` is a whole resolved config, `shape` (c, h, w) that of the images (not of their latents),
+    `class_names` are in label order; `step` and `weights` (ema or raw) say what was exported. `attention` names a backend in the
+    place of the config's; this is how it is chosen, and `set_attention_backend` refuses.
+
+    `network` is the lapflow backbone, `trained` says all of the above in lapflow's terms, and `forward` is `Backbone.forward`.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        lapflow: Mapping[str, Any],
+        shape: list[int],
+        class_names: list[str],
+        step: int = 0,
+        weights: str = "raw",
+        attention: str | None = None,
+    ) -> None:
+        super().__init__()
+        said = {"lapflow": lapflow, "shape": shape, "class_names": class_names, "step": step, "weights": weights}
+        self.trained = described(said, Path("a LapFlowModel's config"), attention)
+        config, dtype = self.trained.config, torch.get_default_dtype()
+        with _float32():  # the flow's checks and the network's tables are made in it, whatever dtype the weights are loaded in
+            self.flow = build_flow(config)
+            self.latent_shape = build_codec(config).latent_shape(self.trained.shape)
+            self.network = build_model(config, self.flow, self.latent_shape, len(self.trained.class_names))
+        if dtype != torch.float32:
+            self.network.to(dtype)
+        # All values are in the config: of those that were passed by position diffusers would believe that they are defaults.
+        self.register_to_config(**settings_of(self.trained), attention=None, _use_default_values=[])
+
+    @classmethod
+    def of(cls, trained: Trained) -> LapFlowModel:
+        """The model of trained weights, ready to evaluate. Raises `CheckpointError` if they do not fit their config."""
+        model = cls(**settings_of(trained))
+        trained.fill(model.network)
+        return model.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in diffusers. Raises `CheckpointError` for a config that is not such a model's."""
+        described({**config, **kwargs}, Path(str(config.get("_name_or_path", "the config"))))
+        return super().from_config(config, *args, **kwargs)
+
+    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
+        """state {k: [b, c_k, h_k, w_k]}, t [b], condition -> {"main": {k: [b, c_k, h_k, w_k]}}: see `Backbone.forward`."""
+        heads: Heads = self.network(state, t, condition)
+        return heads
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data; 0 for an unconditional model. The null class is this label."""
+        return self.network.num_classes
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str] | None, **kwargs: Any) -> Any:
+        """As in diffusers, from safetensors only. Raises `CheckpointError` for a folder that lacks something, and for weights that
+        are not exactly the network's, of which diffusers only warns."""
+        refuse_pickles(kwargs.pop("use_safetensors", None), "use_safetensors")
+        wanted = kwargs.pop("output_loading_info", False)
+        place = str(Path(str(pretrained_model_name_or_path)) / (kwargs.get("subfolder") or ""))
+        try:
+            model, info = super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, output_loading_info=True, **kwargs)
+        except (OSError, RuntimeError, ValueError) as error:
+            known = isinstance(error, OSError) or any(words in str(error) for words in MISFIT)
+            if isinstance(error, LapflowError) or not known:
+                raise
+            pickled = sorted(p.name for p in Path(place).glob("*.bin"))
+            raise CheckpointError(
+                "the backbone cannot be loaded",
+                got=f"{place} holds {', '.join(pickled)}, which is a pickle" if pickled else f"{place}: {error}",
+                expected="a backbone that lapflow exported, with its weights in safetensors",
+            ) from error
+        if wrong := [f"{kind.replace('_', ' ')} {', '.join(sorted(info[kind])[:3])}" for kind in WRONG if info.get(kind)]:
+            raise CheckpointError("the weights do not fit the config beside them", got=f"{place}: {'; '.join(wrong)}")
+        return (model, info) if wanted else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        is_main_process: bool = True,
+        save_function: Callable[..., Any] | None = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As in diffusers, to safetensors only."""
+        refuse_pickles(safe_serialization, "safe_serialization")
+        if Path(save_directory).is_file():
+            raise CheckpointError("the output folder is a file", got=str(save_directory), expected="a folder")
+        # The index of an earlier save in several files would be believed before the one file of this.
+        index = SHARDS if variant is None else SHARDS.replace(".json", f".{variant}.json")
+        (Path(save_directory) / index).unlink(missing_ok=True)
+        super().save_pretrained(
+            save_directory,
+            is_main_process=is_main_process,
+            save_function=save_function,
+            variant=variant,
+            max_shard_size=max_shard_size,
+            push_to_hub=push_to_hub,
+            **kwargs,
+        )
+
+    def set_attention_backend(self, backend: str) -> NoReturn:
+        """Raises `ConfigError`: diffusers' backends do not reach lapflow's attention."""
+        raise ConfigError(
+            "a lapflow backbone has lapflow's attention backends, chosen when it is loaded",
+            got=f"set_attention_backend({backend!r})",
+            expected="LapFlowModel.from_pretrained(folder, subfolder='backbone', attention='sdpa')",
+        )
+
+
+MISFIT = ("loading state_dict", "expected shape")
+"""What diffusers' errors say, without and with accelerate, of weights of another shape."""
+WRONG = ("missing_keys", "unexpected_keys")
+"""What diffusers reports of weights that are not the model's."""
+
+
+def settings_of(trained: Trained) -> dict[str, Any]:
+    """The arguments of the `LapFlowModel` of trained weights, as JSON values."""
+    return {
+        "lapflow": resolved(trained.config),
+        "shape": list(trained.shape),
+        "class_names": list(trained.class_names),
+        "step": trained.step,
+        "weights": trained.weights,
+    }
+
+
+def refuse_pickles(wanted: bool | None, name: str) -> None:
+    """Raises `ConfigError` where a caller asks for weights that are not safetensors."""
+    if wanted is not None and not wanted:
+        raise ConfigError("weights are saved and loaded as safetensors, never as pickles", got=f"{name}={wanted}", expected=f"{name}=True")
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,121 @@
+"""What happens after each of the solver's steps: the progress bar, the caller's callback, a changed guidance, an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from lapflow.core.errors import ConfigError
+from lapflow.core.flow import Flow
+from lapflow.core.guidance import Guidance
+from lapflow.core.intervals import Segment
+from lapflow.core.solver import Field, Observer, Solver
+from lapflow.core.state import State, batch_size
+from lapflow.sampling.field import ModelField
+
+if TYPE_CHECKING:
+    from lapflow.hub.pipeline import LapFlowPipeline
+
+Callback = Callable[["LapFlowPipeline", int, float, dict[str, Any]], Mapping[str, Any] | None]
+LATENTS = "latents"
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """Ends a sampling run at `state`, in `segment`, because the pipeline was interrupted."""
+
+    def __init__(self, state: State, segment: Segment) -> None:
+        super().__init__("interrupted")
+        self.state, self.segment = state, segment
+
+
+def planned_steps(flow: Flow, solver: Solver) -> int:
+    """The steps that a progress bar counts: a fixed-step solver's in all segments; else the segments, whose steps nobody knows."""
+    steps = solver.config.get("steps")
+    if steps is None:
+        return len(flow.segments)
+    return sum(steps) if isinstance(steps, Sequence) else steps * len(flow.segments)
+
+
+class StepEnd:
+    """`observer` is `sample`'s `observe`. `update(n)` moves the bar; `guide()` gives the guidance that the pipeline now asks for."""
+
+    def __init__(
+        self,
+        pipe: LapFlowPipeline,
+        solver: Solver,
+        callback: Callback | None,
+        tensors: Sequence[str],
+        update: Callable[[int], Any],
+        guide: Callable[[], Guidance],
+    ) -> None:
+        self.pipe, self.flow, self.solver = pipe, pipe.flow, solver
+        self.callback, self.tensors, self.update, self.guide = callback, tensors, update, guide
+        self.counts_steps = "steps" in solver.config
+        self.done = 0
+
+    def observer(self, current: Field) -> Observer:
+        """What is called with (t, state): first at the segment's begin, then after each of its steps."""
+        field = cast(ModelField, current)
+        field.guidance = self.guide()
+        begun = False
+
+        def watch(t: float, state: State) -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+            else:
+                self._after(field, t, state)
+            if self.pipe.interrupt:
+                raise Interrupted(dict(state), field.segment)
+
+        return watch
+
+    def _after(self, field: ModelField, t: float, state: State) -> None:
+        if self.callback is not None:
+            self._call(self.callback, field, t, state)
+            field.guidance = self.guide()
+        self.done += 1
+        if self.counts_steps or t >= min(field.segment.stop, field.end):
+            self.update(1)
+
+    def _call(self, callback: Callback, field: ModelField, t: float, state: State) -> None:
+        """Call the callback, and put what it made of the latents in the place of the state."""
+        shown = image_of(self.flow, state, field.segment) if LATENTS in self.tensors else None
+        kept = None if shown is None else shown.clone()  # a callback may write into what it is given
+        answer = callback(self.pipe, self.done, t, {} if shown is None else {LATENTS: shown}) or {}
+        made = answer.get(LATENTS, shown)
+        if made is None or (made is shown and kept is not None and torch.equal(shown, kept)):
+            return
+        like = kept if kept is not None else image_of(self.flow, state, field.segment)
+        if not isinstance(made, Tensor) or made.shape != like.shape:
+            raise ConfigError(
+                "a callback must return latents in the form in which it got them",
+                got=f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__,
+                expected=f"a tensor of shape {tuple(like.shape)}",
+            )
+        if not self.solver.steered:
+            raise ConfigError(
+                "this solver goes its own way between its steps, and a callback cannot change the latents",
+                got=type(self.solver).__name__,
+                expected="a solver with a fixed number of steps, such as heun",
+            )
+        bands = self.flow.decomposition.analyze(made.to(like), field.segment.finest)
+        state.update(self.flow.show(bands, field.segment))
+
+
+def image_of(flow: Flow, state: State, segment: Segment) -> Tensor:
+    """The image [b, c, h, w] that the active scales of a state make, at their own resolution."""
+    return flow.decomposition.synthesize(flow.split(state, segment), segment.finest)
+
+
+def unfinished(flow: Flow, state: State, segment: Segment, shape: tuple[int, int, int]) -> Tensor:
+    """The image of full size [b, *shape] that a state in the middle of a run makes, scales that have not entered being 0."""
+    bands, first = flow.split(state, segment), next(iter(state.values()))
+    whole = {
+        k: bands[k] if k in bands else torch.zeros((batch_size(state), *band.shape), dtype=first.dtype, device=first.device)
+        for k, band in flow.bands(shape).items()
+    }
+    return flow.decomposition.synthesize(whole)

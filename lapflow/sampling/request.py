@@ -1,0 +1,56 @@
+"""What is asked of a trained composition, resolved and checked before any work: a class, a guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lapflow.config.building import build_guidance
+from lapflow.config.schema import Config
+from lapflow.core.errors import ConfigError, suggest
+from lapflow.core.flow import Flow
+from lapflow.core.guidance import Guidance
+from lapflow.flows.guidance import ClassifierFreeGuidance
+
+
+def class_label(class_names: Sequence[str], name: str | int) -> int:
+    """The label of a class given by name or number. Raises `ConfigError` with the nearest names."""
+    names = list(class_names)
+    if str(name) in names:
+        return names.index(str(name))
+    numbered = not any(n.isdecimal() for n in names)  # where a name is a number, numbers are names
+    if numbered and str(name).isdecimal() and int(name) < len(names):
+        return int(name)
+    if not names:
+        raise ConfigError("this run has no classes", got=f"class {name}", expected="no class")
+    raise ConfigError(
+        "class out of range" if str(name).lstrip("-").isdecimal() else "unknown class",
+        got=name,
+        expected=f"0 to {len(names) - 1}, or {suggest(str(name), names[:50])}",
+    )
+
+
+def resolve_guidance(
+    config: Config, flow: Flow, class_names: Sequence[str], guidance: float | Sequence[float] | Guidance | None
+) -> Guidance:
+    """The guidance that sampling uses: the config's (None), classifier-free with this scale, or the one given. Raises `ConfigError`
+    unless it fits the flow and what was trained."""
+    if guidance is None:
+        guide = build_guidance(config)
+    else:
+        guide = guidance if isinstance(guidance, Guidance) else ClassifierFreeGuidance(scale=guidance)
+    guide.require(flow.levels)
+    if not guide.off and not class_names:
+        raise ConfigError("guidance needs class labels", got="a run without classes", expected="guidance scale 1")
+    if not guide.off:
+        require_null_class(config, "guidance", "guidance scale 1")
+    return guide
+
+
+def require_null_class(config: Config, what: str, instead: str) -> None:
+    """Raises `ConfigError` where `what` asks for the null class of a run that never trained it."""
+    if config.training.label_drop == 0:
+        raise ConfigError(
+            f"{what} needs the null class, which this run never trained",
+            got="training.label_drop: 0",
+            expected=f"{instead}, or a run with label_drop around 0.1",
+        )
