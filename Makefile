@@ -1,11 +1,12 @@
-# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv, pinned by constraints.txt.
+# Two commands: `make demo` and `make test`; and `make docs`, the documents as a site. Each sets up what it needs in .venv,
+# pinned by constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-versions lint check-types clean
+.PHONY: demo test test-versions docs lint check-types clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/lapflow train lapflow-digits --out $(RUN)
@@ -17,6 +18,10 @@ test: $(VENV)/.installed-dev lint check-types
 
 test-versions: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.stress.versions
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html; for the search: $(BIN)/python -m http.server --directory site"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -33,9 +38,13 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[demo]'
 	touch $@
 
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[docs]'
+	touch $@
+
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[dev]'
-	touch $@ $(VENV)/.installed-demo
+	touch $@ $(VENV)/.installed-demo $(VENV)/.installed-docs
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .hypothesis .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) runs site .pytest_cache .hypothesis .mypy_cache .ruff_cache build *.egg-info

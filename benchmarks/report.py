@@ -23,13 +23,15 @@ def filled(page: str) -> str:
 
 
 def section(name: str) -> str:
+    """What was measured under NAME: its picture, where one was drawn, and its table; or that nothing was."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return f"Not measured: `python -m benchmarks.{name}`."
     found = json.loads(path.read_text())
     where = found["machine"]
     at = where.get("gpu", f"{where['processor']}, {where['threads']} threads")
-    return f"`{found['command']}`, {at}, torch {where['torch']}, {where['date']}:\n\n{table(found['rows'])}"
+    drawn = f"![{name}](pictures/{name}.png)\n\n" if (PAGE.parent / "pictures" / f"{name}.png").exists() else ""
+    return f"{drawn}`{found['command']}`, {at}, torch {where['torch']}, {where['date']}:\n\n{table(found['rows'])}"
 
 
 if __name__ == "__main__":

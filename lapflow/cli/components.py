@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lapflow.cli.output import print_table
 from lapflow.plugins.kinds import KINDS
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class _KindOrCommand(typer.core.TyperGroup):
@@ -61,16 +64,15 @@ def show_component(
     source = find_source(kind, name)
     model = source.load().schema()
     typer.echo(f"{kind} {name}, of {source.label}\n{model.__doc__ or ''}\n")
-    fields = model.model_json_schema()
-    if not fields.get("properties"):
+    rows = argument_rows(model)
+    if not rows:
         typer.echo("no arguments")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("argument", "type", "default", "meaning"):
         table.add_column(column, overflow="fold")
-    for argument, rule in fields["properties"].items():
-        default = "required" if argument in fields.get("required", []) else str(rule.get("default"))
-        table.add_row(argument, describe(rule), default, str(rule.get("description", "")))
+    for row in rows:
+        table.add_row(*row)
     print_table(table)
 
 
@@ -89,6 +91,16 @@ def new_component(
     for path in write_skeleton(kind, name, folder, places.get(kind, kind)):
         typer.echo(path)
     typer.echo(f"next: pip install --editable {folder} && python -m pytest {folder}/tests")
+
+
+def argument_rows(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
+    """A component's arguments from its schema, in words: name, type with bounds, default (or "required"), meaning."""
+    fields = model.model_json_schema()
+    required = fields.get("required", [])
+    return [
+        (name, describe(rule), "required" if name in required else str(rule.get("default")), str(rule.get("description", "")))
+        for name, rule in fields.get("properties", {}).items()
+    ]
 
 
 def describe(rule: dict[str, Any]) -> str:
