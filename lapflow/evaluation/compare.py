@@ -142,10 +142,11 @@ def _metrics(folder: Path) -> dict[str, Any]:
     file = folder / "metrics.json"
     try:
         found = json.loads(file.read_bytes())
+        # What was measured in, an earlier lapflow did not say.
         parts = [found.get(name) for name in ("made_with", "counts")] if isinstance(found, dict) else [None]
+        parts += [found.setdefault("measured_in", {})] if isinstance(found, dict) else []
         if not all(isinstance(part, dict) for part in parts) or "frechet_ratio" not in found:
             raise ValueError("it does not say what an evaluation says")
-        found.setdefault("measured_in", {})  # an earlier lapflow did not say it
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read", got=error, remedy="remove it, to have it measured again") from None
     return found

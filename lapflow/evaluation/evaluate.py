@@ -54,6 +54,7 @@ MEANINGS = {
     "made_with.seed": "sample i is a function of (seed, i) and its class",
     "measured_in.features": "what images are compared in",
     "measured_in.extractor": "SHA-256 of what the features depend on: weights, resizing, settings",
+    "measured_in.length": "numbers in the features of an image",
     "measured_in.resize": "how images came to the extractor's size; figures of other resizing cannot be compared",
     "measured_in.against": "the real images that samples are compared with: held-out (test) or training (train) ones",
     "measured_in.data": "SHA-256 of what the real images are known by",

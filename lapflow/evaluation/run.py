@@ -119,6 +119,8 @@ def summary(metrics: Mapping[str, Any]) -> str:
         rows.append(f"precision {metrics['precision']:.3f}, recall {metrics['recall']:.3f} ({k} nearest neighbours)")
     if measured := metrics.get("measured_in"):
         rows.append(f"in the features {measured['features']}; resizing: {measured['resize']}")
+        if metrics["counts"]["samples"] <= measured["length"]:
+            rows.append(f"no more samples than features ({measured['length']}): a Frechet distance of so few says little")
     if "agreement" in metrics:
         held_out = f" (held-out real images {100 * metrics['agreement_real']:.1f} %)" if "agreement_real" in metrics else ""
         rows.append(f"a classifier sees the class asked for in {100 * metrics['agreement']:.1f} %{held_out}")

@@ -308,6 +308,7 @@ class Task:
         found: dict[str, Any] = {
             "features": words(self.settings.features),
             "extractor": self.extractor.sha256,
+            "length": len(real[self.against].statistics.mean),
             "resize": self.extractor.resize,
             "against": self._readable(real),
             "data": self._data(self._readable(real)),

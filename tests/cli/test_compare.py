@@ -45,6 +45,10 @@ def test_mistakes_are_said_before_any_training(call, tmp_path):
     code, _, err = call("compare", "a: lfm-digits", "a: dit-digits", "--out", tmp_path / "runs")
     assert code == 2
     assert "one name" in err
+    for change in ("evaluation.metrics=[kid]", "evaluation.against=train"):
+        code, _, err = call("compare", "lfm-digits", "--set", change, "--out", tmp_path / "runs")
+        assert code == 2
+        assert "no Frechet ratio" in err
     assert not (tmp_path / "runs").exists()
     with pytest.raises(ConfigError, match="names no recipe"):
         Entry.parse("name: ")

@@ -109,6 +109,7 @@ class TestFigures:
         assert metrics["counts"]["train"] == 1438
         assert "frechet_ratio" not in metrics
         assert "Frechet distance to the training images" in summary(metrics)
+        assert "no more samples than features (64)" in summary(metrics)
 
     def test_blocks_do_not_matter(self, trained, tmp_path):
         a, b = (evaluate(trained, tmp_path, *ALL, batch_size=size) for size in (7, 40))
