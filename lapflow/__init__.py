@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Flow": "lapflow.core.flow",
-    "LapFlowPipeline": "lapflow.hub.pipeline",
+    "LapFlowPipeline": "lapflow.hub",
     "LapflowError": "lapflow.core.errors",
     "Pipeline": "lapflow.sampling.pipeline",
     "load": "lapflow.sampling.pipeline",
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lapflow.config.loading import load_config
     from lapflow.core.errors import LapflowError
     from lapflow.core.flow import Flow
-    from lapflow.hub.pipeline import LapFlowPipeline as LapFlowPipeline
+    from lapflow.hub import LapFlowPipeline as LapFlowPipeline
     from lapflow.plugins.registry import register
     from lapflow.sampling.pipeline import Pipeline, load
     from lapflow.sampling.sampler import sample

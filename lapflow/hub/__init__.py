@@ -1,16 +1,26 @@
 """lapflow at home in diffusers and on the Hub: a pipeline with diffusers' interface, its network as a diffusers model, folders that
-both libraries load. Needs the extra `[diffusers]`; without it the import raises `BackendError`."""
+both libraries load. The two names need the extra `[diffusers]`, and raise `BackendError` without it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from lapflow.core.errors import BackendError
 
-try:
-    import diffusers as _diffusers  # noqa: F401
-except Exception as error:  # an unfit torch or transformers fails with other errors than ImportError
-    raise BackendError(
-        "LapFlowPipeline and LapFlowModel need the package diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'"
-    ) from error
-
-from lapflow.hub.model import LapFlowModel
-from lapflow.hub.pipeline import LapFlowPipeline
-
+_HOME = {"LapFlowModel": "lapflow.hub.model", "LapFlowPipeline": "lapflow.hub.pipeline"}
 __all__ = ["LapFlowModel", "LapFlowPipeline"]
+
+if TYPE_CHECKING:
+    from lapflow.hub.model import LapFlowModel
+    from lapflow.hub.pipeline import LapFlowPipeline
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lapflow.hub' has no attribute {name!r}")
+    try:
+        import diffusers  # noqa: F401
+    except Exception as error:  # an unfit torch or transformers fails with other errors than ImportError
+        raise BackendError(f"{name} needs the package diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'") from error
+    return getattr(importlib.import_module(_HOME[name]), name)

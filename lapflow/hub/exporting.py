@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lapflow.core.errors import CheckpointError
 from lapflow.core.files import ASIDE
-from lapflow.hub.pipeline import LapFlowPipeline
+
+if TYPE_CHECKING:
+    from lapflow.hub import LapFlowPipeline
 
 
 def export_run(
@@ -19,6 +22,8 @@ def export_run(
     `name` is what the model card calls the folder (default: `out`). It is written beside `out` and renamed. Raises
     `CheckpointError` for a folder that is in use or cannot be written, with nothing left there.
     """
+    from lapflow.hub import LapFlowPipeline
+
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(
             "the output folder is in use",
