@@ -97,6 +97,17 @@ def xformers() -> None:
     _attend("xformers")
 
 
+def inception() -> None:
+    import hashlib
+    import tempfile
+
+    from lapflow.plugins import create
+
+    with tempfile.NamedTemporaryFile() as file:
+        digest = hashlib.sha256(Path(file.name).read_bytes()).hexdigest()
+        create("features", {"name": "inception", "path": file.name, "source": "torch-fidelity", "sha256": digest}).load()
+
+
 def tensorboard() -> None:
     from lapflow.training.events import summary_writer
 
@@ -115,6 +126,7 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
     "lapflow/backends/engines/deepspeed.py": (deepspeed, "deepspeed"),
     "lapflow/backends/attention/flash.py": (flash, "flash"),
     "lapflow/backends/attention/xformers.py": (xformers, "xformers"),
+    "lapflow/data/features/inception.py": (inception, "fidelity"),
     "lapflow/training/events.py": (tensorboard, "tensorboard"),
 }
 """By the module with the import: what needs it, and its extra."""

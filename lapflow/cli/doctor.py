@@ -18,6 +18,8 @@ EXTRAS = {
     "flash": ("flash_attn",),
     "tensorboard": ("tensorboard",),
     "peers": ("flow_matching",),
+    "docs": ("mkdocs", "material", "mkdocstrings"),
+    "notebooks": ("nbformat", "nbclient", "ipykernel"),
 }
 """The optional packages of each extra, by the names under which they are imported."""
 

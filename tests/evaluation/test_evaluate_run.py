@@ -155,7 +155,7 @@ class TestReference:
         before = (tmp_path / "real.safetensors").read_bytes()
         pipeline = Pipeline.load(trained)
         config = load_config(pipeline.config.model_dump(mode="json"), [file, *change])
-        pipeline = dataclasses.replace(pipeline, config=config, dataset=create("dataset", config.data))
+        pipeline = dataclasses.replace(pipeline, config=config)
         with pytest.raises(DataError, match="something else") as error:
             evaluate_run(trained, pipeline, num=12, evaluation=config.evaluation, out=tmp_path)
         assert words in str(error.value)
@@ -254,7 +254,7 @@ class TestRefusals:
     def test_held_out_images_that_are_not_there(self, trained, tmp_path):
         pipeline = Pipeline.load(trained)
         config = load_config(pipeline.config.model_dump(mode="json"), ["data.held_out=0.0", "evaluation.against=test"])
-        pipeline = dataclasses.replace(pipeline, config=config, dataset=create("dataset", config.data))
+        pipeline = dataclasses.replace(pipeline, config=config)
         with pytest.raises(DataError, match="0 held-out images"):
             evaluate_run(trained, pipeline, num=4, out=tmp_path)
 

@@ -184,7 +184,7 @@ class SolverConformance(Conformance):
         """A solver that says so evaluates at the same times whatever the field gives."""
         solver, times = self.make(), []
         for scale in (1.0, 0.3):
-            field = KnownField(self.segment)
+            field = self.field()
             solver.solve(field, {k: scale * x for k, x in self.start().items()}, self.segment, keyed_generator("solver"))
             times.append(field.times)
         assert not solver.fixed_work or times[0] == times[1]
