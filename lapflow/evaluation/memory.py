@@ -165,7 +165,7 @@ def _steps(model: Backbone, calls: Sequence[Call]) -> dict[tuple[str, bool], int
     """The most that the forward and backward pass of these calls need, in bytes, by precision and with `recompute` (left out for a
     network without units). The network is left recomputing."""
     for p in model.parameters():
-        p.grad = torch.zeros_like(p)  # as the engines do: a gradient is not an activation
+        p.grad = torch.zeros_like(p)  # gradients are counted apart, with what the engine holds
     found = {(name, False): _step(model, calls, dtype) for name, dtype in PRECISIONS.items()}
     if model.units():
         recompute(model)

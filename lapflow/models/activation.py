@@ -21,8 +21,8 @@ CHUNK = 2**18
 def gelu_(x: Tensor) -> Tensor:
     """[...] -> [...], torch's gelu(approximate="tanh") of an `x` that nothing else uses: its memory may serve for the result.
 
-    Without gradients in float32 on a CPU it is computed as x sigmoid(w), piece by piece in place: torch's kernel there takes about
-    twice as long (torch 2.13), and differs by rounding.
+    Without gradients in float32 on a CPU it is computed as x sigmoid(w), piece by piece in place: torch's kernel there takes longer
+    (torch 2.13), and differs by rounding.
     """
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled() or torch.compiler.is_compiling()
     if plain or not x.is_contiguous():

@@ -63,7 +63,8 @@ def own(found):
 
 
 def measured_step(config):
-    """The largest peak of a few real training steps, forward and backward, through the training loop's own loss."""
+    """The largest peak of a few training steps, forward and backward, through the training loop's own loss. Unlike in a run the gradients
+    are there before: the engine makes them in the backward pass, and the estimate counts them apart."""
     parts = build(config)
     parts.engine.start()
     model = parts.engine.prepare(parts.model, _optimizer(config))
