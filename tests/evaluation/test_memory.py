@@ -8,6 +8,8 @@ from torch import nn
 from torch.profiler import profile
 
 from lapflow import register
+from lapflow.backends.engines import TorchEngine
+from lapflow.cli.cost_tables import memory_words
 from lapflow.config.building import build
 from lapflow.config.loading import load_config
 from lapflow.core.backbone import Backbone, Condition
@@ -250,7 +252,7 @@ def reads_numbers(monkeypatch):
 def test_a_network_that_cannot_be_followed_is_said_so(reads_numbers):
     found = memory(load_config("lapflow-k2-digits", ["model=reads-numbers"]))
     assert found.training is found.sampling is found.step is None
-    assert found.reason
+    assert found.reason in memory_words(found)
     assert found.held["weights"].bytes == 12
 
 
@@ -267,3 +269,11 @@ def test_a_network_that_cannot_be_followed_is_said_so(reads_numbers):
 def test_numbers_that_make_no_sense(overrides, asked, said):
     with pytest.raises(ConfigError, match=said):
         memory(load_config("lapflow-k2-digits", [*SMALL, *overrides]), **asked)
+
+
+def test_an_engine_that_says_nothing_leaves_the_rest(monkeypatch):
+    monkeypatch.setattr(TorchEngine, "held", lambda engine, model, units, processes: None)
+    found = memory(settings("K = 1"))
+    assert found.held is found.kept is found.step is None
+    assert own(found.training) > 0
+    assert "does not say" in memory_words(found)
