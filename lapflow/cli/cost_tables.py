@@ -38,7 +38,7 @@ def sample_table(cost: Cost, solver: str) -> Table | None:
     if cost.sample is None or cost.guided_sample is None:
         return None
     unit, guided = _Unit(cost.guided_sample), cost.guided_sample != cost.sample
-    table = new_table(f"Multiply-adds of one sample, in {unit}: solver {solver}")
+    table = new_table(f"One sample, in {unit}: {solver}")
     for name in ("segment", "evaluations", "multiply-adds", *(("of them guided", "with guidance") if guided else ())):
         table.add_column(name, justify="right")
     for s in cost.segments:
@@ -61,7 +61,8 @@ def sample_words(cost: Cost, solver: str) -> str:
     else:
         lines.append(f"{cost.sample_to_single_scale:.4f} of {cost.evaluations} evaluations of one scale")
     if cost.num_classes:
-        lines.append("guidance: a guided evaluation is two, so guiding all of them doubles a sample's count")
+        whole = "" if cost.sample is None else f": {_count(2 * cost.sample)} if all are guided"
+        lines.append(f"a guided evaluation is two{whole}")
     return "\n".join(lines)
 
 
@@ -81,7 +82,7 @@ def held_table(memory: Memory) -> Table:
     if memory.step is not None:
         table.add_section()
         where = " on the device" if any(h.offloaded for h in held.values()) else ""
-        table.add_row("at most", unit(memory.step), f"if all are largest at once{where}")
+        table.add_row("together", unit(memory.step), f"if all are largest at once{where}")
     return table
 
 
@@ -130,7 +131,7 @@ def paper_table(rows: Sequence[Implied]) -> Table:
     for r in rows:
         gflops = "-" if r.row.gflops is None else f"{r.row.gflops:g}"
         published = "-" if r.published is None else f"{r.published:.4f}"
-        verdict = {None: "", True: "agrees", False: "DIFFERS"}[r.agrees]
+        verdict = "reference" if r.row.gflops == SINGLE else {None: "", True: "agrees", False: "DIFFERS"}[r.agrees]
         table.add_row(r.row.name, gflops, published, f"{r.ratio:.4f}", f"{r.unmodulated:.4f}", f"{r.multiply_adds / 1e9:.2f}", verdict)
     return table
 
@@ -141,7 +142,7 @@ def paper_words(rows: Sequence[Implied]) -> str:
     wrong = [r for r in rows if r.agrees is False]
     counted = ", ".join(f"{r.ratio:.3f}" for r in wrong)
     ours, theirs = MILLISECONDS["LapFlow"], MILLISECONDS["LFM"]
-    causal = next(r for r in rows if r.agrees and r is not single)
+    causal = next(r for r in rows if r.agrees)
     return "\n".join(
         [
             f"published: {SOURCE}; its ratio is of its GFLOPs to LFM's, and - where it gives none",

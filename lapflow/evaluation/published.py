@@ -54,7 +54,7 @@ ROWS = (
 @dataclass(frozen=True)
 class Implied:
     """What a row implies. `ratio` and `unmodulated` are ours, to one scale; `published` is the paper's, `between` what the rounding
-    of its two figures leaves open."""
+    of its two figures leaves open (None for the single scale that all are held against)."""
 
     row: Row
     multiply_adds: float
@@ -65,7 +65,7 @@ class Implied:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether one of our two ratios is what the published figures say, within their rounding; None where none are published."""
+        """Whether one of our two ratios is what the published figures say, within their rounding; None where there are none."""
         return None if self.between is None else any(self.between[0] <= r <= self.between[1] for r in (self.ratio, self.unmodulated))
 
     def document(self) -> dict[str, Any]:
@@ -84,6 +84,7 @@ def _implied(row: Row) -> Implied:
     published = between = None
     if row.gflops is not None:
         published = row.gflops / SINGLE
+    if row.gflops not in (None, SINGLE):
         between = (row.gflops - ROUNDING) / (SINGLE + ROUNDING), (row.gflops + ROUNDING) / (SINGLE - ROUNDING)
     ratio = found.ratio_of(found.single, row.all_read)
     return Implied(row, ratio * found.single_scale, ratio, found.ratio_of(WITHOUT_MODULATION, row.all_read), published, between)

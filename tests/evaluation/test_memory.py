@@ -8,6 +8,8 @@ from torch import nn
 from torch.profiler import profile
 
 from lapflow import register
+from lapflow.backends.engines import TorchEngine
+from lapflow.cli.cost_tables import memory_words
 from lapflow.config.building import build
 from lapflow.config.loading import load_config
 from lapflow.core.backbone import Backbone, Condition
@@ -137,6 +139,8 @@ def test_activations_grow_with_the_batch_and_shrink_by_recomputing():
     a, b, c = (own(found.training) for found in (small, middle, large))
     assert c - b == pytest.approx(2 * (b - a), rel=0.01)  # a part that does not grow, such as the gradient of a weight, is on top
     assert own(small.sampling) < own(middle.sampling) < own(large.sampling) < own(large.training)
+    half, whole = (own(memory(settings("K = 2"), batch=n).sampling) for n in (128, 256))  # GELU's buffer is full at either
+    assert whole == pytest.approx(2 * half, rel=1e-3)
     kept, again = (next(a.bytes for a in small.training if (a.precision, a.recompute) == ("fp32", r)) for r in (False, True))
     assert again < 0.5 * kept
 
@@ -260,7 +264,7 @@ def reads_numbers(monkeypatch):
 def test_a_network_that_cannot_be_followed_is_said_so(reads_numbers):
     found = memory(load_config("lapflow-k2-digits", ["model=reads-numbers"]))
     assert found.training is found.sampling is found.step is None
-    assert found.reason
+    assert found.reason in memory_words(found)
     assert found.held["weights"].bytes == 12
 
 
@@ -277,3 +281,11 @@ def test_a_network_that_cannot_be_followed_is_said_so(reads_numbers):
 def test_numbers_that_make_no_sense(overrides, asked, said):
     with pytest.raises(ConfigError, match=said):
         memory(load_config("lapflow-k2-digits", [*SMALL, *overrides]), **asked)
+
+
+def test_an_engine_that_says_nothing_leaves_the_rest(monkeypatch):
+    monkeypatch.setattr(TorchEngine, "held", lambda engine, model, units, processes: None)
+    found = memory(settings("K = 1"))
+    assert found.held is found.kept is found.step is None
+    assert own(found.training) > 0
+    assert "does not say" in memory_words(found)

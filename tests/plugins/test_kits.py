@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from lapflow.backends.engines import TorchEngine
 from lapflow.core.errors import DataError
 from lapflow.data import Digits
 from lapflow.flows import AppendBridge, ClassifierFreeGuidance, LinearPath
@@ -12,12 +15,11 @@ from lapflow.models import Pixels
 from lapflow.plugins import conformance as kits
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
 from lapflow.solvers import Euler, Heun
+from lapflow.solvers.adaptive import Dopri5
 
 
 class WrongStd(LaplacianPyramid):
     def bands(self, shape):
-        from dataclasses import replace
-
         return {k: replace(band, pixel_std=0.9) for k, band in super().bands(shape).items()}
 
 
@@ -50,6 +52,15 @@ class LooksOutside(Euler):
     def solve(self, field, state, segment, generator=None, observe=None):
         field.velocity(state, segment.stop + 0.1)
         return super().solve(field, state, segment, generator, observe)
+
+
+class CountsBeforehand(Dopri5):
+    fixed_work = True
+
+
+class HoldsHalf(TorchEngine):
+    def held(self, model, units, processes):
+        return {name: replace(h, bytes=h.bytes // 2) for name, h in super().held(model, units, processes).items()}
 
 
 class MixesSamples(AppendBridge):
@@ -127,6 +138,8 @@ WRONG = [
     (kits.SolverConformance, ClaimsTooMuch, "test_it_converges_at_its_order"),
     (kits.SolverConformance, LooksOutside, "test_nothing_is_evaluated_outside_the_segment"),
     (kits.SolverConformance, LooksOutside, "test_statistics_count_the_work"),
+    (kits.SolverConformance, CountsBeforehand, "test_fixed_work_does_not_depend_on_the_state"),
+    (kits.EngineConformance, HoldsHalf, "test_it_says_what_a_process_holds"),
     (kits.BridgeConformance, MixesSamples, "test_samples_do_not_mix"),
     (kits.BridgeConformance, AddsOne, "test_linear_in_state_and_noise"),
     (kits.IntervalsConformance, TimesPastTheEnd, "test_times_lie_in_the_segment_s_domain"),
