@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.errors import ConfigError
+from lapflow.core.transfer import upload
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -49,7 +50,7 @@ def _draw(
 ) -> Tensor:
     width = torch.float64 if dtype == torch.float64 else torch.float32
     if isinstance(generator, torch.Generator):
-        return function(tuple(shape), generator=generator, dtype=width, device=generator.device).to(device=device, dtype=dtype)
+        return upload(function(tuple(shape), generator=generator, dtype=width, device=generator.device), device, dtype)
     if len(generator) != shape[0]:
         raise ConfigError(
             "the number of generators is not the batch size",
@@ -57,4 +58,4 @@ def _draw(
             expected=f"{shape[0]}, one per sample, or a single torch.Generator",
         )
     rows = [function(tuple(shape[1:]), generator=g, dtype=width, device=g.device) for g in generator]
-    return torch.stack(rows).to(device=device, dtype=dtype)
+    return upload(torch.stack(rows), device, dtype)

@@ -24,6 +24,7 @@ from lapflow.config.schema import Config
 from lapflow.core.engine import Calls, Engine
 from lapflow.core.errors import CheckpointError, LapflowError
 from lapflow.core.random import keyed_generator, rand
+from lapflow.core.transfer import upload
 from lapflow.data.loader import Batch, Batches
 from lapflow.data.order import place
 from lapflow.data.quarantine import QUARANTINE, Quarantine
@@ -274,13 +275,13 @@ def _loss(
     """The loss of one batch, and its named parts (detached)."""
     engine, flow, seed, label_drop = parts.engine, parts.flow, parts.config.seed, parts.config.training.label_drop
     generators = [keyed_generator(seed, "sample", position) for position in batch.positions]
-    images = batch.images.to(engine.device, non_blocking=True)
+    images = upload(batch.images, engine.device)
     with torch.no_grad():
         x = parts.encode(images, generators)
     labels = None
     if parts.num_classes:
         dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < label_drop
-        labels = torch.where(dropped, parts.num_classes, batch.labels).to(engine.device, non_blocking=True)
+        labels = upload(torch.where(dropped, parts.num_classes, batch.labels), engine.device)
     total = torch.zeros((), device=engine.device)
     named: dict[str, Tensor] = {}
     points = [point.labelled(labels) for point in flow.training_points(x, generators, stage)]
