@@ -62,7 +62,7 @@ def compare(
 ) -> list[dict[str, object]]:
     def work(call: Callable[[], Iterable[Tensor]]) -> Callable[[], None]:
         def forward() -> None:
-            with torch.no_grad():
+            with torch.inference_mode():
                 call()
 
         def both() -> None:

@@ -73,7 +73,7 @@ def work(gradient: bool, side: int, levels: int, batch: int, depth: int) -> Call
     model, given = network(side, levels, depth), inputs(side, levels, batch)
 
     def evaluation() -> None:
-        with torch.no_grad():
+        with torch.inference_mode():
             model(*given)
 
     def step() -> None:

@@ -154,10 +154,8 @@ def _call(model: Backbone, flow: Flow, shape: tuple[int, int, int], segment: Seg
 
 def _evaluation(model: Backbone, call: Call, dtype: torch.dtype) -> int:
     """The most that an evaluation without gradients needs, in bytes."""
-    model.requires_grad_(False)
-    with torch.no_grad(), LiveBytes() as live, _autocast(dtype):
+    with torch.inference_mode(), LiveBytes() as live, _autocast(dtype):
         model(*call)
-    model.requires_grad_(True)
     return live.peak
 
 

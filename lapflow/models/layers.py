@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
-from lapflow.models.activation import gelu_
+from lapflow.models.activation import LinearGELU
 from lapflow.models.positions import Grid, position_embedding
 
 
@@ -106,12 +106,12 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = LinearGELU(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
-        return self.fc2(gelu_(self.fc1(x)))
+        return self.fc2(self.fc1(x))
 
 
 class FinalLayer(nn.Module):
