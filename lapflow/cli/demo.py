@@ -35,8 +35,11 @@ def demo(
         offer = Offer.of(run, pipeline, {option: value for option, value in chosen.items() if value is not None})
         worker = Worker()
         app = application(offer, worker, (host,))
-        typer.echo(f"{offer.title}: {address(listening)}  (Ctrl-C ends it)")
-        if not is_private(listening):
-            typer.echo("anyone who reaches this machine can open the page, which has no password")
-        serve(app, worker, listening)
+
+        def ready() -> None:
+            typer.echo(f"{offer.title}: {address(listening)}  (Ctrl-C ends it)")
+            if not is_private(listening):
+                typer.echo("anyone who reaches this machine can open the page, which has no password")
+
+        serve(app, worker, listening, ready)
     typer.echo("ended")

@@ -47,7 +47,7 @@ class Guard:
         """Why a request is refused, or None."""
         hosts = [value for name, value in headers if name == "host"]
         if len(hosts) != 1 or not self._known(hosts[0]):
-            return "lapflow demo answers to its own address only, not to this Host\n"
+            return "lapflow demo is not known by this name: open it by its address, or start it with --host NAME\n"
         origins = [value for name, value in headers if name == "origin"]
         if method not in ("GET", "HEAD") and origins not in ([f"http://{hosts[0]}"], [f"https://{hosts[0]}"]):
             return "lapflow demo takes requests from its own page only\n"

@@ -43,13 +43,23 @@ class NotWantedError(Exception):
 def paint(offer: Offer, drawing: Drawing, tell: Tell, cancelled: Callable[[], bool]) -> None:
     """Draw the sample number 0 of the drawing's seed, which is the one that `lapflow sample --num 1` writes.
 
-    Raises `NotWantedError` after the first step at which `cancelled` says so, and what sampling raises.
+    Raises `NotWantedError` before the next evaluation of the network once `cancelled` says so, and what sampling raises.
     """
     pipeline, began = offer.pipeline, time.perf_counter()
-    watching = _Watching(Trajectory(pipeline.flow), tell, cancelled)
-    images, work = pipeline.draw(
-        range(1), labels=drawing.labels, solver=drawing.solver, guidance=drawing.guidance, seed=drawing.seed, observe=watching.observer
-    )
+    watching = _Watching(Trajectory(pipeline.flow), tell)
+
+    def look(*_: Any) -> None:
+        if cancelled():
+            raise NotWantedError
+
+    # Not in the observer: an adaptive solver may evaluate often between two steps.
+    hook = pipeline.model.register_forward_pre_hook(look)
+    try:
+        images, work = pipeline.draw(
+            range(1), labels=drawing.labels, solver=drawing.solver, guidance=drawing.guidance, seed=drawing.seed, observe=watching.observer
+        )
+    finally:
+        hook.remove()
     watching.finish()
     tell(
         {
@@ -66,8 +76,8 @@ def paint(offer: Offer, drawing: Drawing, tell: Tell, cancelled: Callable[[], bo
 class _Watching:
     """Tells of a trajectory while it grows, and keeps of it only what a column to come may need."""
 
-    def __init__(self, trajectory: Trajectory, tell: Tell, cancelled: Callable[[], bool]) -> None:
-        self.trajectory, self.tell, self.cancelled = trajectory, tell, cancelled
+    def __init__(self, trajectory: Trajectory, tell: Tell) -> None:
+        self.trajectory, self.tell = trajectory, tell
         self.columns = deque(enumerate(STRIP_TIMES))
         self.shown = 0.0
 
@@ -75,8 +85,6 @@ class _Watching:
         keep = self.trajectory.observer(current)
 
         def watch(t: float, state: State) -> None:
-            if self.cancelled():
-                raise NotWantedError
             keep(t, state)
             while self.columns and self._settled(self.columns[0][1], t):
                 self._column()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 import uvicorn
@@ -47,9 +48,10 @@ def is_private(listening: socket.socket) -> bool:
 
 
 class Server(uvicorn.Server):
-    """Ends the drawings before it waits for the answers, which would otherwise go on as long as they."""
+    """Calls `ready` once it answers and Ctrl-C is heard; ends the drawings before it waits for the answers, which would otherwise go
+    on as long as they."""
 
-    def __init__(self, app: App, worker: Worker) -> None:
+    def __init__(self, app: App, worker: Worker, ready: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -64,19 +66,23 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=SECONDS_TO_END,
             )
         )
-        self.worker = worker
+        self.worker, self.ready = worker, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.worker.stop()
         await super().shutdown(sockets)
 
 
-def serve(app: App, worker: Worker, listening: socket.socket) -> None:
-    """Serve until Ctrl-C, in the main thread of a process; elsewhere until the server's `should_exit` is set."""
+def serve(app: App, worker: Worker, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until Ctrl-C, in the main thread of a process. `ready` is called once the page can be opened."""
     worker.start()
     try:
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended
-            Server(app, worker).run(sockets=[listening])
+            Server(app, worker, ready).run(sockets=[listening])
     finally:
         worker.stop()
         worker.join(SECONDS_TO_END)

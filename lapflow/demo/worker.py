@@ -64,7 +64,7 @@ class Worker:
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """End a job that nobody waits for: at once if it has not begun, else after its present step."""
+        """End a job that nobody waits for: at once if it has not begun, else before its next evaluation of the network."""
         with self._changed:
             job.cancelled.set()
             with suppress(ValueError):
