@@ -18,7 +18,7 @@ def demo(
     attention: Annotated[str | None, typer.Option(help="Attention backend. Default: the config's.")] = None,
 ) -> None:
     """Serve a page to play with RUN: choose class, guidance, solver, steps and seed, watch the scales mature, compare two settings,
-    and copy the command that repeats a picture. Ctrl-C ends it. Needs the extra [demo]."""
+    and copy the command that repeats a picture. Ctrl-C ends it. Needs the extra demo."""
     from lapflow.demo import require_packages
 
     require_packages()

@@ -37,8 +37,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address(listening: socket.socket) -> str:
-    """The URL of a bound socket."""
+    """The URL at which this machine reaches a bound socket."""
     host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:  # every address of the machine, and itself none to open
+        host = "::1" if ":" in host else "127.0.0.1"
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 

@@ -250,5 +250,6 @@ def test_addresses():
         assert "--port" in str(error.value)
     with bind("0.0.0.0", 0) as every:
         assert not is_private(every)
+        assert address(every).startswith("http://127.0.0.1:")
     with pytest.raises(BackendError, match="no such address"):
         bind("nowhere.invalid", 0)
