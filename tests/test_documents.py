@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 TINY = ["training.steps=2", "training.batch_size=8", "model.depth=1", "model.width=32", "model.heads=2", "training.warmup_steps=0"]
 HUB = "stabilityai/sd-vae-ft-mse"
 """The autoencoder of the documents: a small random one stands in for it."""
-LONG = {"make demo", "make test", "pip install", "hf upload", "pre-commit install", "python -m build", "python -m tests.stress."}
+LONG = {"make demo", "make test", "pip install", "hf upload", "pre-commit install", "python -m build", "python -m tests.", "lapflow demo"}
 AFTER = {"diffusers.md"}
 """Documents whose Python uses what their commands have made: it runs after them, where they ran."""
 TOOLS = {"ruff", "mypy", "pytest", "make"}

@@ -108,6 +108,12 @@ def inception() -> None:
         create("features", {"name": "inception", "path": file.name, "source": "torch-fidelity", "sha256": digest}).load()
 
 
+def page() -> None:
+    from lapflow.demo import require_packages
+
+    require_packages()
+
+
 def tensorboard() -> None:
     from lapflow.training.events import summary_writer
 
@@ -122,6 +128,7 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
     "lapflow/data/glyphs.py": (glyphs, "demo"),
     "lapflow/evaluation/agreement.py": (agreement, "demo"),
     "lapflow/sampling/pictures.py": (picture, "demo"),
+    "lapflow/demo/__init__.py": (page, "demo"),
     "lapflow/pyramids/wavelet.py": (wavelet, "wavelets"),
     "lapflow/backends/engines/deepspeed.py": (deepspeed, "deepspeed"),
     "lapflow/backends/attention/flash.py": (flash, "flash"),
@@ -131,8 +138,8 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
 }
 """By the module with the import: what needs it, and its extra."""
 
-DERIVED = {"lapflow/hub/model.py", "lapflow/hub/pipeline.py"}
-"""Their classes derive from a package's, so they do not import without it; the package that they stand in says what it needs."""
+DERIVED = {"lapflow/hub/model.py", "lapflow/hub/pipeline.py", "lapflow/demo/web.py", "lapflow/demo/serving.py"}
+"""They are made of a package's classes, so they do not import without it; the package that they stand in says what it needs."""
 
 
 class Without:
@@ -221,6 +228,7 @@ PHOTOS = "data={name: folder, root: photos, size: 8, channels: 1}"
     [
         (["train", "lapflow-digits"], "demo"),
         (["train", "lapflow-glyphs"], "demo"),
+        (["demo", "run"], "demo"),
         (["train", "lapflow-digits", PHOTOS, "training.tensorboard=true"], "tensorboard"),
         (["train", "lapflow-digits", PHOTOS, "flow.decomposition={name: wavelet, wavelet: db2}"], "wavelets"),
         (["train", "lapflow-digits", PHOTOS, "engine=deepspeed"], "deepspeed"),
@@ -232,7 +240,8 @@ def test_the_command_says_so_before_it_leaves_anything(arguments: list[str], ext
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(4):
             Image.new("L", (8, 8), 20 * i).save(tmp_path / "photos" / name / f"{i}.png")
-    done = bare(f"from lapflow.cli import main\nmain({[*arguments, '--out', 'run']!r})", tmp_path)
+    out = [] if arguments[0] == "demo" else ["--out", "run"]
+    done = bare(f"from lapflow.cli import main\nmain({[*arguments, *out]!r})", tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert f"lapflow[{extra}]" in done.stderr
     assert "Traceback" not in done.stderr

@@ -61,7 +61,8 @@ def package_files() -> set[str]:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert inside == package_files()
-    assert {"lapflow/py.typed", "lapflow/recipes/lapflow-digits.yaml", "lapflow/plugins/skeletons/solver.py"} <= inside
+    some = {"lapflow/py.typed", "lapflow/recipes/lapflow-digits.yaml", "lapflow/plugins/skeletons/solver.py", "lapflow/demo/page.html"}
+    assert some <= inside
 
 
 def test_the_wheel_holds_the_licence_and_the_command(wheel: zipfile.ZipFile) -> None:

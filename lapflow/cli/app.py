@@ -15,6 +15,7 @@ from lapflow import __version__
 from lapflow.cli import components, config
 from lapflow.cli.check import check
 from lapflow.cli.compare import compare
+from lapflow.cli.demo import demo
 from lapflow.cli.doctor import doctor
 from lapflow.cli.encode import encode
 from lapflow.cli.evaluate import evaluate
@@ -41,6 +42,7 @@ app.command()(sample)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(export)
+app.command()(demo)
 app.command()(check)
 app.command()(flops)
 app.add_typer(config.app, name="config")

@@ -9,7 +9,7 @@ import typer
 from lapflow.cli.output import print_table
 
 EXTRAS = {
-    "demo": ("sklearn", "matplotlib"),
+    "demo": ("sklearn", "matplotlib", "starlette", "uvicorn"),
     "wavelets": ("pywt",),
     "fidelity": ("torch_fidelity",),
     "diffusers": ("diffusers",),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lapflow.config.building import build_solver, require_solver
+from lapflow.config.building import build_solver
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.flow import Flow
@@ -16,7 +16,7 @@ from lapflow.core.guidance import Guidance
 from lapflow.core.random import Generators
 from lapflow.core.solver import Solver
 from lapflow.plugins.registry import create
-from lapflow.sampling.request import class_label, require_null_class, resolve_guidance
+from lapflow.sampling.request import class_label, require_method, require_null_class, resolve_guidance
 from lapflow.sampling.sharing import share_steps
 
 Labels = int | str | Sequence[int | str] | Tensor | None
@@ -70,9 +70,7 @@ def choose_solver(
             )
         shared = share_steps(steps, flow.segments)
         method = create("solver", {**spec, "steps": shared[0] if len(shared) == 1 else shared})
-    require_solver(flow, method)
-    if missing := [name for name in method.heads if name not in heads]:
-        raise ConfigError("this solver uses what the network does not predict", got=f"{type(method).__name__} needs {', '.join(missing)}")
+    require_method(flow, heads, method)
     return method
 
 

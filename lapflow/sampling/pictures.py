@@ -32,6 +32,16 @@ def to_uint8(images: Tensor) -> np.ndarray:
     return eight_bits(images).cpu().permute(0, 2, 3, 1).contiguous().numpy()
 
 
+def from_pixels(pixels: np.ndarray) -> Image.Image:
+    """One of `to_uint8`'s [h, w, c], c 1 or 3, as a picture."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def tile(image: Tensor, channels: int) -> Image.Image:
+    """One image [c, h, w] of `channels` per sub-band as a picture, a pixel for a number: the mosaic of what has not 1 or 3 channels."""
+    return from_pixels(to_uint8(_mosaic(image, channels)[None])[0])
+
+
 def image_grid(
     images: Tensor,
     columns: int,
@@ -268,9 +278,7 @@ def _common_side(images: Sequence[Tensor], target: int = 96) -> tuple[int, int]:
 
 def _tile(image: Tensor, channels: int, side: tuple[int, int]) -> Image.Image:
     """One image [c, h, w] of `channels` per sub-band, resized to `side` = (h, w) without interpolation."""
-    pixels = to_uint8(_mosaic(image, channels)[None])[0]
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
-    return picture.resize((side[1], side[0]), Image.Resampling.NEAREST)
+    return tile(image, channels).convert("RGB").resize((side[1], side[0]), Image.Resampling.NEAREST)
 
 
 def _mosaic(image: Tensor, channels: int) -> Tensor:

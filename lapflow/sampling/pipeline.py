@@ -31,7 +31,7 @@ from lapflow.core.guidance import Guidance
 from lapflow.core.random import keyed_generator
 from lapflow.core.solver import Field, Observer, Solver, Statistics
 from lapflow.sampling.exported import is_exported, read_exported
-from lapflow.sampling.request import class_label, resolve_guidance
+from lapflow.sampling.request import class_label, require_method, resolve_guidance
 from lapflow.sampling.sampler import sample
 from lapflow.sampling.trained import read_run
 from lapflow.sampling.trajectory import Trajectory
@@ -107,7 +107,7 @@ class Pipeline:
 
     def require(self, solver: Solver, guidance: float | Guidance | None = None) -> Guidance:
         """The guidance that `sample` uses (None: the config's). Raises `ConfigError` unless solver and guidance fit this run."""
-        solver.require(len(self.flow.segments))
+        require_method(self.flow, self.model.heads, solver)
         return resolve_guidance(self.config, self.flow, self.class_names, guidance)
 
     def sample(

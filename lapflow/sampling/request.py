@@ -1,14 +1,15 @@
-"""What is asked of a trained composition, resolved and checked before any work: a class, a guidance."""
+"""What is asked of a trained composition, resolved and checked before any work: a class, a solver, a guidance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lapflow.config.building import build_guidance
+from lapflow.config.building import build_guidance, require_solver
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
+from lapflow.core.solver import Solver
 from lapflow.flows.guidance import ClassifierFreeGuidance
 
 
@@ -27,6 +28,14 @@ def class_label(class_names: Sequence[str], name: str | int) -> int:
         got=name,
         expected=f"0 to {len(names) - 1}, or {suggest(str(name), names[:50])}",
     )
+
+
+def require_method(flow: Flow, heads: Sequence[str], solver: Solver) -> None:
+    """Raises `ConfigError` unless the solver fits the flow and its path, and asks for no other `heads` than the network has beside
+    `main`."""
+    require_solver(flow, solver)
+    if missing := [name for name in solver.heads if name not in heads]:
+        raise ConfigError("this solver uses what the network does not predict", got=f"{type(solver).__name__} needs {', '.join(missing)}")
 
 
 def resolve_guidance(

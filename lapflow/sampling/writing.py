@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from lapflow.core.errors import CheckpointError
-from lapflow.sampling.pictures import image_grid, scale_strip, to_uint8
+from lapflow.sampling.pictures import from_pixels, image_grid, scale_strip, to_uint8
 from lapflow.sampling.pipeline import Pipeline, Samples
 
-STRIP_COLUMNS = 9
+STRIP_TIMES = tuple(i / 8 for i in range(9))
+"""The times of the columns of `scales.png`."""
 GRID_MOST = 400
 MARK = ".lapflow-samples"
 """The file that says that the images beside it are ours to replace: it is there before the first one."""
@@ -29,13 +29,12 @@ def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
     names = pipeline.class_names
     for i, image in enumerate(pixels):
         label = "" if samples.labels is None else f"-{_plain(names, int(samples.labels[i]))}"
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / "images" / f"{i:05d}{label}.png")
+        from_pixels(image).save(folder / "images" / f"{i:05d}{label}.png")
     labels = np.zeros(len(pixels), dtype=np.int64) if samples.labels is None else samples.labels.numpy()
     np.savez(folder / "samples.npz", arr_0=pixels, arr_1=labels)
     image_grid(samples.images[:GRID_MOST], columns=_columns(samples.labels, len(pixels))).save(folder / "grid.png")
     if samples.trajectory is not None:
-        times = [i / (STRIP_COLUMNS - 1) for i in range(STRIP_COLUMNS)]
-        scale_strip(samples.trajectory.images(times)).save(folder / "scales.png")
+        scale_strip(samples.trajectory.images(STRIP_TIMES)).save(folder / "scales.png")
 
 
 def prepare_folder(folder: Path) -> None:

@@ -34,6 +34,11 @@ MANIFEST = "manifest.json"
 REPLACED = "replaced-"
 
 
+def checkpoint_name(step: int) -> str:
+    """The name of the checkpoint of a step."""
+    return f"step-{step:07d}"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Named groups of tensors and JSON documents."""
@@ -45,7 +50,7 @@ class Checkpoint:
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
     """Write `folder/step-NNNNNNN` and point `folder/latest` at it; keep the `keep` newest. Raises `CheckpointError` when the
     disk refuses, with the checkpoints before it untouched."""
-    target = folder / f"step-{step:07d}"
+    target = folder / checkpoint_name(step)
     aside = folder / f"{ASIDE}{target.name}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

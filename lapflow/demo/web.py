@@ -1,0 +1,126 @@
+"""The addresses of the page: `GET /` is the page, `GET /offer` what can be chosen, `POST /draw` a sample while it is made.
+
+An answer to /draw is a line of JSON for each event of `painter`. There is no other address, and no file is read for any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from importlib import resources
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from lapflow.core.errors import LapflowError
+from lapflow.demo.guard import App, Guard
+from lapflow.demo.offer import Offer
+from lapflow.demo.painter import Event, paint
+from lapflow.demo.wish import MOST_BYTES, read_wish, resolve
+from lapflow.demo.worker import ENDS, BusyError, Job, Worker
+
+SECONDS_TO_ASK = 10.0
+"""In which the body of a request must have come."""
+MOST_UNREAD = 4
+"""Pictures of the state that lie ready for a page that reads slowly; further ones are left out."""
+
+
+def application(offer: Offer, worker: Worker, names: tuple[str, ...] = ()) -> App:
+    """The page of a run, behind its guard, which knows the server by these `names`."""
+    page = resources.files("lapflow.demo").joinpath("page.html").read_text(encoding="utf-8")
+    document = offer.document()
+
+    async def show(request: Request) -> Response:
+        return HTMLResponse(page)
+
+    async def choose(request: Request) -> Response:
+        return JSONResponse(document)
+
+    app = Starlette(routes=[Route("/", show), Route("/offer", choose), Route("/draw", _Draw(offer, worker), methods=["POST"])])
+    app.router.redirect_slashes = False
+    return Guard(app, page, names)
+
+
+class _Draw:
+    """Answers a wish with its events, and cancels the drawing when the page has gone."""
+
+    def __init__(self, offer: Offer, worker: Worker) -> None:
+        self.offer, self.worker = offer, worker
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientDisconnect):
+            events, job = _Events(), None
+            try:
+                body = await _body(Request(scope, receive))
+                drawing = resolve(read_wish(body), self.offer)
+                job = Job(lambda tell, cancelled: paint(self.offer, drawing, tell, cancelled), events.tell)
+                self.worker.submit(job)
+                response: Response = StreamingResponse(events.lines(), media_type="application/x-ndjson")
+            except RequestError as refused:
+                response = _error(refused.status, str(refused))
+            except BusyError as error:
+                response = _error(503, str(error), {"Retry-After": "2"})
+            except LapflowError as error:
+                response = _error(400, str(error))
+            try:
+                await response(scope, receive, send)
+            finally:
+                if job is not None:
+                    self.worker.cancel(job)
+
+
+class RequestError(Exception):
+    """A request that is not read to its end, with the status that says why."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request, of bounded size, in bounded time."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestError(415, "the request must be JSON")
+    body = b""
+    try:
+        async with asyncio.timeout(SECONDS_TO_ASK):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise RequestError(413, f"the request is too large: more than {MOST_BYTES} bytes")
+    except TimeoutError:
+        raise RequestError(408, f"the request did not come within {SECONDS_TO_ASK:g} seconds") from None
+    return body
+
+
+def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    # The rest of a body that was not read would stand before the next request of the connection.
+    return JSONResponse({"error": text}, status, {"Connection": "close", **(headers or {})})
+
+
+class _Events:
+    """A job's events on their way from the worker's thread to the answer."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def tell(self, event: Event) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the server has ended without waiting
+            self.loop.call_soon_threadsafe(self._put, event)
+
+    def _put(self, event: Event) -> None:
+        if event["event"] != "step" or self.queue.qsize() < MOST_UNREAD:
+            self.queue.put_nowait(event)
+
+    async def lines(self) -> AsyncIterator[str]:
+        while True:
+            event = await self.queue.get()
+            yield json.dumps(event) + "\n"
+            if event["event"] in ENDS:
+                return
