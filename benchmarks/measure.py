@@ -84,4 +84,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    digits = f"{value:.3g}"
+    return f"{float(digits):,.0f}" if "e+" in digits else digits  # 2,010 and not 2.01e+03

@@ -145,16 +145,22 @@ DERIVED = {"lapflow/hub/model.py", "lapflow/hub/pipeline.py", "lapflow/demo/web.
 class Without:
     """A finder of modules that finds no optional package, as if it were not installed: `import` and `find_spec` say so alike."""
 
-    def __init__(self, finder: Any) -> None:
-        self.finder = finder
+    def __init__(self, finder: Any, hidden: set[str]) -> None:
+        self.finder, self.hidden = finder, hidden
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        return None if name.partition(".")[0] in HIDDEN else self.finder.find_spec(name, path, target)
+        return None if name.partition(".")[0] in self.hidden else self.finder.find_spec(name, path, target)
+
+    def find_distributions(self, *context: Any) -> Any:
+        """Entry points of what is installed: MkDocs finds its theme and its plugins by them."""
+        return self.finder.find_distributions(*context) if hasattr(self.finder, "find_distributions") else ()
 
 
-def hide() -> None:
-    assert not [name for name in sys.modules if name.partition(".")[0] in HIDDEN], "an optional package was there before it was hidden"
-    sys.meta_path[:] = [finder if not hasattr(finder, "find_spec") else Without(finder) for finder in sys.meta_path]  # type: ignore[misc]
+def hide(but: tuple[str, ...] = ()) -> None:
+    """Hide the optional packages, or all of them but those of the extra that is installed."""
+    hidden = set(HIDDEN) - set(but)
+    assert not [name for name in sys.modules if name.partition(".")[0] in hidden], "an optional package was there before it was hidden"
+    sys.meta_path[:] = [finder if not hasattr(finder, "find_spec") else Without(finder, hidden) for finder in sys.meta_path]  # type: ignore[misc]
 
 
 def import_all() -> dict[str, str]:

@@ -11,10 +11,12 @@ import tomllib
 import zipfile
 from email.message import Message
 from email.parser import Parser
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 import lapflow
 from lapflow.cli.doctor import EXTRAS
@@ -115,3 +117,21 @@ def test_what_is_built_here_is_pinned() -> None:
     needed = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
     names = {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in needed if not line.startswith("lapflow[")}  # type: ignore[index]
     assert names - pinned == set()
+
+
+def test_what_is_pinned_takes_the_oldest_python() -> None:
+    """A pinned version that wants a newer Python than pyproject.toml says cannot be installed there, and `make test` with it."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    pinned = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    checked, refuse = 0, []
+    for name, version in pinned:
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:  # a pin for another platform
+            continue
+        if found.version.partition("+")[0] == version:
+            checked += 1
+            if oldest not in SpecifierSet(found.metadata["Requires-Python"] or ""):
+                refuse.append(name)
+    assert checked > len(pinned) / 2, "this is not the environment of constraints.txt"
+    assert not refuse

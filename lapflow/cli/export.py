@@ -18,7 +18,7 @@ def export(
     ] = None,
     name: Annotated[str | None, typer.Option(help="What the card calls the folder, such as YOU/MODEL. Default: OUT.")] = None,
 ) -> None:
-    """Write RUN's weights to OUT in the layout of diffusers: safetensors, configs, a model card. Needs the extra [diffusers]."""
+    """Write RUN's weights to OUT in the layout of diffusers: safetensors, configs, a model card. Needs the extra diffusers."""
     from lapflow.hub.exporting import export_run
 
     pipe = export_run(run, out, checkpoint=checkpoint, weights=weights, licence=licence, name=name)

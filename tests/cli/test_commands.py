@@ -28,6 +28,16 @@ def test_help_does_not_import_torch():
         assert command in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [([], "Needs the extra diffusers."), (["evaluate"], "evaluation.metrics=[frechet,kid]"), (["train"], "flow.intervals.starts=[0,0.2]")],
+    ids=["all", "evaluate", "train"],
+)
+def test_help_is_whole(capsys, arguments, said):
+    """Rich takes [words] for markup and leaves them out."""
+    assert said.replace(" ", "") in "".join(run(capsys, *arguments, "--help")[1].translate({ord("│"): None}).split())
+
+
 def test_a_user_s_mistake_is_one_screen_and_exit_code_2(capsys):
     code, out, err = run(capsys, "config", "show", "lapflow-digits", "training.stepz=3")
     assert code == 2

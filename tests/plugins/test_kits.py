@@ -9,7 +9,7 @@ import torch
 
 from lapflow.backends.engines import TorchEngine
 from lapflow.core.errors import DataError
-from lapflow.data import Digits
+from lapflow.data import Digits, PixelFeatures
 from lapflow.flows import AppendBridge, ClassifierFreeGuidance, LinearPath
 from lapflow.models import Pixels
 from lapflow.plugins import conformance as kits
@@ -122,7 +122,25 @@ class RefusesOnlyBefore(Digits):
         raise DataError("no mirrored images")
 
 
+class MixesImages(PixelFeatures):
+    def __call__(self, images):
+        return super().__call__(images - images.mean(0))
+
+
+class SinglePrecision(PixelFeatures):
+    def __call__(self, images):
+        return super().__call__(images).float()
+
+
+class KnownByItsPlace(PixelFeatures):
+    def identity(self):
+        return {"weights": id(self)}
+
+
 WRONG = [
+    (kits.FeaturesConformance, MixesImages, "test_images_do_not_mix_and_are_told_apart"),
+    (kits.FeaturesConformance, SinglePrecision, "test_one_finite_float64_vector_per_image"),
+    (kits.FeaturesConformance, KnownByItsPlace, "test_identity_is_plain_and_repeats"),
     (kits.CodecConformance, DrawsGlobally, "test_draws_come_from_the_sample_s_own_generator"),
     (kits.CodecConformance, DrawsForTheBatch, "test_draws_come_from_the_sample_s_own_generator"),
     (kits.CodecConformance, EncodesOtherwise, "test_encoding_is_the_latents_of_the_moments"),
