@@ -11,7 +11,7 @@ import typer
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="What is measured, such as evaluation.metrics=[frechet,kid].", metavar="[KEY=VALUE]...")
+        list[str] | None, typer.Argument(help="What is measured, such as evaluation.metrics=\\[frechet,kid].", metavar="[KEY=VALUE]...")
     ] = None,
     num: Annotated[int | None, typer.Option(min=2, help="Number of samples. Default: the config's evaluation.samples.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")] = None,
