@@ -39,8 +39,8 @@ from lapflow.sampling.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Samples:
-    """What a pipeline made: `images` [n, c, h, w] in [-1, 1], `labels` [n] or None, the work of each batch (guidance
-    pairs count once), and the first sample's trajectory if it was asked for."""
+    """What a pipeline made: `images` [n, c, h, w], nominally in [-1, 1] and not clipped, `labels` [n] or None, the work of
+    each batch (guidance pairs count once), and the first sample's trajectory if it was asked for."""
 
     images: Tensor
     labels: Tensor | None
