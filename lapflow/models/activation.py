@@ -33,11 +33,11 @@ class LinearGELU(nn.Linear):
     def _plain(self, x: Tensor) -> bool:
         """Whether the kernel takes this `x`, and nothing has to be known of it but its value."""
         return (
-            torch.is_inference_mode_enabled()
+            not torch.compiler.is_compiling()  # first: what follows cannot be traced
+            and torch.is_inference_mode_enabled()
             and x.device.type == self.weight.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
         )
 
 
