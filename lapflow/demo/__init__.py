@@ -4,8 +4,8 @@
     wish.py      what a page asks for, checked; the command line that repeats it
     painter.py   one sample, told step by step
     worker.py    one sample at a time, a bounded queue, and ending what nobody waits for
-    guard.py     who may ask: host, origin, size; the headers of every answer
-    web.py       the three addresses of the page
+    guard.py     who may ask: host and origin; the headers of every answer
+    web.py       the three addresses of the page, the size of what it is sent
     serving.py   the socket, and Ctrl-C
     page.html    the page
 

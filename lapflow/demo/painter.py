@@ -115,7 +115,7 @@ class _Watching:
     def _step(self, t: float) -> None:
         [(_, images)] = Trajectory(self.trajectory.flow, frames=self.trajectory.frames[-1:]).images([t])
         scale = list(images)[-1]
-        self.tell({"event": "step", "t": t, "scale": scale, "picture": _pictures(images, LIVE_SIDE)[scale]})
+        self.tell({"event": "step", "t": t, "scale": scale, **_pictures({"picture": images[scale]}, LIVE_SIDE)})
 
 
 def _pictures(images: Mapping[str, Tensor], side: int) -> dict[str, str]:
