@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, Mask, scale_attention
 from lapflow.models.layers import MLP, modulate
+from lapflow.models.linear import Linear
 
 Modulation = tuple[Tensor, ...]
 
@@ -26,8 +27,8 @@ class Expert(nn.Module):
     def __init__(self, width: int, hidden: int, affine: bool = True) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, elementwise_affine=affine, eps=1e-6)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=affine, eps=1e-6)
         self.mlp = MLP(width, hidden)
 
@@ -50,7 +51,7 @@ class ModulatedExpert(Expert):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(width, hidden, affine=False)
-        self.modulation = nn.Linear(width, 6 * width)
+        self.modulation = Linear(width, 6 * width)
 
     def modulations(self, condition: Tensor | None) -> Modulation:
         return self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
-from lapflow.models.activation import LinearGELU
+from lapflow.models.linear import Linear, LinearGELU
 from lapflow.models.positions import Grid, position_embedding
 
 
@@ -41,7 +41,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch, self.finest = patch, finest
         self.grid = (band.height // patch, band.width // patch)
-        self.proj = nn.Linear((band.channels + band.condition) * patch * patch, width)
+        self.proj = Linear((band.channels + band.condition) * patch * patch, width)
         self.register_buffer("position", position_embedding(width, self.grid, finest), persistent=False)
 
     @property
@@ -69,7 +69,7 @@ class TimestepEmbedder(nn.Module):
     def __init__(self, width: int, frequencies: int = 256) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(Linear(frequencies, width), nn.SiLU(), Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         """t [b] -> [b, d]."""
@@ -107,7 +107,7 @@ class MLP(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = LinearGELU(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
@@ -121,8 +121,8 @@ class FinalLayer(nn.Module):
         super().__init__()
         self.patch, self.grid = embed.patch, embed.grid
         self.norm = nn.LayerNorm(width, elementwise_affine=not modulated, eps=1e-6)
-        self.modulation = nn.Linear(width, 2 * width) if modulated else None
-        self.linear = nn.Linear(width, embed.patch**2 * channels)
+        self.modulation = Linear(width, 2 * width) if modulated else None
+        self.linear = Linear(width, embed.patch**2 * channels)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """x [b, n, d], condition [b, d] (None without modulation) -> [b, c, h, w]."""

@@ -1,17 +1,13 @@
 """With one scale MoTDiT is DiT: its parameter counts, and its function as written down here a second time."""
 
-import itertools
 import math
-from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from lapflow.backends.attention import SDPA
-from lapflow.models import MoTDiT, activation
-from lapflow.models.activation import FUSED, LinearGELU
+from lapflow.models import MoTDiT
 from lapflow.models.layers import TimestepEmbedder, patchify, unpatchify
 from lapflow.models.positions import position_embedding
 from tests.models.builders import inputs, laplacian, small
@@ -100,35 +96,3 @@ def test_time_is_scaled_to_a_thousand_and_survives_half_precision():
     assert sinusoid[0, 0].item() == pytest.approx(math.cos(500.0), abs=1e-4)
     assert embed.sinusoid(torch.tensor([0.5], dtype=torch.bfloat16)).dtype == torch.float32
     assert embed.double().sinusoid(torch.tensor([0.5], dtype=torch.float64)).dtype == torch.float64
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (1, 300, 5), (2, 3, 5)])
-def test_the_activation_is_the_tanh_gelu_however_it_is_computed(shape):
-    x = 4 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    layer = LinearGELU(5, 7)
-    wide = x.double() @ layer.weight.double().T + layer.bias.double()
-    want = wide / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
-    for given, without in itertools.product((x, x.mT.contiguous().mT), (nullcontext, torch.no_grad, torch.inference_mode)):
-        with without():
-            torch.testing.assert_close(layer(given).double(), want, rtol=1e-5, atol=2e-6)
-    with torch.inference_mode():
-        torch.testing.assert_close(layer.double()(x.double()), want)
-
-
-def test_the_fused_activation_is_used_and_counted_and_hides_no_derivative(monkeypatch):
-    layer, x = LinearGELU(5, 7), torch.randn(3, 5)
-    used = []
-    monkeypatch.setattr(activation, "FUSED", lambda *a: used.append(a) or FUSED(*a))
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        layer(x)
-    assert len(used) == 1
-    assert counter.get_total_flops() == 2 * 3 * 5 * 7
-    tangents = []
-    for without in (nullcontext, torch.no_grad, torch.inference_mode):
-        with without():
-            tangents.append(torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1])
-    torch.testing.assert_close(tangents[1:], tangents[:1] * 2)
-    assert tangents[0].abs().sum() > 0
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
-    assert len(used) == 1

@@ -1,0 +1,120 @@
+"""The transformers' linear layers, on a CPU in float32 by oneDNN's kernel where that is the faster one.
+
+torch takes such products from MKL, which on AMD's processors uses half the width of their vectors; oneDNN uses all of it. On Intel's
+the two are equally fast, and torch's choice stays. The results differ by rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+ONEDNN = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
+"""oneDNN's x W^T + b with a function applied before the result leaves the cache; what torch.compile's frozen graphs use. It has no
+derivative of its own."""
+
+
+def _processor() -> str:
+    """What the system says of the processor's maker."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+
+
+PREFERRED = ONEDNN is not None and torch.backends.mkl.is_available() and "AuthenticAMD" in _processor()
+"""Whether plain products are oneDNN's here."""
+
+
+class Linear(nn.Linear):
+    """x W^T + b."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., k] -> [..., m]."""
+        if not (PREFERRED and _plain(x, self.weight)):
+            return super().forward(x)
+        if torch.is_inference_mode_enabled():
+            return _onednn(x, self.weight, self.bias)
+        found: Tensor = Product.apply(x.flatten(0, -2), self.weight, self.bias)
+        return found.unflatten(0, x.shape[:-1])
+
+
+class LinearGELU(Linear):
+    """gelu(x W^T + b) with gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), its tanh form (Hendrycks & Gimpel 2016).
+
+    In inference mode on a CPU in float32 it is one kernel of oneDNN's. With gradients GELU is torch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., k] -> [..., m]."""
+        if ONEDNN is not None and _plain(x, self.weight) and torch.is_inference_mode_enabled():
+            return _onednn(x, self.weight, self.bias, "gelu", "tanh")
+        return F.gelu(super().forward(x), approximate="tanh")
+
+
+class Product(torch.autograd.Function):
+    """x w^T + b of x [n, k], w [m, k] and b [m] or None, by oneDNN. Its derivatives are such products again, to any order:
+    d/dx is g w, d/dw is g^T x, d/db the sum of g's rows, with g [n, m] the gradient of the result."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.save_for_forward(x, w)
+        return _onednn(x, w, b)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        for_x, for_w, for_b = ctx.needs_input_grad
+        return (
+            Product.apply(g, w.t(), None) if for_x else None,
+            Product.apply(g.t(), x.t(), None) if for_w else None,
+            g.sum(0) if for_b else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor | None, w: Tensor | None, b: Tensor | None) -> Tensor:
+        at_x, at_w = ctx.saved_tensors
+        parts = [] if b is None else [b]
+        if x is not None:
+            parts.append(Product.apply(x, at_w, None))
+        if w is not None:
+            parts.append(Product.apply(at_x, w, None))
+        return sum(parts[1:], parts[0])
+
+
+def _onednn(x: Tensor, w: Tensor, b: Tensor | None, then: str = "none", form: str = "") -> Tensor:
+    assert ONEDNN is not None
+    found: Tensor = ONEDNN(x, w, b, then, [], form)
+    return found
+
+
+def _plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's kernel takes these, and nothing follows them but autograd's own tape."""
+    return (
+        not torch.compiler.is_compiling()  # first: what follows cannot be traced
+        and x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and type(x) is Tensor
+        and x.dim() > 1
+        and type(weight) in (nn.Parameter, Tensor)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """For torch's FlopCounterMode: those of the product, as it counts any linear layer."""
+    return 2 * math.prod(out_shape) * weight[-1]
+
+
+if ONEDNN is not None and ONEDNN not in flop_registry:
+    register_flop_formula(ONEDNN)(_flops)

@@ -1,0 +1,127 @@
+"""The linear layers, by whichever kernel: the same function, the same derivatives of every order and kind, the same count."""
+
+import itertools
+import math
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
+
+from lapflow.models import linear
+from lapflow.models.linear import ONEDNN, Linear, LinearGELU
+
+WITHOUT = (nullcontext, torch.no_grad, torch.inference_mode)
+
+
+@pytest.fixture(params=[False, True], ids=["torch", "oneDNN"])
+def preferred(request, monkeypatch):
+    """Whether plain products are oneDNN's, whatever this processor is; and the calls of its kernel."""
+    if request.param:
+        assert ONEDNN is not None
+    used = []
+    monkeypatch.setattr(linear, "PREFERRED", request.param)
+    monkeypatch.setattr(linear, "ONEDNN", lambda *a: used.append(a) or ONEDNN(*a))
+    return request.param, used
+
+
+def drawn(layer, *shape):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    return layer, torch.randn(shape, generator=generator)
+
+
+def line(x, w, b):
+    """x W^T + b in float64, by einsum."""
+    return torch.einsum("...k,mk->...m", x.double(), w.double()) + b.double()
+
+
+def gelu(x, w, b):
+    wide = line(x, w, b)
+    return wide / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
+
+
+KINDS = pytest.mark.parametrize(("kind", "want"), [(Linear, line), (LinearGELU, gelu)])
+
+
+@KINDS
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (0, 5), (1, 300, 5), (2, 3, 5), (2, 0, 5)])
+def test_values(preferred, kind, want, shape):
+    layer, x = drawn(kind(5, 7), *shape)
+    strided = [x.mT.contiguous().mT, x.new_ones(()).expand(shape)] if len(shape) > 1 else []
+    for given, without in itertools.product([x, *strided], WITHOUT):
+        with without():
+            torch.testing.assert_close(layer(given).double(), want(given, *layer.parameters()), rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer.double()(x.double()), want(x, *layer.parameters()))
+
+
+@KINDS
+def test_derivatives_of_two_orders(preferred, kind, want):
+    layer, x = drawn(kind(5, 7), 2, 3, 5)
+    x.requires_grad_()
+
+    def derivatives(f):
+        inputs = [x, *layer.parameters()]
+        first = torch.autograd.grad(f().sin().sum(), inputs, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), inputs)]
+
+    for found, wanted in zip(derivatives(lambda: layer(x)), derivatives(lambda: want(x, *layer.parameters()))):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert bool(preferred[1]) == preferred[0]
+
+
+@KINDS
+@pytest.mark.parametrize("of", [("x",), ("weight",), ("bias",), ("x", "weight", "bias")])
+def test_forward_derivatives(preferred, kind, want, of):
+    layer, x = drawn(kind(5, 7), 2, 3, 5)
+    values = {"x": x, "weight": layer.weight.detach(), "bias": layer.bias.detach()}
+    along = {name: torch.randn(values[name].shape, generator=torch.Generator().manual_seed(1)) for name in of}
+    wanted = torch.func.jvp(
+        lambda *moved: want(*{**values, **dict(zip(of, moved))}.values()), tuple(values[name] for name in of), tuple(along.values())
+    )[1]
+    with forward_ad.dual_level(), torch.no_grad():
+        dual = {name: forward_ad.make_dual(v, along[name]) if name in along else v for name, v in values.items()}
+        found = torch.func.functional_call(layer, {"weight": dual["weight"], "bias": dual["bias"]}, dual["x"])
+        torch.testing.assert_close(forward_ad.unpack_dual(found).tangent.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@KINDS
+def test_function_transforms(preferred, kind, want):
+    layer, x = drawn(kind(5, 7), 3, 5)
+    with torch.no_grad():
+        wanted = torch.func.jvp(lambda x: want(x, *layer.parameters()), (x,), (torch.ones_like(x),))[1]
+    for without in WITHOUT:
+        with without():
+            found = torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1]
+            torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(torch.func.vmap(layer)(x[None])[0].double(), want(x, *layer.parameters()), rtol=1e-4, atol=1e-4)
+
+
+@KINDS
+def test_multiply_adds_are_counted_as_torch_counts_them(preferred, kind, want):
+    layer, x = drawn(kind(5, 7), 3, 5)
+    x.requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        layer(x).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 3 * 5 * 7
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        layer(x.detach())
+    assert counter.get_total_flops() == 2 * 3 * 5 * 7
+
+
+@KINDS
+def test_who_computes(preferred, kind, want):
+    """oneDNN in inference mode where it is preferred, and with GELU everywhere; never under autocast or in another precision."""
+    prefer, used = preferred
+    layer, x = drawn(kind(5, 7), 3, 5)
+    with torch.inference_mode():
+        layer(x)
+    assert len(used) == (prefer or kind is LinearGELU)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert layer.double()(x.double()).dtype == torch.float64
+    assert len(used) == (prefer or kind is LinearGELU)
