@@ -109,9 +109,9 @@ def inception() -> None:
 
 
 def page() -> None:
-    from lapflow.demo import require_packages
+    import lapflow.demo.serving
 
-    require_packages()
+    assert lapflow.demo.serving.uvicorn
 
 
 def tensorboard() -> None:
@@ -123,12 +123,12 @@ def tensorboard() -> None:
 CASES: dict[str, tuple[Callable[[], None], str]] = {
     "lapflow/models/codecs/autoencoder_kl.py": (autoencoder, "diffusers"),
     "lapflow/models/unet.py": (unet, "diffusers"),
-    "lapflow/hub/__init__.py": (pipeline, "diffusers"),
+    "lapflow/hub/needed.py": (pipeline, "diffusers"),
     "lapflow/data/digits.py": (digits, "demo"),
     "lapflow/data/glyphs.py": (glyphs, "demo"),
     "lapflow/evaluation/agreement.py": (agreement, "demo"),
     "lapflow/sampling/pictures.py": (picture, "demo"),
-    "lapflow/demo/__init__.py": (page, "demo"),
+    "lapflow/demo/needed.py": (page, "demo"),
     "lapflow/pyramids/wavelet.py": (wavelet, "wavelets"),
     "lapflow/backends/engines/deepspeed.py": (deepspeed, "deepspeed"),
     "lapflow/backends/attention/flash.py": (flash, "flash"),
@@ -138,8 +138,11 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
 }
 """By the module with the import: what needs it, and its extra."""
 
-DERIVED = {"lapflow/hub/model.py", "lapflow/hub/pipeline.py", "lapflow/demo/web.py", "lapflow/demo/serving.py"}
-"""They are made of a package's classes, so they do not import without it; the package that they stand in says what it needs."""
+DERIVED = {
+    **dict.fromkeys(["lapflow.hub.needed", "lapflow.hub.model", "lapflow.hub.pipeline"], "diffusers"),
+    **dict.fromkeys(["lapflow.demo.needed", "lapflow.demo.web", "lapflow.demo.serving"], "demo"),
+}
+"""Modules made of a package's classes, so that they do not import without it, and its extra."""
 
 
 class Without:
@@ -163,18 +166,18 @@ def hide(but: tuple[str, ...] = ()) -> None:
     sys.meta_path[:] = [finder if not hasattr(finder, "find_spec") else Without(finder, hidden) for finder in sys.meta_path]  # type: ignore[misc]
 
 
-def import_all() -> dict[str, str]:
-    """{module: the error with which it does not import} of every module of lapflow."""
+def import_all() -> dict[str, list[str]]:
+    """{module: kind of error, text} of every module of lapflow that does not import."""
     import importlib
 
     failed = {}
     for path in sorted((ROOT / "lapflow").rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if not name.endswith("__main__") and str(path.relative_to(ROOT)) not in DERIVED:
+        if not name.endswith("__main__"):
             try:
                 importlib.import_module(name)
             except Exception as error:
-                failed[name] = repr(error)
+                failed[name] = [type(error).__name__, str(error)]
     return failed
 
 
@@ -202,8 +205,12 @@ def answer(script: str, folder: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_every_module_imports(tmp_path: Path) -> None:
-    assert answer("t.import_all()", tmp_path) == {}
+def test_every_module_imports_or_names_its_extra(tmp_path: Path) -> None:
+    failed = answer("t.import_all()", tmp_path)
+    assert set(failed) == set(DERIVED)
+    for name, (kind, text) in failed.items():
+        assert kind == "BackendError", f"{name}: {kind}: {text}"
+        assert f"pip install 'lapflow[{DERIVED[name]}]'" in text, f"{name}: {text}"
 
 
 def test_what_needs_an_extra_names_it(tmp_path: Path) -> None:
@@ -223,7 +230,7 @@ def test_every_optional_import_has_a_case() -> None:
             # torch's own module is there without TensorBoard, and imports it.
             if any(name.partition(".")[0] in HIDDEN or name == "torch.utils.tensorboard" for name in names):
                 found.add(str(path.relative_to(ROOT)))
-    assert found == {*CASES, *DERIVED}
+    assert found == set(CASES)
 
 
 PHOTOS = "data={name: folder, root: photos, size: 8, channels: 1}"

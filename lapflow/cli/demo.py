@@ -19,10 +19,6 @@ def demo(
 ) -> None:
     """Serve a page to play with RUN: choose class, guidance, solver, steps and seed, watch the scales mature, compare two settings,
     and copy the command that repeats a picture. Ctrl-C ends it. Needs the extra demo."""
-    from lapflow.demo import require_packages
-
-    require_packages()
-
     from lapflow.demo.offer import Offer
     from lapflow.demo.serving import address, bind, is_private, serve
     from lapflow.demo.web import application

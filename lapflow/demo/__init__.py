@@ -7,22 +7,8 @@
     guard.py     who may ask: host and origin; the headers of every answer
     web.py       the three addresses of the page, the size of what it is sent
     serving.py   the socket, and Ctrl-C
+    needed.py    the packages that serve it
     page.html    the page
 
-Only web.py and serving.py import starlette and uvicorn, and nothing else imports them without `require_packages`.
+Only needed.py imports starlette and uvicorn; without them it raises a `BackendError` that names the extra.
 """
-
-from __future__ import annotations
-
-from lapflow.core.errors import BackendError
-
-
-def require_packages() -> None:
-    """Raises `BackendError` unless the page can be served."""
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise BackendError(
-            "the page needs the packages starlette and uvicorn", got=str(error), remedy="pip install 'lapflow[demo]'"
-        ) from error

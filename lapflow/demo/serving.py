@@ -7,10 +7,9 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-import uvicorn
-
 from lapflow.core.errors import BackendError
 from lapflow.demo.guard import App
+from lapflow.demo.needed import uvicorn
 from lapflow.demo.worker import Worker
 
 MOST_CONNECTIONS = 64

@@ -11,14 +11,21 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib import resources
 
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
-
 from lapflow.core.errors import LapflowError
 from lapflow.demo.guard import App, Guard
+from lapflow.demo.needed import (
+    ClientDisconnect,
+    HTMLResponse,
+    JSONResponse,
+    Receive,
+    Request,
+    Response,
+    Route,
+    Scope,
+    Send,
+    Starlette,
+    StreamingResponse,
+)
 from lapflow.demo.offer import Offer
 from lapflow.demo.painter import Event, paint
 from lapflow.demo.wish import MOST_BYTES, read_wish, resolve

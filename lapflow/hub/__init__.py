@@ -6,8 +6,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lapflow.core.errors import BackendError
-
 _HOME = {"LapFlowModel": "lapflow.hub.model", "LapFlowPipeline": "lapflow.hub.pipeline"}
 __all__ = ["LapFlowModel", "LapFlowPipeline"]
 
@@ -19,8 +17,4 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'lapflow.hub' has no attribute {name!r}")
-    try:
-        import diffusers  # noqa: F401
-    except Exception as error:  # an unfit torch or transformers fails with other errors than ImportError
-        raise BackendError(f"{name} needs the package diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'") from error
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from lapflow.config.building import build_codec, build_flow, build_model
 from lapflow.config.loading import resolved
 from lapflow.core.backbone import Condition, Heads
 from lapflow.core.errors import CheckpointError, ConfigError, LapflowError
+from lapflow.hub.needed import ConfigMixin, ModelMixin, register_to_config
 from lapflow.sampling.exported import SHARDS, described
 from lapflow.sampling.trained import Trained
 

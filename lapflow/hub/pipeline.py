@@ -9,9 +9,6 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from huggingface_hub import create_repo, snapshot_download, upload_folder
 from PIL import Image
 from torch import Tensor
 
@@ -29,6 +26,16 @@ from lapflow.hub.arguments import Labels, check_tensor_inputs, choose_generator,
 from lapflow.hub.card import check_licence, model_card
 from lapflow.hub.code import BACKBONE_MODULE, CODE, PIPELINE_MODULE, source
 from lapflow.hub.model import LapFlowModel, refuse_pickles
+from lapflow.hub.needed import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    ImagePipelineOutput,
+    MultiPipelineCallbacks,
+    PipelineCallback,
+    create_repo,
+    snapshot_download,
+    upload_folder,
+)
 from lapflow.hub.noise import join_noise, split_noise
 from lapflow.hub.steps import LATENTS, Callback, Interrupted, StepEnd, planned_steps, unfinished
 from lapflow.sampling.exported import BACKBONE, BACKBONE_CLASS, INDEX, PIPELINE_CLASS, VAE, class_of, is_exported, read_json
