@@ -1,7 +1,7 @@
 """The transformers' linear layers, on a CPU in float32 by oneDNN's kernel where that is the faster one.
 
-torch takes such products from MKL, which on AMD's processors uses half the width of their vectors; oneDNN uses all of it. On Intel's
-the two are equally fast, and torch's choice stays. The results differ by rounding.
+torch takes such products from MKL, which on AMD's processors with AVX-512 uses half the width of their vectors; oneDNN uses all of it. On
+Intel's the two are equally fast, and elsewhere nothing was measured: there torch's choice stays. The results differ by rounding.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ ONEDNN = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_availabl
 derivative of its own."""
 
 
-def _processor() -> str:
-    """What the system says of the processor's maker."""
+def _slow_mkl() -> bool:
+    """Whether this is a processor of AMD's with vectors of 512 bits, of which MKL uses half."""
     try:
-        return Path("/proc/cpuinfo").read_text()
+        about = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return platform.processor()
+        about = platform.processor()
+    return torch.backends.mkl.is_available() and "AuthenticAMD" in about and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-PREFERRED = ONEDNN is not None and torch.backends.mkl.is_available() and "AuthenticAMD" in _processor()
+PREFERRED = ONEDNN is not None and _slow_mkl()
 """Whether plain products are oneDNN's here."""
 
 
