@@ -1,8 +1,10 @@
 """Every recipe is what it says: its law check, its Gaussian oracle, and the network it builds."""
 
 import json
+import math
 import shlex
 from pathlib import Path
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -44,14 +46,20 @@ def test_the_law_check_is_exact_or_the_mismatch_is_designed(name):
     assert report.worst <= (1e-8 if designed else 1e-12)
 
 
-@pytest.mark.parametrize(("name", "formula"), [("relay-digits", None), ("edify-shipped-digits", 0.5)])
-def test_a_designed_mismatch_is_what_its_formula_says(name, formula):
-    """The bands that enter with nothing miss alpha_k of their mean: edify 1 - s/s* = .5; relay's first AC factor .076 over .9."""
+def relay_enters_with():
+    """alpha/sigma of the lowest coefficient but the mean, by Relay's formulas, where sigma = .9 = exp(-1.2 + 1.2 Phi^-1(.93 u))."""
+    u = NormalDist().cdf((math.log(0.9) + 1.2) / 1.2) / 0.93
+    blur = 3.0 * math.sin(math.pi * u / 2) ** 2
+    return (0.999 * math.exp(-(math.pi**2) / 16 * blur**2 / 2) + 0.001) / 0.9
+
+
+@pytest.mark.parametrize(("name", "expected"), [("relay-digits", relay_enters_with()), ("edify-shipped-digits", 0.5 / 0.5)])
+def test_a_designed_mismatch_is_what_its_formula_says(name, expected):
+    """The bands that enter with nothing miss alpha_k of their mean: edify 1 - s/s* = .5 at s = .5; relay's first AC factor .076 at .9."""
     flow = build_flow(load(name))
     (row,) = [r for r in flow.laws().rows if r.designed and r.scale == 0]
     assert row.mean_error <= 1e-12, "what enters has no mean at all"
-    expected = formula / 0.5 if formula else 0.076 / 0.9
-    assert row.prior == pytest.approx(expected, rel=5e-3 if formula is None else 1e-6)
+    assert row.prior == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", DIGITS)
