@@ -160,7 +160,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         )
     if any("/" in file or not file.endswith((".safetensors", ".json")) for file in manifest["sha256"]):
         raise CheckpointError(f"{MANIFEST} of the checkpoint {path} names files a checkpoint does not have", remedy=_REMEDY)
-    if (step := _step_of(path)) is not None and manifest.get("step") != step:
+    if (step := step_of(path)) is not None and manifest.get("step") != step:
         raise CheckpointError(
             f"{MANIFEST} of the checkpoint {path} is of another step", got=manifest.get("step"), expected=step, remedy=_REMEDY
         )
@@ -171,7 +171,7 @@ def _prune(folder: Path, keep: int) -> None:
     clear_asides(folder)
     kept = _by_step(folder)[-keep:]
     for old in [*folder.glob("step-*"), *folder.glob(f"{REPLACED}step-*")]:
-        if old not in kept and _step_of(old) is not None:
+        if old not in kept and step_of(old) is not None:
             _remove(old)
 
 
@@ -186,10 +186,11 @@ def _remove(path: Path) -> None:
 
 def _by_step(folder: Path) -> list[Path]:
     """The checkpoint directories, oldest first, by number and not by name; of two of one step the one that replaced the other."""
-    found = {_step_of(path): path for pattern in (f"{REPLACED}step-*", "step-*") for path in folder.glob(pattern)}
+    found = {step_of(path): path for pattern in (f"{REPLACED}step-*", "step-*") for path in folder.glob(pattern)}
     return [path for _, path in sorted((step, path) for step, path in found.items() if step is not None)]
 
 
-def _step_of(path: Path) -> int | None:
+def step_of(path: Path) -> int | None:
+    """The step that a checkpoint's directory is named by; None for another directory."""
     number = path.name.removeprefix(REPLACED).removeprefix("step-")
     return int(number) if number.isdecimal() else None

@@ -256,7 +256,7 @@ def _left_out(
 
 def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path: Path) -> None:
     """Raises `CheckpointError` unless a checkpoint is of this config and these classes: the data may have changed meanwhile."""
-    if changes := other_run(difference(saved.documents["config"], resolved(config))):
+    if changes := other_run(difference(saved.documents["config"], resolved(config)), config):
         raise CheckpointError(
             f"the checkpoint {path} is of another run", got="; ".join(changes), expected="a checkpoint of this run's config"
         )

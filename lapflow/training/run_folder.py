@@ -24,7 +24,7 @@ from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError
 from lapflow.core.files import ASIDE, file_sha256, replace_file, take_lock
 from lapflow.plugins.registry import distributions_used
-from lapflow.training.checkpoint import clear_asides, latest_checkpoint
+from lapflow.training.checkpoint import clear_asides, latest_checkpoint, step_of
 
 HOW = (
     "engine.",
@@ -48,6 +48,7 @@ HOW = (
     ),
 )
 """The settings that say how a run is carried out or used, and not what it trains: they may change when it is continued."""
+STEPS = "training.steps:"
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 HASHES = "config_sha256"
@@ -58,9 +59,9 @@ is killed between the two files has a config of its own. Folders of earlier vers
 class RunFolder:
     """Opens `path` for one training run and holds its lock until `close`.
 
-    A new or empty folder starts a run; the folder of an interrupted run with the same config continues it, `changes` in the
-    settings of `HOW` apart, which are then written down. Raises `CheckpointError` for a folder that another process trains in,
-    that holds something else, or whose run trains something else (saying what differs).
+    A new or empty folder starts a run; the folder of a run with the same config continues it, `changes` apart that do not make it
+    another run (`other_run`), which are then written down. Raises `CheckpointError` for a folder that another process trains in,
+    that holds something else, whose run trains something else (saying what differs) or is past its last step.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -103,12 +104,21 @@ class RunFolder:
         if not _is_run(self.path):
             return []
         changes = difference(resolved(run_config(self.path)), resolved(self.config))
-        if foreign := other_run(changes):
+        if foreign := other_run(changes, self.config):
+            longer = any(line.startswith(STEPS) for line in foreign)
             raise CheckpointError(
                 f"the run in {self.path} has another config",
                 got="; ".join(foreign),
                 expected="the same config, to continue it",
-                remedy="choose another --out, or repeat the command that started the run",
+                remedy="choose another --out, or repeat the command that started the run"
+                + ("; a run can be made longer only where its learning rate does not decay (training.decay=constant)" if longer else ""),
+            )
+        steps, reached = self.config.training.steps, 0 if self.latest is None else step_of(self.latest)
+        if reached is not None and reached > steps:
+            raise CheckpointError(
+                f"the run in {self.path} is past its end",
+                got=f"training.steps {steps}, and a checkpoint of step {reached}",
+                expected=f"at least {reached} steps",
             )
         return changes
 
@@ -130,9 +140,13 @@ class RunFolder:
         return lock
 
 
-def other_run(changes: list[str]) -> list[str]:
-    """Those of the lines of `difference` that make it another run."""
-    return [line for line in changes if not line.startswith(HOW)]
+def other_run(changes: list[str], config: Config) -> list[str]:
+    """Those of the lines of `difference` that make it another run than that of `config`.
+
+    Where the learning rate stays constant, another number of steps does not: one run is the beginning of the other.
+    """
+    how = (*HOW, STEPS) if config.training.decay == "constant" else HOW
+    return [line for line in changes if not line.startswith(how)]
 
 
 def _is_run(path: Path) -> bool:

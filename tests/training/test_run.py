@@ -156,6 +156,25 @@ def test_settings_of_how_a_run_is_carried_out_may_change(tmp_path):
     }
 
 
+def test_a_finished_run_can_be_made_longer(tmp_path):
+    """Where the learning rate is constant a short run is the beginning of a long one; `shorter` is refused where it is past."""
+    short, long = (tiny(f"training.steps={steps}", "training.warmup_steps=3", "training.decay=constant") for steps in (4, 7))
+    train(short, tmp_path / "run")
+    same(last(train(long, tmp_path / "run")), last(train(long, tmp_path / "whole")))
+    assert load_config(tmp_path / "run" / "config.yaml") == long
+    assert Pipeline.load(tmp_path / "run").step == 7
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(CheckpointError, match=r"past its end[\s\S]*training\.steps 4, and a checkpoint of step 7[\s\S]*at least 7"):
+        train(short, tmp_path / "run")
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_a_run_whose_learning_rate_decays_cannot(tmp_path):
+    train(tiny("training.steps=4", "training.decay=cosine"), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"training\.steps: 4 -> 7[\s\S]*longer only where its learning rate does not decay"):
+        train(tiny("training.steps=7", "training.decay=cosine"), tmp_path / "run")
+
+
 def test_one_fixed_batch_is_learnt(tmp_path):
     """With fixed images, noise and times the loss goes towards zero: the target is a function of what the network sees."""
     from lapflow.config.building import build
