@@ -79,29 +79,9 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
 def _train(parts: Composition, learner: Learner, run: RunFolder | None, out: Path, watch: Watcher, signals: Signals) -> None:
     config, settings, seed, engine = parts.config, parts.config.training, parts.config.seed, parts.engine
     log = EventLog(out, watch, settings.tensorboard) if run is not None else Silence()
-    progress = Progress()
-
-    # ---- the last checkpoint's weights, engine, optimizer, average
-    latest = engine.exchange(run.latest if run is not None else None)[0]
-    saved = engine.jointly(lambda: _last_checkpoint(parts, learner, latest))
-    if saved is None:
-        engine.jointly(parts.fit)
-    else:
-        learner.load(saved.tensors)
-        progress = Progress(**saved.documents["state"])
-    model = engine.prepare(learner.module, _optimizer(config), clip=settings.clip, units=parts.model.units())
-    if settings.recompute:
-        recompute(parts.model)  # around what the engine compiled
-    ema = None if settings.ema_decay is None else EMA(learner.averaged(engine.shards()), settings.ema_decay)
-    if saved is not None:
-        engine.restore(saved.tensors["optimizer"])
-        if ema is not None:
-            ema.load(engine.scatter(learner.named({MODEL: saved.tensors["ema"]})), progress.ema_updates)
+    model, ema, progress, resumed = _restored(parts, learner, run)
     changes = {"changes": run.changes} if run is not None and run.changes else {}
-    log({"event": "resume" if saved else "start", "step": progress.step, "steps": settings.steps, **parts.describe(), **changes})
-    del saved
-
-    # ---- steps
+    log({"event": "resume" if resumed else "start", "step": progress.step, "steps": settings.steps, **parts.describe(), **changes})
     batches = iter(
         Batches(
             parts.dataset,
@@ -116,7 +96,6 @@ def _train(parts: Composition, learner: Learner, run: RunFolder | None, out: Pat
         )
     )
     quarantine = Quarantine(out / QUARANTINE, parts.dataset.size("train"), settings.bad_images)
-
     window, kept = _Window(), progress.step
 
     def read() -> list[Batch]:
@@ -143,15 +122,8 @@ def _train(parts: Composition, learner: Learner, run: RunFolder | None, out: Pat
             _stop(engine, progress, signals, problem, log)
 
         # ---- step
-        stage = keyed_generator(seed, "stage", progress.step)
-        taken: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for i, batch in enumerate(step):
-            with engine.accumulating() if i + 1 < len(step) else nullcontext():
-                loss, named = _loss(parts, model, batch, stage)
-                engine.backward(_nan_unless_finite(loss) / settings.accumulation)
-            taken.append((loss.detach(), named))
         rate = _rate(config, progress.step)
-        norm = engine.step(rate)
+        norm, taken = _step(parts, model, step, progress.step, rate)
         progress.step += 1
         progress.consumed += settings.batch_size * settings.accumulation
         if math.isfinite(norm):
@@ -172,6 +144,45 @@ def _train(parts: Composition, learner: Learner, run: RunFolder | None, out: Pat
             keep()
     log({"event": "done", "step": progress.step})
     log.close()
+
+
+def _restored(
+    parts: Composition, learner: Learner, run: RunFolder | None
+) -> tuple[Callable[[Calls], list[Any]], EMA | None, Progress, bool]:
+    """The module as the engine runs it, the average, how far the run is, and whether it goes on from a checkpoint. Collective."""
+    config, settings, engine = parts.config, parts.config.training, parts.engine
+    progress = Progress()
+    latest = engine.exchange(run.latest if run is not None else None)[0]
+    saved = engine.jointly(lambda: _last_checkpoint(parts, learner, latest))
+    if saved is None:
+        engine.jointly(parts.fit)
+    else:
+        learner.load(saved.tensors)
+        progress = Progress(**saved.documents["state"])
+    model = engine.prepare(learner.module, _optimizer(config), clip=settings.clip, units=parts.model.units())
+    if settings.recompute:
+        recompute(parts.model)  # around what the engine compiled
+    ema = None if settings.ema_decay is None else EMA(learner.averaged(engine.shards()), settings.ema_decay)
+    if saved is not None:
+        engine.restore(saved.tensors["optimizer"])
+        if ema is not None:
+            ema.load(engine.scatter(learner.named({MODEL: saved.tensors["ema"]})), progress.ema_updates)
+    return model, ema, progress, saved is not None
+
+
+def _step(
+    parts: Composition, model: Callable[[Calls], list[Any]], batches: list[Batch], number: int, rate: float
+) -> tuple[float, list[tuple[Tensor, dict[str, Tensor]]]]:
+    """The optimizer's step `number` at this learning rate -> the gradient's norm, and each batch's loss with its named parts."""
+    engine, accumulation = parts.engine, parts.config.training.accumulation
+    stage = keyed_generator(parts.config.seed, "stage", number)
+    taken: list[tuple[Tensor, dict[str, Tensor]]] = []
+    for i, batch in enumerate(batches):
+        with engine.accumulating() if i + 1 < len(batches) else nullcontext():
+            loss, named = _loss(parts, model, batch, stage)
+            engine.backward(_nan_unless_finite(loss) / accumulation)
+        taken.append((loss.detach(), named))
+    return engine.step(rate), taken
 
 
 def _attempt(read: Callable[[], list[Batch]]) -> tuple[list[Batch], LapflowError | None]:
