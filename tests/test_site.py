@@ -108,3 +108,13 @@ def test_the_navigation_is_the_index():
 
 def test_a_formula_is_not_read_as_markdown():
     assert hook("components").plain("s*_k < 1, `a_b`") == r"s\*\_k &lt; 1, `a_b`"
+
+
+def test_formulas_are_drawn(site):
+    page = (site / "mathematics.html").read_text()
+    assert page.count("<math") > 100
+    assert "<mfrac>" in page
+    assert "arithmatex" not in page, "a formula was left as it was written"
+    assert "merror" not in page
+    prose = re.sub(r"<(math|code)\b.*?</\1>", "", page, flags=re.S)
+    assert not re.search(r"\$|\\[a-z]+", re.sub(r"<(script|style)\b.*?</\1>", "", prose, flags=re.S)), "LaTeX that is not drawn"

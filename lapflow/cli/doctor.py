@@ -18,7 +18,7 @@ EXTRAS = {
     "flash": ("flash_attn",),
     "tensorboard": ("tensorboard",),
     "peers": ("flow_matching",),
-    "docs": ("mkdocs", "material", "mkdocstrings", "diffusers"),
+    "docs": ("mkdocs", "material", "mkdocstrings", "latex2mathml", "diffusers"),
     "notebooks": ("nbformat", "nbclient", "ipykernel"),
 }
 """The optional packages of each extra, by the names under which they are imported."""
