@@ -7,7 +7,7 @@
 - peers: forward and backward beside rectified-flow-pytorch, and beside a dense mask;
 - kernels: every attention backend that runs here, against float64.
 
---rehearse goes through all of it with small work on the CPU, and writes nothing.
+--rehearse goes through all of it with small work on the CPU, whatever --sizes, --batch and --repeats say, and writes nothing.
 """
 
 from __future__ import annotations

@@ -1,20 +1,21 @@
 """The transformers' linear layers, on a CPU in float32 by oneDNN's kernel where that is the faster one.
 
-torch takes such products from MKL, which on AMD's processors with AVX-512 uses half the width of their vectors; oneDNN uses all of it. On
-Intel's the two are equally fast, and elsewhere nothing was measured: there torch's choice stays. The results differ by rounding.
+torch takes such products from MKL, which on AMD's processors uses vectors of 256 bits; oneDNN uses those of 512 bits, which on the fifth
+generation of Zen halves the time. On Intel's the two are equally fast, and on others nothing was measured: there torch's choice stays. The
+results differ by rounding.
 """
 
 from __future__ import annotations
 
 import math
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 ONEDNN = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
@@ -23,12 +24,13 @@ derivative of its own."""
 
 
 def _slow_mkl() -> bool:
-    """Whether this is a processor of AMD's with vectors of 512 bits, of which MKL uses half."""
+    """Whether this is a processor on which MKL was seen to be slow: AMD's family 26, which is Zen 5, with its vectors of 512 bits."""
     try:
         about = Path("/proc/cpuinfo").read_text()
     except OSError:
         about = platform.processor()
-    return torch.backends.mkl.is_available() and "AuthenticAMD" in about and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    zen5 = "AuthenticAMD" in about and re.search(r"family\s*:?\s*26\b", about, re.I) is not None
+    return zen5 and torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 PREFERRED = ONEDNN is not None and _slow_mkl()
@@ -40,7 +42,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., k] -> [..., m]."""
-        if not (PREFERRED and _plain(x, self.weight)):
+        if not (PREFERRED and _plain(x, self)):
             return super().forward(x)
         if torch.is_inference_mode_enabled():
             return _onednn(x, self.weight, self.bias)
@@ -56,7 +58,7 @@ class LinearGELU(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., k] -> [..., m]."""
-        if ONEDNN is not None and _plain(x, self.weight) and torch.is_inference_mode_enabled():
+        if ONEDNN is not None and _plain(x, self) and torch.is_inference_mode_enabled():
             return _onednn(x, self.weight, self.bias, "gelu", "tanh")
         return F.gelu(super().forward(x), approximate="tanh")
 
@@ -66,8 +68,9 @@ class Product(torch.autograd.Function):
     d/dx is g w, d/dw is g^T x, d/db the sum of g's rows, with g [n, m] the gradient of the result."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, w)
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        for_x, for_w, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if for_w else None, w if for_x else None)
         ctx.save_for_forward(x, w)
         return _onednn(x, w, b)
 
@@ -75,21 +78,22 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         for_x, for_w, for_b = ctx.needs_input_grad
-        return (
-            Product.apply(g, w.t(), None) if for_x else None,
-            Product.apply(g.t(), x.t(), None) if for_w else None,
-            g.sum(0) if for_b else None,
-        )
+        return _product(g, w.t()) if for_x else None, _product(g.t(), x.t()) if for_w else None, g.sum(0) if for_b else None
 
     @staticmethod
-    def jvp(ctx: Any, x: Tensor | None, w: Tensor | None, b: Tensor | None) -> Tensor:
+    def jvp(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        """Tangents; those that were not given come as zeros."""
         at_x, at_w = ctx.saved_tensors
-        parts = [] if b is None else [b]
-        if x is not None:
-            parts.append(Product.apply(x, at_w, None))
-        if w is not None:
-            parts.append(Product.apply(at_x, w, None))
-        return sum(parts[1:], parts[0])
+        found = _product(x, at_w) + _product(at_x, w)
+        return found if b is None else found + b
+
+
+def _product(x: Tensor, w: Tensor) -> Tensor:
+    """x w^T within a derivative. It may be taken under torch.func although the forward pass was not."""
+    if torch._C._are_functorch_transforms_active():
+        return x @ w.t()
+    found: Tensor = Product.apply(x, w, None)
+    return found
 
 
 def _onednn(x: Tensor, w: Tensor, b: Tensor | None, then: str = "none", form: str = "") -> Tensor:
@@ -98,15 +102,18 @@ def _onednn(x: Tensor, w: Tensor, b: Tensor | None, then: str = "none", form: st
     return found
 
 
-def _plain(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's kernel takes these, and nothing follows them but autograd's own tape."""
+def _plain(x: Tensor, layer: nn.Linear) -> bool:
+    """Whether oneDNN's kernel takes these, and nothing follows them but autograd's own tape. What does not fit is torch's to refuse."""
+    weight, bias = layer.weight, layer.bias
     return (
         not torch.compiler.is_compiling()  # first: what follows cannot be traced
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
         and type(x) is Tensor
-        and x.dim() > 1
         and type(weight) in (nn.Parameter, Tensor)
+        and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, weight, bias) if t is not None)
+        and x.dim() > 1
+        and x.numel() > 0
+        and x.shape[-1] == weight.shape[1]
+        and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))  # the kernel knows no strides of a bias
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )

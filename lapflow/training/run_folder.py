@@ -49,6 +49,7 @@ HOW = (
 )
 """The settings that say how a run is carried out or used, and not what it trains: they may change when it is continued."""
 STEPS = "training.steps:"
+"""How a line of `difference` begins that is about the number of steps."""
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 HASHES = "config_sha256"
@@ -105,7 +106,7 @@ class RunFolder:
             return []
         changes = difference(resolved(run_config(self.path)), resolved(self.config))
         if foreign := other_run(changes, self.config):
-            longer = any(line.startswith(STEPS) for line in foreign)
+            longer = any(line.startswith(STEPS) for line in changes)
             raise CheckpointError(
                 f"the run in {self.path} has another config",
                 got="; ".join(foreign),
@@ -119,6 +120,7 @@ class RunFolder:
                 f"the run in {self.path} is past its end",
                 got=f"training.steps {steps}, and a checkpoint of step {reached}",
                 expected=f"at least {reached} steps",
+                remedy="choose another --out, or repeat the command that trained it last",
             )
         return changes
 

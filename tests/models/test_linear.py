@@ -18,8 +18,6 @@ WITHOUT = (nullcontext, torch.no_grad, torch.inference_mode)
 @pytest.fixture(params=[False, True], ids=["torch", "oneDNN"])
 def preferred(request, monkeypatch):
     """Whether plain products are oneDNN's, whatever this processor is; and the calls of its kernel."""
-    if request.param:
-        assert ONEDNN is not None
     used = []
     monkeypatch.setattr(linear, "PREFERRED", request.param)
     monkeypatch.setattr(linear, "ONEDNN", lambda *a: used.append(a) or ONEDNN(*a))
@@ -60,8 +58,19 @@ def test_values(preferred, kind, want, shape):
 
 
 @KINDS
-def test_derivatives_of_two_orders(preferred, kind, want):
-    layer, x = drawn(kind(5, 7), 2, 3, 5)
+def test_parameters_of_any_strides(preferred, kind, want):
+    layer, x = drawn(kind(5, 7), 3, 5)
+    given = {"weight": layer.weight.detach().mT.contiguous().mT, "bias": torch.stack([layer.bias.detach()] * 2, dim=1)[:, 0]}
+    for bias, without in itertools.product((given["bias"], torch.full((1,), 0.3).expand(7)), WITHOUT):
+        with without():
+            found = torch.func.functional_call(layer, {**given, "bias": bias}, x)
+            torch.testing.assert_close(found.double(), want(x, given["weight"], bias), rtol=1e-5, atol=1e-5)
+
+
+@KINDS
+@pytest.mark.parametrize("shape", [(2, 3, 5), (0, 5), (2, 0, 5)])
+def test_derivatives_of_two_orders(preferred, kind, want, shape):
+    layer, x = drawn(kind(5, 7), *shape)
     x.requires_grad_()
 
     def derivatives(f):
@@ -71,7 +80,32 @@ def test_derivatives_of_two_orders(preferred, kind, want):
 
     for found, wanted in zip(derivatives(lambda: layer(x)), derivatives(lambda: want(x, *layer.parameters()))):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-    assert bool(preferred[1]) == preferred[0]
+    assert bool(preferred[1]) == (preferred[0] and 0 not in shape)
+
+
+@KINDS
+def test_a_graph_made_outside_is_differentiated_under_vmap(preferred, kind, want):
+    """The rows of a Jacobian at once."""
+    layer, x = drawn(kind(5, 7), 3, 5)
+    x.requires_grad_()
+    y, rows = layer(x), torch.eye(21).view(21, 3, 7)
+    inputs = (x, layer.weight, layer.bias)
+    found = torch.func.vmap(lambda row: torch.autograd.grad(y, inputs, row, retain_graph=True))(rows)
+    wanted = torch.autograd.functional.jacobian(want, tuple(t.detach() for t in inputs))
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b.reshape(a.shape), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight"])
+def test_what_no_derivative_needs_is_not_kept(preferred, frozen):
+    """So it may change before the backward pass, and its memory is free."""
+    layer, x = drawn(Linear(5, 7), 3, 5)
+    (x if frozen == "weight" else layer.weight).requires_grad_()
+    layer.weight.requires_grad_(frozen == "x")
+    y = layer(x)
+    with torch.no_grad():
+        (layer.weight if frozen == "x" else x).mul_(2)
+    y.sum().backward()
 
 
 @KINDS
@@ -111,6 +145,22 @@ def test_multiply_adds_are_counted_as_torch_counts_them(preferred, kind, want):
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         layer(x.detach())
     assert counter.get_total_flops() == 2 * 3 * 5 * 7
+
+
+@KINDS
+def test_compiles_whole(preferred, kind, want):
+    torch._dynamo.reset()
+    layer, x = drawn(kind(5, 7), 3, 5)
+    for without in WITHOUT:
+        with without():
+            found = torch.compile(layer, fullgraph=True, backend="eager")(x)
+            torch.testing.assert_close(found.double(), want(x, *layer.parameters()), rtol=1e-5, atol=1e-5)
+
+
+def test_what_does_not_fit_is_refused_in_torch_s_words(preferred):
+    for layer, x in ((Linear(5, 7), torch.randn(3, 6)), (LinearGELU(5, 7), torch.randn(3, 6))):
+        with torch.inference_mode(), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            layer(x)
 
 
 @KINDS
