@@ -345,7 +345,11 @@ def test_training_gives_the_network_what_sampling_gives_it():
 
 @pytest.mark.parametrize("make", [cascade, lambda: relay(draw="sample")], ids=["cascade", "relay"])
 def test_a_sample_s_training_pair_is_its_own_generator_s(make):
-    """Alone or in a batch that draws other segments too."""
+    """Alone or in a batch that draws other segments too, but for the rounding of a matrix product, which may depend on the batch."""
+
+    def same(batch, row, alone):
+        return all(torch.allclose(batch[k][row : row + 1], v, rtol=0, atol=1e-6) for k, v in alone.items())
+
     flow, x = make(), images(8, 1, 8, 8)
     whole = flow.training_points(x, [torch.Generator().manual_seed(i) for i in range(8)])
     assert len(whole) == 2
@@ -353,9 +357,9 @@ def test_a_sample_s_training_pair_is_its_own_generator_s(make):
         for row, i in enumerate(point.index.tolist()):
             (alone,) = flow.training_points(x[i : i + 1], [torch.Generator().manual_seed(i)])
             assert alone.segment.index == point.segment.index
-            assert all(torch.equal(point.state[k][row : row + 1], v) for k, v in alone.state.items())
+            assert same(point.state, row, alone.state)
             if point.image is not None:
-                assert all(torch.equal(point.image[k][row : row + 1], v) for k, v in alone.image.items())
+                assert same(point.image, row, alone.image)
 
 
 def relay(**intervals):
