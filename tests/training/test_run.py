@@ -157,7 +157,7 @@ def test_settings_of_how_a_run_is_carried_out_may_change(tmp_path):
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path):
-    """Where the learning rate is constant a short run is the beginning of a long one; `shorter` is refused where it is past."""
+    """Where the learning rate is constant a short run is the beginning of a long one; fewer steps than were made are refused."""
     short, long = (tiny(f"training.steps={steps}", "training.warmup_steps=3", "training.decay=constant") for steps in (4, 7))
     train(short, tmp_path / "run")
     same(last(train(long, tmp_path / "run")), last(train(long, tmp_path / "whole")))
