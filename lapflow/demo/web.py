@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib import resources
@@ -33,8 +34,6 @@ from lapflow.demo.worker import ENDS, BusyError, Job, Worker
 
 SECONDS_TO_ASK = 10.0
 """In which the body of a request must have come."""
-MOST_UNREAD = 4
-"""Pictures of the state that lie ready for a page that reads slowly; further ones are left out."""
 
 
 def application(offer: Offer, worker: Worker, names: tuple[str, ...] = ()) -> App:
@@ -61,7 +60,7 @@ class _Draw:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(ClientDisconnect):
-            events, job = _Events(), None
+            events, job = Events(), None
             try:
                 body = await _body(Request(scope, receive))
                 drawing = resolve(read_wish(body), self.offer)
@@ -110,24 +109,31 @@ def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Res
     return JSONResponse({"error": text}, status, {"Connection": "close", **(headers or {})})
 
 
-class _Events:
-    """A job's events on their way from the worker's thread to the answer."""
+class Events:
+    """A job's events on their way from the worker's thread to the answer. A picture of the state that a slow page has not read
+    gives way to the next: what it reads is never old, and little lies ready for it."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[Event] = asyncio.Queue()
+        self.unread: deque[Event] = deque()
+        self.told = asyncio.Event()
 
     def tell(self, event: Event) -> None:
         with suppress(RuntimeError):  # the loop is closed: the server has ended without waiting
             self.loop.call_soon_threadsafe(self._put, event)
 
     def _put(self, event: Event) -> None:
-        if event["event"] != "step" or self.queue.qsize() < MOST_UNREAD:
-            self.queue.put_nowait(event)
+        if event["event"] == "step":
+            self.unread = deque(other for other in self.unread if other["event"] != "step")
+        self.unread.append(event)
+        self.told.set()
 
     async def lines(self) -> AsyncIterator[str]:
         while True:
-            event = await self.queue.get()
+            await self.told.wait()
+            event = self.unread.popleft()
+            if not self.unread:
+                self.told.clear()
             yield json.dumps(event) + "\n"
             if event["event"] in ENDS:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -206,6 +207,23 @@ def test_who_does_not_read_does_not_keep_the_sampler(port, worker):
     assert until(lambda: worker.idle, 30)
     assert ask(port, "POST", "/draw", WISH)[0] == 200
     asking.close()
+
+
+def test_of_unread_pictures_of_the_state_the_newest_is_kept():
+    """However slowly a page reads, it never sees an old state last; whatever else is told comes in its order."""
+
+    async def read():
+        events = web.Events()
+        for told in ({"event": "step", "t": 0.1}, {"event": "column"}, {"event": "step", "t": 0.2}, {"event": "step", "t": 0.3}):
+            events.tell(told)
+        await asyncio.sleep(0)
+        lines = events.lines()
+        seen = [json.loads(await anext(lines)) for _ in range(2)]
+        for told in ({"event": "step", "t": 0.4}, {"event": "done"}):
+            events.tell(told)
+        return seen + [json.loads(line) async for line in lines]
+
+    assert asyncio.run(read()) == [{"event": "column"}, {"event": "step", "t": 0.3}, {"event": "step", "t": 0.4}, {"event": "done"}]
 
 
 def test_stopping_ends_a_drawing_at_once():
