@@ -68,7 +68,8 @@ def test_a_plain_config_makes_a_new_one():
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True)), "first weights of the seed"
 
 
-def test_weights_of_another_network_are_refused(digits, tmp_path):
+@pytest.mark.parametrize("accelerate", [True, False], ids=["accelerate", "without"])
+def test_weights_of_another_network_are_refused(digits, tmp_path, accelerate):
     digits.save_pretrained(tmp_path)
     state = digits.state_dict()
     from safetensors.torch import save_file
@@ -77,10 +78,11 @@ def test_weights_of_another_network_are_refused(digits, tmp_path):
     for spoilt, words in (
         ({name: value for name, value in state.items() if name != first}, f"missing keys {first}"),
         ({**state, "more": torch.zeros(1)}, "unexpected keys more"),
+        ({**state, first: state[first].new_zeros(3, 5)}, "cannot be loaded"),
     ):
         save_file({name: value.contiguous() for name, value in spoilt.items()}, file)
         with pytest.raises(CheckpointError, match=words):
-            LapFlowModel.from_pretrained(tmp_path)
+            LapFlowModel.from_pretrained(tmp_path, low_cpu_mem_usage=accelerate)
 
 
 def test_a_config_that_is_none_is_refused(tmp_path):

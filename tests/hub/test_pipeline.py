@@ -1,6 +1,7 @@
 """What diffusers asks of its own pipelines in its common tests, asked of ours: for compositions of every kind, and in latents."""
 
 import inspect
+import itertools
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tests.hub.builders import SYSTEMS, copied, draw, latent_pipeline, pipeline,
 
 pytest.importorskip("diffusers")
 
+from accelerate.hooks import CpuOffload
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 
 from lapflow.core.errors import ConfigError
@@ -40,10 +42,12 @@ def latent(tmp_path_factory):
 # ---------------------------------------------------------------- every composition
 
 
-def test_saved_and_loaded_it_draws_the_same_images(system, tmp_path):
+@pytest.mark.parametrize("accelerate", [True, False], ids=["accelerate", "without"])
+def test_saved_and_loaded_it_draws_the_same_images(system, tmp_path, accelerate):
+    """`low_cpu_mem_usage` is what diffusers chooses by whether accelerate is there."""
     pipe, steps = system
     pipe.save_pretrained(tmp_path)
-    loaded = quiet(LapFlowPipeline.from_pretrained(tmp_path))
+    loaded = quiet(LapFlowPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=accelerate))
     assert loaded.trained.config == pipe.trained.config
     assert torch.equal(draw(loaded, num_inference_steps=steps), draw(pipe, num_inference_steps=steps))
 
@@ -342,18 +346,28 @@ def test_float64_is_float64(digits, tmp_path):
     assert draw(pipe, num_inference_steps=4, output_type="latent").dtype == torch.float64
 
 
-def test_offloading_knows_the_order_of_the_components(latent):
-    """What can be asked without an accelerator: the order, that every component is in it, and that the pipeline asks for the device
-    of the hooks and frees them at the end."""
+def test_offloading_runs_one_component_after_the_other(latent, monkeypatch):
+    """accelerate's own hooks, with the CPU in the accelerator's place: weights rest where they are, but who is fetched is seen."""
     assert LapFlowPipeline.model_cpu_offload_seq.split("->") == list(latent.components) == ["backbone", "vae"]
-    freed = []
-    kept = latent.maybe_free_model_hooks
-    latent.maybe_free_model_hooks = lambda: freed.append(True)
-    try:
-        draw(latent, [1, 0], num_inference_steps=4)
-    finally:
-        latent.maybe_free_model_hooks = kept
-    assert freed == [True]
+    pipe, fetched = copied(latent), []
+    names = {id(part): name for name, part in pipe.components.items()}
+    fetch = CpuOffload.pre_forward
+
+    def seen(hook, module, *arguments, **named):
+        fetched.append(names[id(module)])
+        return fetch(hook, module, *arguments, **named)
+
+    monkeypatch.setattr(CpuOffload, "pre_forward", seen)
+    wanted = draw(pipe, [1, 0], num_inference_steps=4)
+    assert fetched == []
+    pipe.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        hooks = list(pipe._all_hooks)
+        assert torch.equal(draw(pipe, [1, 0], num_inference_steps=4), wanted)
+        assert [name for name, _ in itertools.groupby(fetched)] == ["backbone", "vae"]
+        assert len(hooks) == 2
+        assert set(map(id, pipe._all_hooks)).isdisjoint(map(id, hooks)), "at the end all are sent away, and hooked anew"
+        fetched.clear()
 
 
 def test_offloaded_weights_do_not_place_the_state(digits, monkeypatch):
