@@ -1,11 +1,12 @@
-"""The transformers' linear layers; in inference mode on a CPU in float32 by oneDNN's kernel where that is the faster one.
+"""The transformers' linear layers, on a CPU in float32 by oneDNN's kernels where those are the faster ones.
 
 torch takes such products from MKL, which on AMD's processors uses vectors of 256 bits; oneDNN uses those of 512 bits, which on the fifth
 generation of Zen halves the time. On Intel's the two are equally fast, and on others nothing was measured: there torch's choice stays. The
 results differ by rounding.
 
-Only in inference mode: the kernel has no derivative of its own (under torch.func it would say that it is 0), and oneDNN keeps what it
-prepares for each shape, megabytes for each. A sampling has few shapes, while training may draw another number of images at every step.
+oneDNN's kernel has no derivative of its own (under torch.func it would say that it is 0). It is called as it is in inference mode, where
+none can be asked for, and else by `Product`, which has one. And oneDNN keeps what it prepares for each shape, megabytes for each: a
+sampling has few shapes, but training may draw another number of images at every step, so `Product` cuts its rows into pieces of few sizes.
 """
 
 from __future__ import annotations
@@ -40,39 +41,105 @@ PREFERRED = ONEDNN is not None and _slow_mkl()
 """Whether plain products are oneDNN's here."""
 
 
+LARGEST, SMALLEST = 8192, 256
+"""Rows of a piece: all powers of two between, and what is left is torch's to multiply. For each a weight is packed anew, which for fewer
+rows would take as long as the product."""
+
+
 class Linear(nn.Linear):
     """x W^T + b."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., k] -> [..., m]."""
-        return _onednn(self, x) if PREFERRED and _plain(self, x) else super().forward(x)
+        if not (PREFERRED and _plain(self, x)):
+            return super().forward(x)
+        if torch.is_inference_mode_enabled():
+            return _onednn(x, self.weight, self.bias)
+        if math.prod(x.shape[:-1]) < SMALLEST:
+            return super().forward(x)
+        found: Tensor = Product.apply(x.flatten(0, -2), self.weight, self.bias)
+        return found.unflatten(0, x.shape[:-1])
 
 
 class LinearGELU(Linear):
     """gelu(x W^T + b) with gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), its tanh form (Hendrycks & Gimpel 2016).
 
-    In inference mode on a CPU in float32 it is one kernel of oneDNN's, on every processor.
+    In inference mode on a CPU in float32 it is one kernel of oneDNN's, on every processor. Else GELU is torch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., k] -> [..., m]."""
-        if ONEDNN is not None and _plain(self, x):
-            return _onednn(self, x, "gelu", "tanh")
+        if ONEDNN is not None and _plain(self, x) and torch.is_inference_mode_enabled():
+            return _onednn(x, self.weight, self.bias, "gelu", "tanh")
         return F.gelu(super().forward(x), approximate="tanh")
 
 
-def _onednn(layer: nn.Linear, x: Tensor, then: str = "none", form: str = "") -> Tensor:
+class Product(torch.autograd.Function):
+    """x w^T + b of x [n, k], w [m, k] and b [m] or None, by oneDNN, n in pieces.
+
+    d/dx is g w, d/dw is g^T x, d/db the sum of g's rows, with g [n, m] the gradient of the result. Where these have to have derivatives
+    in their turn, or are taken under torch.func, they are torch's products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        for_x, for_w, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if for_w else None, w if for_x else None)
+        ctx.save_for_forward(x, w)
+        return _rows(x, w, b)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        for_x, for_w, for_b = ctx.needs_input_grad
+        last = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        by_rows, over_rows = (_rows, _over_rows) if last else (lambda g, v: g @ v.t(), lambda g, x: g.t() @ x)
+        return by_rows(g, w.t()) if for_x else None, over_rows(g, x) if for_w else None, g.sum(0) if for_b else None
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        """Tangents; those that were not given come as zeros."""
+        at_x, at_w = ctx.saved_tensors
+        found = at_x @ w.t() + x @ at_w.t()
+        return found if b is None else found + b
+
+
+def _rows(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """x w^T + b, x [n, k] cut into pieces."""
+    found = [_onednn(part, w, b) if len(part) >= SMALLEST else F.linear(part, w, b) for part in x.split(_pieces(len(x)))]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _over_rows(g: Tensor, x: Tensor) -> Tensor:
+    """g^T x, the sum over n of g [n, m] and x [n, k] cut into pieces."""
+    sizes = _pieces(len(x))
+    found = [_onednn(a.t(), b.t()) if len(a) >= SMALLEST else a.t() @ b for a, b in zip(g.split(sizes), x.split(sizes))]
+    return sum(found[1:], found[0])
+
+
+def _pieces(n: int) -> list[int]:
+    """n >= 1 as a sum: of powers of two from LARGEST down to SMALLEST, each as often as it fits, and of what is left."""
+    sizes = [LARGEST] * (n // LARGEST)
+    left = n % LARGEST
+    while left >= SMALLEST:
+        sizes.append(1 << (left.bit_length() - 1))
+        left -= sizes[-1]
+    return [*sizes, left] if left else sizes
+
+
+def _onednn(x: Tensor, w: Tensor, b: Tensor | None = None, then: str = "none", form: str = "") -> Tensor:
     assert ONEDNN is not None
-    found: Tensor = ONEDNN(x, layer.weight, layer.bias, then, [], form)
+    found: Tensor = ONEDNN(x, w, b, then, [], form)
     return found
 
 
 def _plain(layer: nn.Linear, x: Tensor) -> bool:
-    """Whether oneDNN's kernel takes these, and nothing has to be known of them but values. What does not fit is torch's to refuse."""
+    """Whether oneDNN's kernel takes these, and nothing follows them but autograd's own tape. What does not fit is torch's to refuse."""
     weight, bias = layer.weight, layer.bias
     return (
         not torch.compiler.is_compiling()  # first: what follows cannot be traced
-        and torch.is_inference_mode_enabled()
+        and type(x) is Tensor
+        and type(weight) in (nn.Parameter, Tensor)
         and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, weight, bias) if t is not None)
         and x.dim() > 0
         and x.shape[-1] == weight.shape[1]

@@ -17,10 +17,10 @@ WITHOUT = (nullcontext, torch.no_grad, torch.inference_mode)
 
 @pytest.fixture(params=[False, True], ids=["torch", "oneDNN"])
 def preferred(request, monkeypatch):
-    """Whether plain products are oneDNN's, whatever this processor is; and the calls of its kernel."""
+    """Whether plain products are oneDNN's, whatever this processor is; and what its kernel is called with: the shapes of x and W."""
     used = []
     monkeypatch.setattr(linear, "PREFERRED", request.param)
-    monkeypatch.setattr(linear, "ONEDNN", lambda *a: used.append(a) or ONEDNN(*a))
+    monkeypatch.setattr(linear, "ONEDNN", lambda *a: used.append([tuple(t.shape) for t in a[:2]]) or ONEDNN(*a))
     return request.param, used
 
 
@@ -46,7 +46,7 @@ KINDS = pytest.mark.parametrize(("kind", "want"), [(Linear, line), (LinearGELU, 
 
 
 @KINDS
-@pytest.mark.parametrize("shape", [(5,), (3, 5), (0, 5), (1, 300, 5), (2, 3, 5), (2, 0, 5)])
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (0, 5), (1, 300, 5), (2, 3, 5), (2, 0, 5), (512, 5), (3, 257, 5)])
 def test_values(preferred, kind, want, shape):
     layer, x = drawn(kind(5, 7), *shape)
     strided = [x.mT.contiguous().mT, x.new_ones(()).expand(shape)] if len(shape) > 1 else []
@@ -68,25 +68,65 @@ def test_parameters_of_any_strides(preferred, kind, want):
 
 
 @KINDS
-@pytest.mark.parametrize("shape", [(2, 3, 5), (0, 5), (2, 0, 5)])
+@pytest.mark.parametrize("shape", [(2, 3, 5), (0, 5), (2, 0, 5), (256, 5), (2, 300, 5), (3, 256, 5)])
 def test_derivatives_of_two_orders(preferred, kind, want, shape):
     layer, x = drawn(kind(5, 7), *shape)
     x.requires_grad_()
 
-    def derivatives(f):
+    def derivatives(f, again):
         inputs = [x, *layer.parameters()]
-        first = torch.autograd.grad(f().sin().sum(), inputs, create_graph=True)
-        return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), inputs)]
+        first = torch.autograd.grad(f().sin().mean(), inputs, create_graph=again)
+        return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), inputs)] if again else first
 
-    for found, wanted in zip(derivatives(lambda: layer(x)), derivatives(lambda: want(x, *layer.parameters()))):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
-    assert preferred[1] == [], "its kernel has no derivative"
+    for again in (False, True):
+        found = derivatives(lambda: layer(x), again)
+        for one, wanted in zip(found, derivatives(lambda: want(x, *layer.parameters()), again)):
+            torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-4)
+    assert bool(preferred[1]) == (preferred[0] and math.prod(shape[:-1]) >= 256)
+
+
+@KINDS
+@pytest.mark.parametrize("rows", [3, 300])
+def test_a_graph_made_outside_is_differentiated_under_vmap(preferred, kind, want, rows):
+    """Some rows of a Jacobian at once."""
+    layer, x = drawn(kind(5, 7), rows, 5)
+    x.requires_grad_()
+    y, along = layer(x), torch.eye(rows * 7).view(-1, rows, 7)[:20]
+    inputs = (x, layer.weight, layer.bias)
+    found = torch.func.vmap(lambda row: torch.autograd.grad(y, inputs, row, retain_graph=True))(along)
+    wanted = [torch.autograd.grad(want(*inputs), inputs, row.double()) for row in along]
+    for a, b in zip(found, zip(*wanted)):
+        torch.testing.assert_close(a, torch.stack(b), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight"])
+def test_what_no_derivative_needs_is_not_kept(preferred, frozen):
+    """So it may change before the backward pass, and its memory is free."""
+    layer, x = drawn(Linear(5, 7), 300, 5)
+    (x if frozen == "weight" else layer.weight).requires_grad_()
+    layer.weight.requires_grad_(frozen == "x")
+    y = layer(x)
+    with torch.no_grad():
+        (layer.weight if frozen == "x" else x).mul_(2)
+    y.sum().backward()
+
+
+def test_training_with_any_number_of_rows_shows_onednn_few_shapes(preferred):
+    """It keeps megabytes for each."""
+    layer = Linear(5, 7)
+    for n in [*range(1, 3000, 7), 8191, 8192, 20_000]:
+        layer(torch.randn(n, 5, requires_grad=True)).sum().backward()
+    sizes = [256 << i for i in range(6)]
+    assert sorted(map(tuple, {shape[0] for shape in map(tuple, preferred[1])})) == sorted(
+        {(7, n) for n in sizes} | {(n, 5) for n in sizes} | {(n, 7) for n in sizes} if preferred[0] else ()
+    )
 
 
 @KINDS
 @pytest.mark.parametrize("of", [("x",), ("weight",), ("bias",), ("x", "weight", "bias")])
-def test_forward_derivatives(preferred, kind, want, of):
-    layer, x = drawn(kind(5, 7), 2, 3, 5)
+@pytest.mark.parametrize("rows", [3, 300])
+def test_forward_derivatives(preferred, kind, want, of, rows):
+    layer, x = drawn(kind(5, 7), 2, rows, 5)
     values = {"x": x, "weight": layer.weight.detach(), "bias": layer.bias.detach()}
     along = {name: torch.randn(values[name].shape, generator=torch.Generator().manual_seed(1)) for name in of}
     wanted = torch.func.jvp(
@@ -100,7 +140,7 @@ def test_forward_derivatives(preferred, kind, want, of):
 
 @KINDS
 def test_function_transforms(preferred, kind, want):
-    layer, x = drawn(kind(5, 7), 3, 5)
+    layer, x = drawn(kind(5, 7), 300, 5)
     with torch.no_grad():
         wanted = torch.func.jvp(lambda x: want(x, *layer.parameters()), (x,), (torch.ones_like(x),))[1]
     for without in WITHOUT:
@@ -111,21 +151,22 @@ def test_function_transforms(preferred, kind, want):
 
 
 @KINDS
-def test_multiply_adds_are_counted_as_torch_counts_them(preferred, kind, want):
-    layer, x = drawn(kind(5, 7), 3, 5)
+@pytest.mark.parametrize("rows", [3, 600])
+def test_multiply_adds_are_counted_as_torch_counts_them(preferred, kind, want, rows):
+    layer, x = drawn(kind(5, 7), rows, 5)
     x.requires_grad_()
     with FlopCounterMode(display=False) as counter:
         layer(x).sum().backward()
-    assert counter.get_total_flops() == 3 * 2 * 3 * 5 * 7
+    assert counter.get_total_flops() == 3 * 2 * rows * 5 * 7
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         layer(x.detach())
-    assert counter.get_total_flops() == 2 * 3 * 5 * 7
+    assert counter.get_total_flops() == 2 * rows * 5 * 7
 
 
 @KINDS
 def test_compiles_whole(preferred, kind, want):
     torch._dynamo.reset()
-    layer, x = drawn(kind(5, 7), 3, 5)
+    layer, x = drawn(kind(5, 7), 300, 5)
     for without in WITHOUT:
         with without():
             found = torch.compile(layer, fullgraph=True, backend="eager")(x)
@@ -142,11 +183,12 @@ def test_what_does_not_fit_is_refused_in_torch_s_words(preferred):
 def test_who_computes(preferred, kind, want):
     """oneDNN in inference mode where it is preferred, and with GELU everywhere; never under autocast or in another precision."""
     prefer, used = preferred
-    layer, x = drawn(kind(5, 7), 3, 5)
+    layer, x = drawn(kind(5, 7), 300, 5)
     with torch.inference_mode():
         layer(x)
     assert len(used) == (prefer or kind is LinearGELU)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
+    for without in WITHOUT:
+        with without(), torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
     assert len(used) == (prefer or kind is LinearGELU)
