@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import flop_registry, register_flop_formula
+from torch.autograd import forward_ad
 
 ONEDNN = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
 """oneDNN's x W^T + b with a function applied before the result leaves the cache; what torch.compile's frozen graphs use. It has no
@@ -42,8 +42,12 @@ PREFERRED = ONEDNN is not None and _slow_mkl()
 
 
 LARGEST, SMALLEST = 8192, 256
-"""Rows of a piece: all powers of two between, and what is left is torch's to multiply. For each a weight is packed anew, which for fewer
-rows would take as long as the product."""
+"""Rows of a piece of `Product`: all powers of two between; what is left is torch's to multiply. For each piece oneDNN packs the second
+factor anew, which for fewer rows would take as long as the product."""
+LEAST = 2**24
+"""Multiply-adds of a `Product`: with fewer, torch's was the faster one."""
+TENSORS = (Tensor, nn.Parameter)
+"""Of subclasses nothing is known."""
 
 
 class Linear(nn.Linear):
@@ -51,14 +55,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., k] -> [..., m]."""
-        if not (PREFERRED and _plain(self, x)):
-            return super().forward(x)
-        if torch.is_inference_mode_enabled():
-            return _onednn(x, self.weight, self.bias)
-        if math.prod(x.shape[:-1]) < SMALLEST:
-            return super().forward(x)
-        found: Tensor = Product.apply(x.flatten(0, -2), self.weight, self.bias)
-        return found.unflatten(0, x.shape[:-1])
+        return _linear(x, self.weight, self.bias)
 
 
 class LinearGELU(Linear):
@@ -69,16 +66,18 @@ class LinearGELU(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., k] -> [..., m]."""
-        if ONEDNN is not None and _plain(self, x) and torch.is_inference_mode_enabled():
-            return _onednn(x, self.weight, self.bias, "gelu", "tanh")
-        return F.gelu(super().forward(x), approximate="tanh")
+        weight, bias = self.weight, self.bias
+        if ONEDNN is not None and _plain(x, weight, bias) and torch.is_inference_mode_enabled():
+            return _onednn(x, weight, bias, "gelu", "tanh")
+        return F.gelu(_linear(x, weight, bias), approximate="tanh")
 
 
 class Product(torch.autograd.Function):
     """x w^T + b of x [n, k], w [m, k] and b [m] or None, by oneDNN, n in pieces.
 
-    d/dx is g w, d/dw is g^T x, d/db the sum of g's rows, with g [n, m] the gradient of the result. Where these have to have derivatives
-    in their turn, or are taken under torch.func, they are torch's products.
+    d/dx is g w, d/dw is g^T x, d/db the sum of g's rows, with g [n, m] the gradient of the result. Where derivatives are taken of these
+    in their turn, of either kind or under torch.func, they are torch's products. As any such function it makes the gradients of all
+    inputs that require one, whichever were asked for.
     """
 
     @staticmethod
@@ -92,7 +91,7 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         for_x, for_w, for_b = ctx.needs_input_grad
-        last = not torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active()
+        last = not (torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active())
         by_rows, over_rows = (_rows, _over_rows) if last else (lambda g, v: g @ v.t(), lambda g, x: g.t() @ x)
         return by_rows(g, w.t()) if for_x else None, over_rows(g, x) if for_w else None, g.sum(0) if for_b else None
 
@@ -106,19 +105,26 @@ class Product(torch.autograd.Function):
 
 def _rows(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """x w^T + b, x [n, k] cut into pieces."""
-    found = [_onednn(part, w, b) if len(part) >= SMALLEST else F.linear(part, w, b) for part in x.split(_pieces(len(x)))]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    sizes = _pieces(len(x))
+    if len(sizes) == 1:
+        return _onednn(x, w, b)
+    found = x.new_empty(len(x), len(w))
+    for part, into in zip(x.split(sizes), found.split(sizes)):
+        into.copy_(_onednn(part, w, b) if len(part) >= SMALLEST else F.linear(part, w, b))
+    return found
 
 
 def _over_rows(g: Tensor, x: Tensor) -> Tensor:
-    """g^T x, the sum over n of g [n, m] and x [n, k] cut into pieces."""
+    """g^T x, the sum over n of g [n, m] and x [n, k] cut into pieces. oneDNN is slow with other strides than those of dense rows."""
     sizes = _pieces(len(x))
-    found = [_onednn(a.t(), b.t()) if len(a) >= SMALLEST else a.t() @ b for a, b in zip(g.split(sizes), x.split(sizes))]
+    found = [
+        _onednn(a.t(), b.t()) if len(a) >= SMALLEST else a.t() @ b for a, b in zip(g.contiguous().split(sizes), x.contiguous().split(sizes))
+    ]
     return sum(found[1:], found[0])
 
 
 def _pieces(n: int) -> list[int]:
-    """n >= 1 as a sum: of powers of two from LARGEST down to SMALLEST, each as often as it fits, and of what is left."""
+    """n >= SMALLEST as a sum: of powers of two from LARGEST down to SMALLEST, each as often as it fits, and of what is left."""
     sizes = [LARGEST] * (n // LARGEST)
     left = n % LARGEST
     while left >= SMALLEST:
@@ -127,32 +133,38 @@ def _pieces(n: int) -> list[int]:
     return [*sizes, left] if left else sizes
 
 
+def _linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    if not (PREFERRED and _plain(x, w, b)):
+        return F.linear(x, w, b)
+    if torch.is_inference_mode_enabled():
+        return _onednn(x, w, b)
+    n = math.prod(x.shape[:-1])
+    if n < SMALLEST or n * w.numel() < LEAST:
+        return F.linear(x, w, b)
+    found: Tensor = Product.apply(x.flatten(0, -2), w, b)
+    return found.unflatten(0, x.shape[:-1])
+
+
 def _onednn(x: Tensor, w: Tensor, b: Tensor | None = None, then: str = "none", form: str = "") -> Tensor:
     assert ONEDNN is not None
     found: Tensor = ONEDNN(x, w, b, then, [], form)
     return found
 
 
-def _plain(layer: nn.Linear, x: Tensor) -> bool:
-    """Whether oneDNN's kernel takes these, and nothing follows them but autograd's own tape. What does not fit is torch's to refuse."""
-    weight, bias = layer.weight, layer.bias
+def _plain(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
+    """Whether oneDNN's kernel takes these, and nobody looks on but autograd. What does not fit is torch's to refuse."""
     return (
         not torch.compiler.is_compiling()  # first: what follows cannot be traced
-        and type(x) is Tensor
-        and type(weight) in (nn.Parameter, Tensor)
-        and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, weight, bias) if t is not None)
-        and x.dim() > 0
-        and x.shape[-1] == weight.shape[1]
-        and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))  # the kernel knows no strides of a bias
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0  # counters, tracers and the like know torch's layer
         and not torch._C._are_functorch_transforms_active()
+        and not torch.is_autocast_enabled("cpu")
+        and type(x) in TENSORS
+        and type(w) in TENSORS
+        and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, w, b) if t is not None)
+        and x.dim() > 0
+        and w.numel() > 0
+        and x.shape[-1] == w.shape[1]
+        and w.is_contiguous()  # of other strides oneDNN makes products five hundred times as slowly
+        and (b is None or (b.shape == w.shape[:1] and b.is_contiguous()))  # the kernel knows no strides of a bias
     )
-
-
-def _flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """For torch's FlopCounterMode: those of the product, as it counts any linear layer."""
-    return 2 * math.prod(out_shape) * weight[-1]
-
-
-if ONEDNN is not None and ONEDNN not in flop_registry:
-    register_flop_formula(ONEDNN)(_flops)

@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import weakref
 from contextlib import nullcontext
 
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from lapflow.models import linear
@@ -20,6 +22,7 @@ def preferred(request, monkeypatch):
     """Whether plain products are oneDNN's, whatever this processor is; and what its kernel is called with: the shapes of x and W."""
     used = []
     monkeypatch.setattr(linear, "PREFERRED", request.param)
+    monkeypatch.setattr(linear, "LEAST", 0)
     monkeypatch.setattr(linear, "ONEDNN", lambda *a: used.append([tuple(t.shape) for t in a[:2]]) or ONEDNN(*a))
     return request.param, used
 
@@ -99,16 +102,101 @@ def test_a_graph_made_outside_is_differentiated_under_vmap(preferred, kind, want
         torch.testing.assert_close(a, torch.stack(b), rtol=1e-4, atol=1e-4)
 
 
+def laid_out(n):
+    """x [n, 5] in every layout."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "columns": torch.randn(n, 10, generator=generator).chunk(2, dim=1)[1],
+        "every other": torch.randn(2 * n, 5, generator=generator)[::2],
+        "transposed": torch.randn(5, n, generator=generator).mT,
+        "one row": torch.randn(5, generator=generator).expand(n, 5),
+        "overlapping": torch.randn(n + 4, generator=generator).unfold(0, 5, 1),
+    }
+
+
+@KINDS
+@pytest.mark.parametrize("layout", laid_out(1))
+@pytest.mark.parametrize("n", [256, 600])
+def test_derivatives_in_every_layout(preferred, kind, want, layout, n):
+    layer, _ = drawn(kind(5, 7), n, 5)
+    x, wide = laid_out(n)[layout].detach().requires_grad_(), torch.randn(n, 14, generator=torch.Generator().manual_seed(2))
+    for g in (wide[:, 7:], wide[:, :7].mT.contiguous().mT, wide[0, :7].expand(n, 7)):
+        found = torch.autograd.grad(layer(x), (x, *layer.parameters()), g)
+        for one, wanted in zip(found, torch.autograd.grad(want(x, *layer.parameters()), (x, *layer.parameters()), g.double())):
+            torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [3, 600])
+def test_without_a_bias(preferred, rows):
+    layer, x = drawn(Linear(5, 7, bias=False), rows, 5)
+    along = torch.ones_like(x)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, along))).tangent
+    torch.testing.assert_close(tangent, along @ layer.weight.mT, rtol=1e-5, atol=1e-5)
+    layer(x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(7, 5), rtol=1e-4, atol=1e-4)
+
+
+@KINDS
+@pytest.mark.parametrize("rows", [3, 600])
+def test_derivatives_of_the_other_kind_of_derivatives(preferred, kind, want, rows):
+    """Tangents of gradients, by dual numbers and under torch.func, of a graph made before or inside."""
+    layer, x = drawn(kind(5, 7), rows, 5)
+    x.requires_grad_()
+    inputs = (x, *layer.parameters())
+    along = torch.randn(rows, 5, generator=torch.Generator().manual_seed(1))
+
+    def gradients(f, moved):
+        return torch.autograd.grad(f(moved, *layer.parameters()).sin().sum(), (x, *layer.parameters()))
+
+    with forward_ad.dual_level():
+        found = [forward_ad.unpack_dual(g).tangent for g in gradients(lambda x, *_: layer(x), forward_ad.make_dual(x, along))]
+        wanted = [forward_ad.unpack_dual(g).tangent for g in gradients(want, forward_ad.make_dual(x, along))]
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+    g, moved = torch.randn(2, rows, 7, generator=torch.Generator().manual_seed(2))
+    y, exact = layer(x), want(*inputs)
+    found = torch.func.jvp(lambda g: torch.autograd.grad(y, inputs, g, retain_graph=True), (g,), (moved,))[1]
+    for a, b in zip(found, torch.autograd.grad(exact, inputs, moved.double())):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("frozen", ["x", "weight"])
 def test_what_no_derivative_needs_is_not_kept(preferred, frozen):
-    """So it may change before the backward pass, and its memory is free."""
+    """So its memory is free."""
     layer, x = drawn(Linear(5, 7), 300, 5)
-    (x if frozen == "weight" else layer.weight).requires_grad_()
-    layer.weight.requires_grad_(frozen == "x")
-    y = layer(x)
-    with torch.no_grad():
-        (layer.weight if frozen == "x" else x).mul_(2)
+    values = {"x": x, "weight": layer.weight.detach()}
+    [moved] = values.keys() - {frozen}
+    values[moved] = values[moved].requires_grad_() * 1
+    kept = {name: weakref.ref(value) for name, value in values.items()}
+    y = torch.func.functional_call(layer, {"weight": values["weight"], "bias": layer.bias.detach()}, values.pop("x"))
+    del x
+    values.clear()
+    assert (kept[frozen]() is not None, kept[moved]()) == (True, None)
     y.sum().backward()
+
+
+def test_what_looks_on_sees_torch_s_layer(preferred):
+    layer, x = drawn(LinearGELU(5, 7), 600, 5)
+    for without in WITHOUT:
+        with without():
+            wanted, traced = layer(x), torch.jit.trace(layer, x)
+            torch.testing.assert_close(traced(2 * x), layer(2 * x), rtol=1e-5, atol=1e-5)
+            graph = make_fx(lambda x, w: torch.func.functional_call(layer, {"weight": w}, x))(x, layer.weight.detach())
+            torch.testing.assert_close(graph(x, layer.weight.detach()), wanted, rtol=1e-5, atol=1e-5)
+    w = layer.weight.detach().requires_grad_()
+    graph(x, w).sum().backward()
+    assert w.grad.abs().min() > 0
+
+
+def test_a_tensor_of_another_class_is_multiplied_by_it(preferred):
+    class Other(torch.Tensor):
+        pass
+
+    layer, x = drawn(Linear(5, 7), 300, 5)
+    assert type(layer(x.as_subclass(Other))) is Other
+    assert preferred[1] == []
 
 
 def test_training_with_any_number_of_rows_shows_onednn_few_shapes(preferred):
@@ -181,14 +269,26 @@ def test_what_does_not_fit_is_refused_in_torch_s_words(preferred):
 
 @KINDS
 def test_who_computes(preferred, kind, want):
-    """oneDNN in inference mode where it is preferred, and with GELU everywhere; never under autocast or in another precision."""
+    """In inference mode oneDNN where it is preferred, and with GELU everywhere; never under autocast or in another precision."""
     prefer, used = preferred
     layer, x = drawn(kind(5, 7), 300, 5)
     with torch.inference_mode():
         layer(x)
-    assert len(used) == (prefer or kind is LinearGELU)
+    assert used == [[(300, 5), (7, 5)]] * (prefer or kind is LinearGELU), "whole"
     for without in WITHOUT:
         with without(), torch.autocast("cpu", torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
     assert len(used) == (prefer or kind is LinearGELU)
+
+
+def test_small_products_are_torch_s_with_gradients(preferred, monkeypatch):
+    monkeypatch.undo()
+    used = []
+    monkeypatch.setattr(linear, "PREFERRED", True)
+    monkeypatch.setattr(linear, "ONEDNN", lambda *a: used.append(a) or ONEDNN(*a))
+    for n, width, by_onednn in ((255, 512, False), (256, 256, True), (256, 255, False)):
+        layer, x = drawn(Linear(256, width), n, 256)
+        layer(x)
+        assert bool(used) == by_onednn, (n, width)
+        used.clear()
