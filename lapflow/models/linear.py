@@ -91,7 +91,7 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         for_x, for_w, for_b = ctx.needs_input_grad
-        last = not (torch.is_grad_enabled() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active())
+        last = _unseen() and not torch.is_grad_enabled() and forward_ad._current_level < 0
         by_rows, over_rows = (_rows, _over_rows) if last else (lambda g, v: g @ v.t(), lambda g, x: g.t() @ x)
         return by_rows(g, w.t()) if for_x else None, over_rows(g, x) if for_w else None, g.sum(0) if for_b else None
 
@@ -151,13 +151,20 @@ def _onednn(x: Tensor, w: Tensor, b: Tensor | None = None, then: str = "none", f
     return found
 
 
-def _plain(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
-    """Whether oneDNN's kernel takes these, and nobody looks on but autograd. What does not fit is torch's to refuse."""
+def _unseen() -> bool:
+    """Whether nobody looks on but autograd: compilers, tracers, counters and transforms know torch's layer."""
     return (
         not torch.compiler.is_compiling()  # first: what follows cannot be traced
         and not torch.jit.is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0  # counters, tracers and the like know torch's layer
+        and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _plain(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
+    """Whether oneDNN's kernel takes these. What does not fit is torch's to refuse."""
+    return (
+        _unseen()
         and not torch.is_autocast_enabled("cpu")
         and type(x) in TENSORS
         and type(w) in TENSORS

@@ -246,6 +246,10 @@ def test_multiply_adds_are_counted_as_torch_counts_them(preferred, kind, want, r
     with FlopCounterMode(display=False) as counter:
         layer(x).sum().backward()
     assert counter.get_total_flops() == 3 * 2 * rows * 5 * 7
+    y = layer(x).sum()
+    with FlopCounterMode(display=False) as counter:
+        y.backward()
+    assert counter.get_total_flops() == 2 * 2 * rows * 5 * 7
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         layer(x.detach())
     assert counter.get_total_flops() == 2 * rows * 5 * 7
