@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 ONEDNN = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
 """oneDNN's x W^T + b with a function applied before the result leaves the cache; what torch.compile's frozen graphs use. It has no
@@ -46,8 +47,8 @@ LARGEST, SMALLEST = 8192, 256
 factor anew, which for fewer rows would take as long as the product."""
 LEAST = 2**24
 """Multiply-adds of a `Product`: with fewer, torch's was the faster one."""
-TENSORS = (Tensor, nn.Parameter)
-"""Of subclasses nothing is known."""
+TENSORS = {Tensor, nn.Parameter}
+"""What a `Product` is made of; of subclasses nothing is known."""
 
 
 class Linear(nn.Linear):
@@ -91,7 +92,7 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         for_x, for_w, for_b = ctx.needs_input_grad
-        last = _unseen() and not torch.is_grad_enabled() and forward_ad._current_level < 0
+        last = _unseen() and not _dispatched() and not torch.is_grad_enabled() and forward_ad._current_level < 0
         by_rows, over_rows = (_rows, _over_rows) if last else (lambda g, v: g @ v.t(), lambda g, x: g.t() @ x)
         return by_rows(g, w.t()) if for_x else None, over_rows(g, x) if for_w else None, g.sum(0) if for_b else None
 
@@ -139,7 +140,7 @@ def _linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     if torch.is_inference_mode_enabled():
         return _onednn(x, w, b)
     n = math.prod(x.shape[:-1])
-    if n < SMALLEST or n * w.numel() < LEAST:
+    if n < SMALLEST or n * w.numel() < LEAST or _dispatched() or not {type(x), type(w)} <= TENSORS:
         return F.linear(x, w, b)
     found: Tensor = Product.apply(x.flatten(0, -2), w, b)
     return found.unflatten(0, x.shape[:-1])
@@ -152,13 +153,17 @@ def _onednn(x: Tensor, w: Tensor, b: Tensor | None = None, then: str = "none", f
 
 
 def _unseen() -> bool:
-    """Whether nobody looks on but autograd: compilers, tracers, counters and transforms know torch's layer."""
+    """Whether no compiler, tracer or transform looks on: they know torch's layer."""
     return (
         not torch.compiler.is_compiling()  # first: what follows cannot be traced
         and not torch.jit.is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def _dispatched() -> bool:
+    """Whether a mode sees each operation: one may record it, and differentiate what it recorded."""
+    return bool(torch._C._len_torch_dispatch_stack())
 
 
 def _plain(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
@@ -166,8 +171,6 @@ def _plain(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
     return (
         _unseen()
         and not torch.is_autocast_enabled("cpu")
-        and type(x) in TENSORS
-        and type(w) in TENSORS
         and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (x, w, b) if t is not None)
         and x.dim() > 0
         and w.numel() > 0
@@ -175,3 +178,12 @@ def _plain(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
         and w.is_contiguous()  # of other strides oneDNN makes products five hundred times as slowly
         and (b is None or (b.shape == w.shape[:1] and b.is_contiguous()))  # the kernel knows no strides of a bias
     )
+
+
+def _flops(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """For torch's FlopCounterMode: those of the product, as it counts any linear layer."""
+    return 2 * math.prod(out_shape) * weight[-1]
+
+
+if ONEDNN is not None and ONEDNN not in flop_registry:
+    register_flop_formula(ONEDNN)(_flops)
