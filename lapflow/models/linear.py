@@ -43,8 +43,8 @@ PREFERRED = ONEDNN is not None and _slow_mkl()
 
 
 LARGEST, SMALLEST = 8192, 256
-"""Rows of a piece of `Product`: all powers of two between; what is left is torch's to multiply. For each piece oneDNN packs the second
-factor anew, which for fewer rows would take as long as the product."""
+"""Rows of a piece of `Product`: all powers of two between; what is left is torch's to multiply. Each size is one more that oneDNN
+prepares for and keeps."""
 LEAST = 2**24
 """Multiply-adds of a `Product`: with fewer, torch's was the faster one."""
 TENSORS = {Tensor, nn.Parameter}
@@ -135,6 +135,7 @@ def _pieces(n: int) -> list[int]:
 
 
 def _linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """x w^T + b of x [..., k], by whose kernel it is the faster one."""
     if not (PREFERRED and _plain(x, w, b)):
         return F.linear(x, w, b)
     if torch.is_inference_mode_enabled():
