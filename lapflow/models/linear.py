@@ -116,11 +116,21 @@ def _rows(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def _over_rows(g: Tensor, x: Tensor) -> Tensor:
-    """g^T x, the sum over n of g [n, m] and x [n, k] cut into pieces. oneDNN is slow with other strides than those of dense rows."""
-    sizes = _pieces(len(x))
-    found = [
-        _onednn(a.t(), b.t()) if len(a) >= SMALLEST else a.t() @ b for a, b in zip(g.contiguous().split(sizes), x.contiguous().split(sizes))
-    ]
+    """g^T x, the sum over n of g [n, m] and x [n, k] cut into pieces.
+
+    oneDNN is slow with other strides than those of dense rows, and it copies the one that it is given transposed as rows. So where
+    that is less to copy it makes x^T g, which is transposed.
+    """
+    (n, m), k = g.shape, x.shape[1]
+    if n * k + k * m < n * m:
+        return _sum_over_rows(x, g).t().contiguous()
+    return _sum_over_rows(g, x)
+
+
+def _sum_over_rows(a: Tensor, b: Tensor) -> Tensor:
+    sizes = _pieces(len(a))
+    parts = zip(a.contiguous().split(sizes), b.contiguous().split(sizes))
+    found = [_onednn(a.t(), b.t()) if len(a) >= SMALLEST else a.t() @ b for a, b in parts]
     return sum(found[1:], found[0])
 
 
