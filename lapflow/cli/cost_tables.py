@@ -16,6 +16,8 @@ COUNTED = (
     "not counted: embeddings of t and y, codec, the flow's and the solver's own arithmetic"
 )
 
+_RECOMPUTE = {False: "", "cheap": ", training.recompute=cheap", True: ", training.recompute=true"}
+
 
 def cost_table(cost: Cost) -> Table:
     """Multiply-adds of an evaluation per segment and their time-weighted mean."""
@@ -78,7 +80,7 @@ def held_table(memory: Memory) -> Table:
         share = f"one of {memory.processes} parts" if h.divided and memory.processes > 1 else "whole"
         table.add_row(name, unit(h.bytes), share + (", in the CPU's memory" if h.offloaded else ""))
     if own is not None:
-        table.add_row("activations", unit(own.bytes), f"its {memory.share} images, {own.precision}{', recomputed' * own.recompute}")
+        table.add_row("activations", unit(own.bytes), f"its {memory.share} images, {own.precision}{_RECOMPUTE[own.recompute]}")
     if memory.step is not None:
         table.add_section()
         where = " on the device" if any(h.offloaded for h in held.values()) else ""
@@ -93,7 +95,7 @@ def engine_words(memory: Memory, engine: str) -> str:
 
 
 def activation_table(memory: Memory) -> Table:
-    """Activations in both precisions, kept and recomputed, and of sampling."""
+    """Activations in both precisions, by what is recomputed, and of sampling."""
     training, sampling = memory.training or (), memory.sampling or ()
     unit = _Unit(max((a.bytes for a in (*training, *sampling)), default=0))
     table = new_table(f"Activations at their most, in {unit}B")
@@ -102,8 +104,7 @@ def activation_table(memory: Memory) -> Table:
         table.add_column(precision, justify="right")
     images = f"{memory.share} images"
     for name, rows in (
-        (f"a training step, {images}", [a for a in training if not a.recompute]),
-        (f"a training step, {images}, training.recompute=true", [a for a in training if a.recompute]),
+        *((f"a training step, {images}{setting}", [a for a in training if a.recompute == how]) for how, setting in _RECOMPUTE.items()),
         (f"an evaluation in sampling, {memory.drawn} images{', guided' if memory.guided else ''}", list(sampling)),
     ):
         table.add_row(name, *((unit(a.bytes) + (" *" if a.own else "  ") for a in rows) if rows else ("-  ", "-  ")))

@@ -97,7 +97,8 @@ class Composition:
 
     def require(self) -> None:
         """Raises what would otherwise go wrong in the middle of the work: no images, latents of another codec, sampling settings
-        that do not fit the flow, a codec that cannot be loaded, a kernel that cannot run on the engine's device in its precision."""
+        that do not fit the flow, a codec that cannot be loaded, nothing to recompute, a kernel that cannot run on the engine's
+        device in its precision."""
         self._require_images()
         require_processes(self.config, self.flow, self.engine, self.config.training.batch_size, self.engine.world_size)
         require_sampling(self.config, self.solver, self.guidance, self.flow)
@@ -105,6 +106,7 @@ class Composition:
             self.codec.load()
             self._require_same_codec()
         self._require_heads()
+        self._require_recompute()
         self.kernel()
 
     def kernel(self) -> str | None:
@@ -122,6 +124,17 @@ class Composition:
                     f"the head {name!r} must be both returned by the model and trained by the objective",
                     got=f"it is a matter of the {' and the '.join(holds)} only",
                     expected="for a learned variance: model.variance=true and objective=vlb, with solver ddpm, variance learned",
+                )
+
+    def _require_recompute(self) -> None:
+        """The network has the parts that are to be recomputed."""
+        how, name = self.config.training.recompute, type(self.model).__name__
+        with _placed(self.config, "training", "recompute"):
+            if how and not self.model.units():
+                raise ConfigError("the network names no units to recompute", got=name, expected="training.recompute=false")
+            if how == "cheap" and not self.model.remakes:
+                raise ConfigError(
+                    "the network does not say what of it is cheap to recompute", got=name, expected="training.recompute=true or false"
                 )
 
     def _require_images(self) -> None:

@@ -88,8 +88,10 @@ class TrainingConfig(Section):
         default="stop", description="a step whose loss or gradient is not finite: stop the run before the update, or leave the step out"
     )
     most_skipped: Positive = Field(default=100, description="steps that may be left out before the run stops")
-    recompute: bool = Field(
-        default=False, description="recompute each unit of the network in the backward pass instead of keeping its activations"
+    recompute: bool | Literal["cheap"] = Field(
+        default=False,
+        description="compute in the backward pass anew, instead of keeping it: true, each unit of the network; cheap, its norms and "
+        "activation functions alone",
     )
     workers: int = Field(default=0, ge=0, description="processes that read images; 0: the training process itself")
     bad_images: Share = Field(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,11 +34,12 @@ from lapflow.core.engine import Held
 from lapflow.core.errors import ConfigError
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
+from lapflow.core.live_bytes import LiveBytes
 from lapflow.core.random import keyed_generator
 from lapflow.evaluation.flops import seen
-from lapflow.evaluation.live_bytes import LiveBytes
 from lapflow.training.recompute import recompute
 
+Recompute = bool | Literal["cheap"]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STEPS = 100
 """Training steps whose draws are looked at for the heaviest one."""
@@ -53,7 +54,7 @@ class Activations:
     (twice as many under guidance), in bytes; `own` is what the config names."""
 
     precision: str
-    recompute: bool
+    recompute: Recompute
     bytes: int
     own: bool
 
@@ -159,15 +160,18 @@ def _evaluation(model: Backbone, call: Call, dtype: torch.dtype) -> int:
     return live.peak
 
 
-def _steps(model: Backbone, calls: Sequence[Call]) -> dict[tuple[str, bool], int]:
-    """The most that the forward and backward pass of these calls need, in bytes, by precision and with `recompute` (left out for a
-    network without units). The network is left recomputing."""
+def _steps(model: Backbone, calls: Sequence[Call]) -> dict[tuple[str, Recompute], int]:
+    """The most that the forward and backward pass of these calls need, in bytes, by precision and `recompute`, as far as the network
+    can."""
     for p in model.parameters():
         p.grad = torch.zeros_like(p)  # gradients are counted apart, with what the engine holds
-    found = {(name, False): _step(model, calls, dtype) for name, dtype in PRECISIONS.items()}
-    if model.units():
-        recompute(model)
-        found |= {(name, True): _step(model, calls, dtype) for name, dtype in PRECISIONS.items()}
+    found: dict[tuple[str, Recompute], int] = {(name, False): _step(model, calls, dtype) for name, dtype in PRECISIONS.items()}
+    ways: tuple[tuple[Literal[True, "cheap"], bool], ...] = (("cheap", model.remakes), (True, bool(model.units())))
+    for how in (how for how, able in ways if able):
+        recompute(model, how)
+        found |= {(name, how): _step(model, calls, dtype) for name, dtype in PRECISIONS.items()}
+        for unit in model.units():
+            del unit.forward  # its class's again
     return found
 
 

@@ -9,13 +9,15 @@ Shapes: b batch, n tokens, d width; a group is a run of tokens [b, n_g, d] with 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, Mask, scale_attention
-from lapflow.models.layers import MLP, modulate
+from lapflow.core.remaking import remade
+from lapflow.models.layers import MLP, for_products, modulate
 from lapflow.models.linear import Linear
 
 Modulation = tuple[Tensor, ...]
@@ -38,12 +40,12 @@ class Expert(nn.Module):
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens [b, n, d] -> queries, keys and values [b, n, 3 d]."""
-        return self.qkv(self.norm1(x))
+        return remade(self.qkv, partial(_normed, self.norm1), x)
 
     def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         """Tokens and what they attended to, both [b, n, d] -> the next tokens."""
         x = x + self.proj(attended)
-        return x + self.mlp(self.norm2(x))
+        return x + remade(self.mlp, partial(_normed, self.norm2), x)
 
 
 class ModulatedExpert(Expert):
@@ -58,12 +60,20 @@ class ModulatedExpert(Expert):
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         shift, scale, *_ = modulation
-        return self.qkv(modulate(self.norm1(x), shift, scale))
+        return remade(self.qkv, partial(_modulated, self.norm1), x, shift, scale)
 
     def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         _, _, gate1, shift, scale, gate2 = modulation
         x = torch.addcmul(x, gate1, self.proj(attended))
-        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift, scale)))
+        return torch.addcmul(x, gate2, remade(self.mlp, partial(_modulated, self.norm2), x, shift, scale))
+
+
+def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+    return for_products(norm(x))
+
+
+def _modulated(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return for_products(remade(lambda normed: modulate(normed, shift, scale), norm, x))
 
 
 class MaskedAttention:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
-from lapflow.models.linear import Linear, LinearGELU
+from lapflow.core.remaking import is_remaking, remade
+from lapflow.models.linear import Linear, LinearGELU, gelu
 from lapflow.models.positions import Grid, position_embedding
 
 
@@ -30,6 +31,12 @@ def unpatchify(tokens: Tensor, patch: int, grid: Grid) -> Tensor:
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (1 + scale) + shift, with x [b, n, d], shift and scale [b, 1, d]."""
     return torch.addcmul(shift, x, 1 + scale)
+
+
+def for_products(x: Tensor) -> Tensor:
+    """x as a linear layer takes it: under autocast in its low precision."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class PatchEmbed(nn.Module):
@@ -111,6 +118,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
+        if is_remaking():
+            return remade(self.fc2, gelu, self.fc1(x, activated=False))
         return self.fc2(self.fc1(x))
 
 

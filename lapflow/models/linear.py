@@ -59,18 +59,22 @@ class Linear(nn.Linear):
         return _linear(x, self.weight, self.bias)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the tanh form of GELU (Hendrycks & Gimpel 2016)."""
+    return F.gelu(x, approximate="tanh")
+
+
 class LinearGELU(Linear):
-    """gelu(x W^T + b) with gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), its tanh form (Hendrycks & Gimpel 2016).
+    """gelu(x W^T + b); in inference mode on a CPU in float32 one kernel of oneDNN's, on every processor."""
 
-    In inference mode on a CPU in float32 it is one kernel of oneDNN's, on every processor. Else GELU is torch's own.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., k] -> [..., m]."""
+    def forward(self, x: Tensor, activated: bool = True) -> Tensor:
+        """[..., k] -> [..., m]; not `activated`, x W^T + b alone."""
+        if not activated:
+            return super().forward(x)
         weight, bias = self.weight, self.bias
         if ONEDNN is not None and _plain(x, weight, bias) and torch.is_inference_mode_enabled():
             return _onednn(x, weight, bias, "gelu", "tanh")
-        return F.gelu(_linear(x, weight, bias), approximate="tanh")
+        return gelu(_linear(x, weight, bias))
 
 
 class Product(torch.autograd.Function):

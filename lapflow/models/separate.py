@@ -25,6 +25,8 @@ class Separate(Backbone):
     causal, where towers that read all tokens would cost 1.37.
     """
 
+    remakes = True
+
     def __init__(
         self,
         bands: Mapping[int, Band],

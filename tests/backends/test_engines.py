@@ -32,7 +32,7 @@ TINY = [
     "training.learning_rate=2e-3",
 ]
 LAWS = {
-    "batch": ["flow.intervals.draw=batch"],
+    "batch": ["flow.intervals.draw=batch", "training.recompute=cheap"],
     "balanced": ["flow.intervals.draw=balanced", "training.accumulation=2", "training.recompute=true", "training.clip=0.3"],
 }
 TORCH = {"ddp": [], "fsdp2": ["engine.parallel=fsdp2"]}

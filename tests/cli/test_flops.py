@@ -53,7 +53,9 @@ def test_memory_for_programs(call):
     found = json.loads(out)["memory"]
     assert (found["batch"], found["share"], found["drawn"], found["processes"]) == (32, 8, 32, 4)
     assert found["held"]["moments"] == {"bytes": pytest.approx(2 * found["weights"] / 4, rel=1e-3), "divided": True, "offloaded": True}
-    assert {(a["precision"], a["recompute"]) for a in found["training"]} == {(p, r) for p in ("fp32", "bf16") for r in (True, False)}
+    assert {(a["precision"], a["recompute"]) for a in found["training"]} == {
+        (p, r) for p in ("fp32", "bf16") for r in (True, False, "cheap")
+    }
     assert found["step"] == found["kept"] + next(a["bytes"] for a in found["training"] if a["own"])
 
 

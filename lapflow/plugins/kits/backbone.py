@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lapflow.core.backbone import Backbone, Condition, Heads
 from lapflow.core.decomposition import Band
+from lapflow.core.live_bytes import LiveBytes
+from lapflow.core.remaking import under_remaking
 from lapflow.core.state import State
 from lapflow.plugins.kits.base import Conformance, normal
 
@@ -119,18 +121,35 @@ class BackboneConformance(Conformance):
 
     def test_units_are_parts_that_may_be_recomputed(self) -> None:
         """They are different modules of the network, and recomputing their activations gives the same gradients."""
-        plain, again = self.network().train(), self.network().train()
-        units = again.units()
+        model = self.network().train()
+        units = model.units()
         assert len({id(unit) for unit in units}) == len(units)
-        assert all(any(unit is module for module in again.modules()) for unit in units)
+        assert all(any(unit is module for module in model.modules()) for unit in units)
+        want, _ = self.gradients(model)
         for unit in units:
             unit.forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
-        for model in (plain, again):
+        got, _ = self.gradients(model)
+        assert all(torch.equal(got[name], want[name]) for name in want)
+
+    def test_units_that_remake_what_is_cheap_keep_less(self) -> None:
+        """A network `remakes` if, and only if, less is kept for the backward pass within `remaking`; its gradients are the same."""
+        model = self.network().train()
+        want, whole = self.gradients(model)
+        for unit in model.units():
+            unit.forward = under_remaking(unit.forward)
+        got, less = self.gradients(model)
+        assert (less < whole) == model.remakes
+        assert all(torch.equal(got[name], want[name]) for name in want)
+
+    def gradients(self, model: Backbone) -> tuple[dict[str, Tensor], int]:
+        """Of the mean square of all predictions, by the parameter's name; and the bytes that were kept for them."""
+        model.zero_grad()
+        with LiveBytes() as live:
             heads = model(self.state(tuple(self.bands)), torch.full((self.batch,), 0.4, dtype=torch.float64), self.labels())
-            torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum().backward()
-        for p, q in zip(plain.parameters(), again.parameters(), strict=True):
-            assert (p.grad is None) == (q.grad is None)
-            assert p.grad is None or torch.equal(p.grad, cast(Tensor, q.grad))
+            loss = torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum()
+            kept = live.live
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, kept
 
     def test_it_runs_in_training_and_in_low_precision(self) -> None:
         """A bfloat16 network gives bfloat16 predictions."""

@@ -1,0 +1,95 @@
+"""Results that the backward pass makes again rather than find: those that cost little and fill much memory, such as norms and
+activation functions (selective recomputation of activations; Korthikanti et al. 2022).
+
+Autograd keeps what a layer was given. Where that is only the norm of something that is kept as well, `remade` keeps how it was made.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_remaking: ContextVar[bool] = ContextVar("remaking", default=False)
+
+
+@contextmanager
+def remaking() -> Iterator[None]:
+    """Within it `remade` keeps no results."""
+    token = _remaking.set(True)
+    try:
+        yield
+    finally:
+        _remaking.reset(token)
+
+
+def is_remaking() -> bool:
+    """Whether results are to be made again. Not where torch.compile looks on: its graphs make again what is cheap in any case."""
+    return not torch.compiler.is_compiling() and _remaking.get() and torch.is_grad_enabled()
+
+
+def under_remaking(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, called within `remaking`."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        with remaking():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def remade(use: Callable[[Tensor], Tensor], make: Callable[..., Tensor], *given: Tensor) -> Tensor:
+    """use(make(*given)). Within `remaking` what `make` returns is not kept for the backward pass of `use`, which calls `make` again:
+    with the same tensors, in the same autocast, so the gradient is the same to the bit.
+
+    `make` must be a function of `given`, and of weights, alone. What it keeps for its own backward pass it keeps.
+    """
+    made = make(*given)
+    if not is_remaking():
+        return use(made)
+    with saved_tensors_hooks(*_hooks(made, make, given)):
+        return use(made)
+
+
+@dataclass(frozen=True)
+class _View:
+    """How a tensor lies in the storage of the result that is not kept."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+def _hooks(made: Tensor, make: Callable[..., Tensor], given: tuple[Tensor, ...]) -> tuple[Callable[..., object], Callable[..., Tensor]]:
+    # These hooks live as long as what they pack: they hold neither the result nor the graph behind what it is made of. While they
+    # pack the result is there, and nothing else can lie in its storage.
+    storage, plain = made.untyped_storage()._cdata, tuple(x.detach() for x in given)
+    device = made.device.type
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+
+    def pack(x: Tensor) -> object:
+        if x.untyped_storage()._cdata == storage:
+            return _View(tuple(x.shape), x.stride(), int(x.storage_offset()))
+        return x if x.is_leaf else x.detach()
+
+    def unpack(kept: object) -> Tensor:
+        if not isinstance(kept, _View):
+            assert isinstance(kept, Tensor)
+            return kept
+        with torch.no_grad(), torch.autocast(device, dtype, enabled):
+            return make(*plain).as_strided(kept.shape, kept.stride, kept.offset)
+
+    return pack, unpack
