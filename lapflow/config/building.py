@@ -14,6 +14,7 @@ from torch import Tensor
 from lapflow.config.fields import Spec
 from lapflow.config.schema import Config
 from lapflow.core.attention import AttentionBackend
+from lapflow.core.autocast import autocast_dtype
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
 from lapflow.core.dataset import SPLITS, Dataset
@@ -232,7 +233,7 @@ def require_solver(flow: Flow, solver: Solver) -> None:
 
 def working_dtype(device: torch.device) -> torch.dtype:
     """What a float32 network computes in under the present autocast."""
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+    return autocast_dtype(device) or torch.float32
 
 
 def build(config: Config, device: torch.device | str = "cpu") -> Composition:

@@ -11,6 +11,7 @@ from lapflow.core.component import Component
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Path
 from lapflow.core.state import State, clock
+from lapflow.core.transfer import upload
 
 
 class Bridge(Component):
@@ -66,4 +67,4 @@ class Bridge(Component):
 def entering(noise: Mapping[int, Tensor], after: Segment, scale: int, path: Path) -> Tensor:
     """Scale `scale` as it enters `after` from noise alone: sigma_k x0_k at the time at which sampling enters."""
     c = path.coefficients(clock(after.begin), after, scale).expand(noise[scale])
-    return (c.sigma.to(noise[scale].dtype).to(noise[scale].device) * after.unit) * noise[scale]
+    return (upload(c.sigma, noise[scale].device, noise[scale].dtype) * after.unit) * noise[scale]

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
@@ -34,11 +33,6 @@ class Band:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.channels, self.height, self.width
-
-
-def in_own_dtype(x: Tensor) -> torch.autocast:
-    """A context in which filters keep the dtype of `x`: under autocast, bf16 convolutions would round the state itself."""
-    return torch.autocast(x.device.type if x.device.type != "meta" else "cpu", enabled=False)
 
 
 class Decomposition(Component):

@@ -16,6 +16,7 @@ from lapflow.core.component import Component
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment
 from lapflow.core.state import expand_time
+from lapflow.core.transfer import upload
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Coefficients:
             return Coefficients(a, b, da, db)
         tiles = like.shape[1] // self.alpha.shape[-1]
         # A scalar may stay on the CPU, a tensor with a pattern must be where the band is.
-        a, b, da, db = (c.reshape(-1, c.shape[-1]).repeat(1, tiles)[:, :, None, None].to(like.device) for c in values)
+        a, b, da, db = (upload(c.reshape(-1, c.shape[-1]).repeat(1, tiles)[:, :, None, None], like.device) for c in values)
         return Coefficients(a, b, da, db)
 
     def position(self, data: Tensor, noise: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from lapflow.core.autocast import autocast_dtype, autocast_in
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -77,8 +79,7 @@ def _hooks(made: Tensor, make: Callable[..., Tensor], given: tuple[Tensor, ...])
     # These hooks live as long as what they pack: they hold neither the result nor the graph behind what it is made of. While they
     # pack the result is there, and nothing else can lie in its storage.
     storage, plain = made.untyped_storage()._cdata, tuple(x.detach() for x in given)
-    device = made.device.type
-    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    device, dtype = made.device, autocast_dtype(made.device)
 
     def pack(x: Tensor) -> object:
         if x.untyped_storage()._cdata == storage:
@@ -89,7 +90,7 @@ def _hooks(made: Tensor, make: Callable[..., Tensor], given: tuple[Tensor, ...])
         if not isinstance(kept, _View):
             assert isinstance(kept, Tensor)
             return kept
-        with torch.no_grad(), torch.autocast(device, dtype, enabled):
+        with torch.no_grad(), autocast_in(device, dtype):
             return make(*plain).as_strided(kept.shape, kept.stride, kept.offset)
 
     return pack, unpack

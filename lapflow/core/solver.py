@@ -53,9 +53,13 @@ class Field(ABC):
         """The state of bands."""
         return dict(bands)
 
-    def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
-        """The path's coefficients of each band at `t`, shaped to multiply it."""
+    def law(self, t: float) -> dict[int, Coefficients]:
+        """The path's coefficients of each band at `t`, on the CPU: to be looked at without waiting for a GPU."""
         raise SolverError(f"{type(self).__name__} gives velocities only", remedy="use a solver of the ODE, such as heun")
+
+    def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
+        """Those of `law`, shaped to multiply the bands, on their device."""
+        return {k: c.expand(bands[k]) for k, c in self.law(t).items()}
 
     def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
         """Fresh noise of the law of x0, bands like `bands`."""

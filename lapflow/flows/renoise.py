@@ -15,6 +15,7 @@ from lapflow.core.bridge import Bridge, entering
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Path
 from lapflow.core.state import State, clock
+from lapflow.core.transfer import upload
 
 
 class RenoiseBridge(Bridge):
@@ -36,5 +37,5 @@ class RenoiseBridge(Bridge):
             out[k] = entering(noise[after.index], after, k, path)
             if k in state:
                 c = path.coefficients(clock(after.begin), after, k).expand(state[k])
-                out[k] = out[k] + c.alpha.to(device=state[k].device, dtype=state[k].dtype) * state[k]
+                out[k] = out[k] + upload(c.alpha, state[k].device, state[k].dtype) * state[k]
         return out

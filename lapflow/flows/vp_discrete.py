@@ -22,6 +22,7 @@ from torch import Tensor
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, Path
+from lapflow.core.transfer import upload
 
 
 class DiscreteVPPath(Path):
@@ -116,7 +117,7 @@ class DiscreteVPPath(Path):
 
     def _log(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """ln abar and its derivative by n, at n + 1 = `position` >= 1: cubic Hermite between the integers (linear below n = 0)."""
-        knots, slopes = (table.to(device=position.device, dtype=position.dtype) for table in (self._knots, self._slopes))
+        knots, slopes = (upload(table, position.device, position.dtype) for table in (self._knots, self._slopes))
         low = position.detach().floor().long().clamp(0, self.times - 1)
         x, high = position - low, low + 1
         a, b = knots[low], knots[high]

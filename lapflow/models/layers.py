@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from lapflow.core.autocast import autocast_dtype
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
 from lapflow.core.remaking import is_remaking, remade
@@ -34,9 +35,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def for_products(x: Tensor) -> Tensor:
-    """x as a linear layer takes it: under autocast in its low precision."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    """x as a linear layer takes it: under autocast in its low precision, if it is not float64."""
+    dtype = autocast_dtype(x.device)
+    return x if dtype is None or x.dtype == torch.float64 else x.to(dtype)
 
 
 class PatchEmbed(nn.Module):

@@ -14,8 +14,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from lapflow.core.decomposition import Band, Decomposition, in_own_dtype
+from lapflow.core.autocast import in_own_dtype
+from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.state import State
+from lapflow.core.transfer import upload
 
 SIZE = 4
 
@@ -59,4 +61,4 @@ def _basis(like: Tensor) -> Tensor:
     n = torch.arange(SIZE, dtype=torch.float64, device="cpu")
     rows = torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * SIZE)) * math.sqrt(2 / SIZE)
     rows[0] = math.sqrt(1 / SIZE)
-    return torch.kron(rows, rows).to(device=like.device, dtype=like.dtype)
+    return upload(torch.kron(rows, rows), like.device, like.dtype)

@@ -12,6 +12,7 @@ from pydantic import Field
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.random import Generators, rand
+from lapflow.core.transfer import upload
 
 Law = Literal["batch", "sample", "balanced"]
 DrawOption = Annotated[
@@ -65,7 +66,7 @@ class UniformDraws(IntervalSchedule):
         else:
             stage = (rand((batch,), generator, dtype=torch.float32, device="cpu") * len(segments)).long().clamp(max=len(segments) - 1)
         unit = rand((batch,), generator, dtype=dtype, device=device)
-        rows = [(s, (stage == s.index).nonzero().flatten().to(device)) for s in segments]
+        rows = [(s, upload((stage == s.index).nonzero().flatten(), device)) for s in segments]
         return [Draw(s, _times(s, unit[index], until[s.index]), index) for s, index in rows if len(index)]
 
     def scale_weight(self, scale: int, levels: int) -> float:

@@ -24,9 +24,11 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.decomposition import Band, Decomposition, in_own_dtype
+from lapflow.core.autocast import in_own_dtype
+from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.errors import BackendError, ConfigError, suggest
 from lapflow.core.state import State
+from lapflow.core.transfer import upload
 
 
 class WaveletPyramid(Decomposition):
@@ -91,7 +93,7 @@ class WaveletPyramid(Decomposition):
         return full.narrow(axis, length // 2 - 1 + 2 * pad, size)
 
     def _weight(self, x: Tensor, axis: int, channels: int) -> Tensor:
-        kernels = self._kernels.to(device=x.device, dtype=x.dtype).repeat(channels, 1)
+        kernels = upload(self._kernels, x.device, x.dtype).repeat(channels, 1)
         return kernels[:, None, :, None] if axis == -2 else kernels[:, None, None, :]
 
 

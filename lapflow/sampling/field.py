@@ -55,8 +55,8 @@ class FlowField(Field):
     def show(self, bands: Mapping[int, Tensor]) -> State:
         return self.flow.show(bands, self.segment)
 
-    def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
-        return self.flow.coefficients(clock(t), self.segment, bands)
+    def law(self, t: float) -> dict[int, Coefficients]:
+        return {k: self.flow.path.coefficients(clock(t), self.segment, k) for k in self.segment.scales}
 
     def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
         generator = torch.default_generator if generator is None else generator

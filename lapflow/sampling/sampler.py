@@ -16,6 +16,7 @@ from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators, fresh_generator
 from lapflow.core.solver import Field, Observer, Solver, Statistics
 from lapflow.core.state import State
+from lapflow.core.transfer import upload
 from lapflow.flows.guidance import ClassifierFreeGuidance
 from lapflow.sampling.field import ModelField
 
@@ -100,7 +101,7 @@ def sample(
     solver.require(len(flow.segments))
     guide.require(flow.levels)
     labels = check_labels(labels, shape[0], model.num_classes, guide)
-    labels = None if labels is None else labels.to(device)
+    labels = None if labels is None else upload(labels, device)
     generator = fresh_generator() if generator is None else generator
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     if noise is None:

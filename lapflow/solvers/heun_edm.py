@@ -27,7 +27,7 @@ class HeunEDM(FixedSteps):
         now, after = field.coefficients(here, t), field.coefficients(here, t_next)
         change = {k: after[k].sigma - now[k].sigma for k in here}
         euler = field.show({k: (here[k] + change[k] * slope[k]).to(here[k].dtype) for k in here})
-        if any(bool((c.sigma == 0).any()) for c in after.values()):
+        if any(bool((c.sigma == 0).any()) for c in field.law(t_next).values()):
             return euler, 1
         _, second = _slope(field, euler, t_next)
         return field.show({k: (here[k] + change[k] * (slope[k] + second[k]) / 2).to(here[k].dtype) for k in here}), 2
@@ -38,7 +38,7 @@ def _slope(field: Field, state: Mapping[int, Tensor], t: float) -> tuple[State, 
     said = field.endpoints(state, t)
     found = field.coefficients(said.data, t)
     bands = field.split(state)
-    if any(bool((c.dsigma.abs() < 1e-9).any()) for c in found.values()):
+    if any(bool((c.dsigma.abs() < 1e-9).any()) for c in field.law(t).values()):
         raise SolverError(
             f"the noise level stands still at t = {t:g}, and heun-edm steps in it",
             expected="a path whose noise falls all the time, such as edm, edify or linear",

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from pydantic import Field
 
+from lapflow.core.autocast import autocast_in
 from lapflow.core.engine import Engine
 from lapflow.core.errors import BackendError, LapflowError
 
@@ -92,7 +93,7 @@ class ProcessEngine(Engine):
         )
 
     def autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return autocast_in(self.device, torch.bfloat16 if self.precision == "bf16" else None)
 
 
 def this_process() -> tuple[int, int, int]:

@@ -38,9 +38,9 @@ class KnownField(Field):
         data = {k: x + (1 - t) * velocity[k] for k, x in state.items()}
         return Endpoints(data, {k: x - t * velocity[k] for k, x in state.items()})
 
-    def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
+    def law(self, t: float) -> dict[int, Coefficients]:
         alpha, sigma, one = (torch.tensor(v, dtype=torch.float64) for v in (t, 1 - t, 1.0))
-        return dict.fromkeys(bands, Coefficients(alpha, sigma, one, -one))
+        return dict.fromkeys((1, 0), Coefficients(alpha, sigma, one, -one))
 
     def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
         assert generator is not None, "the generator is handed on to the field"

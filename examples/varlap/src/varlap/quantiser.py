@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lapflow.core.decomposition import Band, in_own_dtype
+from lapflow.core.autocast import in_own_dtype
+from lapflow.core.decomposition import Band
 from lapflow.core.errors import SizeError
 from lapflow.core.random import keyed_generator, randn
 
