@@ -63,8 +63,19 @@ class Learner:
 
 
 def arguments(point: TrainingPoint) -> tuple[Any, ...]:
-    """What a learner's module is called with for a training pair."""
-    call = (point.state, point.t, point.condition())
+    """What a learner's module is called with for a training pair.
+
+    Where a batch is divided among segments their shares change from step to step. torch.compile is told so beforehand: it would
+    make a graph for the first number of samples, and find out with the second.
+    """
+    condition = point.condition()
+    call = (point.state, point.t, condition)
+    if point.index is not None:
+        from torch._dynamo import maybe_mark_dynamic  # a second, which the first step of an optimizer takes in any case
+
+        for x in (*point.state.values(), point.t, condition.labels, condition.level, *(condition.image or {}).values()):
+            if x is not None:
+                maybe_mark_dynamic(x, 0)
     return call if point.flow.objective.module is None else (*call, point)
 
 

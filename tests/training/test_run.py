@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from lapflow.config.loading import load_config
 from lapflow.core.errors import BackendError, CheckpointError, ConfigError, DataError
@@ -210,8 +211,19 @@ def test_bf16_training_follows_float32(tmp_path):
     assert losses(train(tiny("engine.precision=bf16"), tmp_path / "b")) == pytest.approx(plain, rel=0.03)
 
 
+def test_compiling_makes_one_graph_a_segment_and_the_next_run_finds_them(tmp_path):
+    """Also where each sample draws its segment, so that every step has other numbers of them."""
+    one = ("training.steps=4", "model.depth=1", "flow.intervals.draw=sample")
+    plain = losses(train(tiny(*one), tmp_path / "plain"))
+    for way in ("first", "again"):
+        torch.compiler.reset()
+        counters.clear()
+        assert losses(train(tiny(*one, "engine.compile=true"), tmp_path / way)) == pytest.approx(plain, rel=1e-3)
+        assert counters["stats"]["unique_graphs"] == 2
+    assert counters["aot_autograd"]["autograd_cache_hit"] == 2
+
+
 COMPILED = [
-    ["engine.compile=true"],
     ["engine.compile=true", "training.recompute=true"],
     ["engine.compile=true", "training.recompute=cheap", "engine.parallel=fsdp2"],
 ]
