@@ -1,6 +1,6 @@
 """Whole sampling, fixed steps uniform in time: LapFlow beside one scale, ours and diffusers' DiT; and what the sampler itself takes.
 
-python -m benchmarks.sampling [--repeats N] [--steps 6] [--tokens 2048]
+python -m benchmarks.sampling [--repeats N] [--steps 24] [--tokens 2048]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SETTINGS: tuple[tuple[int, tuple[float, ...]], ...] = ((32, (0.0, 0.5)), (64, (0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6, help="Euler steps over the whole clock, in each segment its share")
+    parser.add_argument("--steps", type=int, default=24, help="Euler steps over the whole clock, in each segment its share")
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048], help="tokens of one scale in a batch")
     options = parser.parse_args()
     rows = []
