@@ -70,7 +70,7 @@ def arguments(point: TrainingPoint) -> tuple[Any, ...]:
     """
     condition = point.condition()
     call = (point.state, point.t, condition)
-    if point.index is not None:
+    if point.index is not None and len(point.flow.segments) > 1:
         from torch._dynamo import maybe_mark_dynamic  # a second, which the first step of an optimizer takes in any case
 
         for x in (*point.state.values(), point.t, condition.labels, condition.level, *(condition.image or {}).values()):
