@@ -55,16 +55,16 @@ class Denoising(FixedSteps):
             std = torch.where(silent, torch.zeros_like(added), added).clamp(min=0).sqrt()
             mean = after[k].alpha * said.data[k] + kept * said.noise[k]
             parts[k] = mean.to(said.data[k].dtype), std.to(said.data[k].dtype)
-        if not self._draws(field, t, t_next):
+        if not self._draws(field, t, t_next, learned is not None):
             return field.show({k: mean for k, (mean, _) in parts.items()}), 1
         fresh = field.noise(said.data, generator)
         return field.show({k: mean + std * fresh[k] for k, (mean, std) in parts.items()}), 1
 
-    def _draws(self, field: Field, t: float, t_next: float) -> bool:
-        """Whether the step has any fresh noise. A variance that is learned is above 0."""
+    def _draws(self, field: Field, t: float, t_next: float, learned: bool) -> bool:
+        """Whether the step has any fresh noise, found without waiting for a GPU. A variance that is learned is above 0."""
         now, after = field.law(t), field.law(t_next)
         for k in now:
-            wanted = bool(self.heads) | (self.variances(now[k], after[k])[1] > 0)
+            wanted = learned | (self.variances(now[k], after[k])[1] > 0)
             if bool((wanted & (self.final_noise | (after[k].sigma > 0))).any()):
                 return True
         return False
