@@ -166,7 +166,7 @@ def _steps(model: Backbone, calls: Sequence[Call]) -> dict[tuple[str, Recompute]
     for p in model.parameters():
         p.grad = torch.zeros_like(p)  # gradients are counted apart, with what the engine holds
     found: dict[tuple[str, Recompute], int] = {(name, False): _step(model, calls, dtype) for name, dtype in PRECISIONS.items()}
-    ways: tuple[tuple[Literal[True, "cheap"], bool], ...] = (("cheap", model.remakes), (True, bool(model.units())))
+    ways: tuple[tuple[Literal[True, "cheap"], bool], ...] = (("cheap", model.remakes and bool(model.units())), (True, bool(model.units())))
     for how in (how for how, able in ways if able):
         recompute(model, how)
         found |= {(name, how): _step(model, calls, dtype) for name, dtype in PRECISIONS.items()}

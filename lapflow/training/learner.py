@@ -65,12 +65,12 @@ class Learner:
 def arguments(point: TrainingPoint) -> tuple[Any, ...]:
     """What a learner's module is called with for a training pair.
 
-    Where a batch is divided among segments their shares change from step to step. torch.compile is told so beforehand: it would
-    make a graph for the first number of samples, and find out with the second.
+    Where each sample draws its segment, a segment's number of samples changes from step to step. torch.compile is told so
+    beforehand: it would make a graph for the first number, and find out with the second.
     """
     condition = point.condition()
     call = (point.state, point.t, condition)
-    if point.index is not None and len(point.flow.segments) > 1:
+    if not point.flow.intervals.common and len(point.flow.segments) > 1:
         from torch._dynamo import maybe_mark_dynamic  # a second, which the first step of an optimizer takes in any case
 
         for x in (*point.state.values(), point.t, condition.labels, condition.level, *(condition.image or {}).values()):

@@ -108,6 +108,60 @@ def test_a_view_of_the_result_is_made_again_as_that_view():
     torch.testing.assert_close(got, want)
 
 
+W = torch.randn(16, 16, generator=torch.Generator().manual_seed(9)).requires_grad_()
+LAYER_NORM = partial(F.layer_norm, normalized_shape=(16,))
+USES = {
+    "changes it in place": lambda y: F.relu(y, inplace=True) @ W,
+    "changes a view of it in place": lambda y: (y[..., :4].mul_(2), y @ W)[1],
+    "its conjugate": lambda y: (torch.complex(y, y) * torch.complex(y, y).conj()).real @ W,
+    "sparse": lambda y: torch.sparse.mm(torch.eye(35).to_sparse(), y.reshape(35, 16)) @ W,
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_whatever_is_done_with_the_result_gradients_are_the_same(use):
+    x = inputs()
+    want = torch.autograd.grad(remade(use, LAYER_NORM, x).square().sum(), [x, W])
+    with remaking():
+        got = torch.autograd.grad(remade(use, LAYER_NORM, x).square().sum(), [x, W])
+    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+
+
+def test_a_complex_result_and_its_conjugate():
+    x = inputs()
+
+    def value():
+        return remade(lambda y: (y * y.conj() + torch.view_as_real(y).sum()).real, lambda x: torch.complex(x, x.sin()), x).square().sum()
+
+    want = torch.autograd.grad(value(), x)[0]
+    with remaking():
+        got = torch.autograd.grad(value(), x)[0]
+    assert torch.equal(got, want)
+
+
+def test_what_was_changed_in_place_since_is_not_used():
+    """A weight that `use` keeps, as autograd itself would raise; and what the result is made of, which it then could not know."""
+    x, weight, shift = inputs(), W.detach().clone().requires_grad_(), torch.zeros(16)
+    with remaking():
+        first = remade(lambda y: y @ weight, LAYER_NORM, x).sum()
+        second = remade(lambda y: y @ W, torch.add, x * 2, shift).sum()
+    with torch.no_grad():
+        weight.add_(1)
+    shift.add_(1)
+    for value in (first, second):
+        with pytest.raises(RuntimeError, match="changed in place"):
+            value.backward()
+
+
+def test_transforms_that_allow_no_hooks():
+    def value(x):
+        return remade(lambda y: y @ W, LAYER_NORM, x).square().sum()
+
+    x = inputs()
+    with remaking():
+        assert torch.allclose(torch.func.grad(value)(x), torch.autograd.grad(value(x), x)[0])
+
+
 def test_it_is_made_of_all_that_is_given():
     x, shift, scale = (torch.randn(3, 8, generator=torch.Generator().manual_seed(s)).requires_grad_() for s in (2, 3, 4))
     weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(5)).requires_grad_()
