@@ -2,7 +2,8 @@
 
     python -m benchmarks.digits [--only NAME ...]
 
-The time is that of `lapflow train NAME`: starting, data, steps, checkpoints. The result is written after each recipe.
+The time is that of `lapflow train NAME`: starting, data, steps, checkpoints. The result is written after each
+recipe.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from lapflow.config.loading import load_config
 
 def main() -> None:
     names = [name for name in recipes() if name.endswith("-digits")]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args()
     rows = []
@@ -38,7 +41,10 @@ def trained(name: str, run: Path) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(machine()["threads"])}
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "lapflow.cli", "train", name, "--out", str(run)], env=environment, check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "lapflow.cli", "train", name, "--out", str(run)],
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
     seconds = time.perf_counter() - began
     settings = load_config(name).training

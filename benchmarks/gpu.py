@@ -1,13 +1,16 @@
-"""On one CUDA GPU, bf16: sampling, training and attention kernels. Without a GPU it says so and writes nothing.
+"""On one CUDA GPU, bf16: sampling, training and attention kernels. Without a GPU it says so and writes
+nothing.
 
     python -m benchmarks.gpu [--sizes S L] [--repeats N] [--compile] [--rehearse]
 
-- training: images per second of forward, backward and optimizer, and the share of the matrix peak that was measured just before;
+- training: images per second of forward, backward and optimizer, and the share of the matrix peak that was
+  measured just before;
 - sampling: seconds of one evaluation of each segment, ours beside one scale of ours;
 - peers: forward and backward beside rectified-flow-pytorch, and beside a dense mask;
 - kernels: every attention backend that runs here, against float64.
 
---rehearse goes through all of it with small work on the CPU, whatever --sizes, --batch and --repeats say, and writes nothing.
+--rehearse goes through all of it with small work on the CPU, whatever --sizes, --batch and --repeats say, and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ STARTS = {1: (0.0,), 2: (0.0, 0.5), 3: (0.0, 0.33, 0.67)}
 
 @dataclass(frozen=True)
 class Stage:
-    """Where, and with how much work: pairs (side of the latents, K), the side of the matrices of the peak, images in a batch, rounds."""
+    """Where, and with how much work: pairs (side of the latents, K), the side of the matrices of the peak,
+    images in a batch, rounds."""
 
     device: str
     work: tuple[tuple[int, int], ...]
@@ -51,7 +55,9 @@ class Stage:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", nargs="+", default=["S", "L"])
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
@@ -62,7 +68,14 @@ def main() -> None:
         stage = Stage("cpu", ((8, 1), (8, 2), (16, 1), (16, 3)), 64, 4, 1, options.compile)
     elif torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
-        stage = Stage("cuda", ((32, 1), (32, 2), (64, 1), (64, 3)), 8192, options.batch, options.repeats, options.compile)
+        stage = Stage(
+            "cuda",
+            ((32, 1), (32, 2), (64, 1), (64, 3)),
+            8192,
+            options.batch,
+            options.repeats,
+            options.compile,
+        )
     else:
         raise SystemExit("benchmarks.gpu: no CUDA device is here; nothing was measured")
     rectified_flow_pytorch(*stage.work[1])  # ends here, not after an hour, where it is not installed
@@ -82,7 +95,11 @@ def main() -> None:
 def matrix_peak(stage: Stage) -> float:
     """FLOP/s of a bf16 product of two square matrices."""
     a = torch.randn(stage.matrix, stage.matrix, device=stage.device, dtype=torch.bfloat16)
-    return 2 * stage.matrix**3 / interleaved({"product": lambda: a @ a}, stage.repeats, device=stage.device)["product"]
+    return (
+        2
+        * stage.matrix**3
+        / interleaved({"product": lambda: a @ a}, stage.repeats, device=stage.device)["product"]
+    )
 
 
 def sampling(size: str, stage: Stage) -> list[dict[str, object]]:
@@ -92,12 +109,17 @@ def sampling(size: str, stage: Stage) -> list[dict[str, object]]:
         state, t, labels = inputs(side, levels, stage.batch, stage.device)
         for n in range(1, levels + 1):
             part = dict(itertools.islice(state.items(), n))
-            works[f"{side} {levels} {n}"] = lambda m=model, s=part, t=t, y=labels: _evaluate(stage, m, s, t, y)  # type: ignore[misc]
+            works[f"{side} {levels} {n}"] = lambda m=model, s=part, t=t, y=labels: _evaluate(
+                stage, m, s, t, y
+            )  # type: ignore[misc]
     seconds = interleaved(works, stage.repeats, device=stage.device)
     rows: list[dict[str, object]] = []
     for side, levels in stage.work:
         ends = [*STARTS[levels][1:], 1.0]
-        mean = sum((end - start) * seconds[f"{side} {levels} {n + 1}"] for n, (start, end) in enumerate(zip(STARTS[levels], ends)))
+        mean = sum(
+            (end - start) * seconds[f"{side} {levels} {n + 1}"]
+            for n, (start, end) in enumerate(zip(STARTS[levels], ends))
+        )
         rows.append(
             {
                 **_about("evaluation, mean over the clock", size, side, levels, stage.batch),
@@ -131,9 +153,15 @@ def training(size: str, stage: Stage, peak: float) -> list[dict[str, object]]:
         step = {"step": lambda m=model, o=optimizer, g=given: _step(stage, m, o, g)}
         seconds = interleaved(step, stage.repeats, device=stage.device)["step"]
         flops = 6 * stage.batch * sum(model.multiply_adds(range(levels)).values())
-        speed = {"ms": 1e3 * seconds, "images per second": stage.batch / seconds, "of the matrix peak": flops / seconds / peak}
+        speed = {
+            "ms": 1e3 * seconds,
+            "images per second": stage.batch / seconds,
+            "of the matrix peak": flops / seconds / peak,
+        }
         about = {**_about("training step", size, side, levels, stage.batch), "compiled": stage.compiled}
-        rows.append({**about, **speed, "peak GiB": torch.cuda.max_memory_allocated() / 2**30})  # 0 in a rehearsal
+        rows.append(
+            {**about, **speed, "peak GiB": torch.cuda.max_memory_allocated() / 2**30}
+        )  # 0 in a rehearsal
         del model, optimizer, step
         torch.cuda.empty_cache()
     return rows
@@ -157,7 +185,9 @@ def peers(size: str, stage: Stage) -> list[dict[str, object]]:
         works: dict[str, Callable[[], None]] = {}
         for name, network in networks.items():
             network.to(stage.device)
-            given = (list(state.values()), t, labels) if name == "rectified-flow-pytorch" else (state, t, labels)
+            given = (
+                (list(state.values()), t, labels) if name == "rectified-flow-pytorch" else (state, t, labels)
+            )
             works[name] = lambda n=network, g=given: _gradient(stage, n, g)  # type: ignore[misc]
         seconds = interleaved(works, stage.repeats, device=stage.device)
         mine = seconds.pop("lapflow")
@@ -178,7 +208,8 @@ def _gradient(stage: Stage, network: nn.Module, given: tuple[object, ...]) -> No
 
 
 def kernels(stage: Stage) -> list[dict[str, object]]:
-    """Every backend that runs here in bf16: its largest error against float64, relative to the largest value, or why not."""
+    """Every backend that runs here in bf16: its largest error against float64, relative to the largest value,
+    or why not."""
     q, k, v = (torch.randn(4, 6, n, 64, device=stage.device, dtype=torch.bfloat16) for n in (256, 320, 320))
     want = nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
     rows: list[dict[str, object]] = []

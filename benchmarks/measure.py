@@ -17,11 +17,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def interleaved(
-    works: Mapping[str, Callable[[], object]], repeats: int, before: Callable[[], object] = lambda: None, device: str = "cpu"
+    works: Mapping[str, Callable[[], object]],
+    repeats: int,
+    before: Callable[[], object] = lambda: None,
+    device: str = "cpu",
 ) -> dict[str, float]:
-    """Median seconds of each work over `repeats` rounds, after one that is not counted; a round runs all of them in turn.
+    """Median seconds of each work over `repeats` rounds, after one that is not counted; a round runs all of
+    them in turn.
 
-    The machine's mood changes within minutes, so only times of the same rounds are compared. `before` runs, untimed, before each.
+    The machine's mood changes within minutes, so only times of the same rounds are compared. `before` runs,
+    untimed, before each.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
@@ -60,7 +65,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    name = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     return f"{sum(line.startswith('processor') for line in lines)} x {name}"
 
 
@@ -69,7 +77,9 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], out: Path | None = None,
     print(table(rows))
     command = f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip()
     path = out or RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"command": command, "machine": machine(), **more, "rows": list(rows)}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({"command": command, "machine": machine(), **more, "rows": list(rows)}, indent=1) + "\n"
+    )
     print(f"\n{path}")
 
 

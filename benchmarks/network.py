@@ -1,4 +1,5 @@
-"""One evaluation of the network, and one with its gradient: ours beside rectified-flow-pytorch, a dense mask, and diffusers' DiT.
+"""One evaluation of the network, and one with its gradient: ours beside rectified-flow-pytorch, a dense mask,
+and diffusers' DiT.
 
 python -m benchmarks.network [--repeats N] [--batches 1 4 8]
 """
@@ -44,7 +45,9 @@ def pyramid(side: int, levels: int, batch: int, gradient: bool, repeats: int) ->
         "rectified-flow-pytorch": lambda: networks["rectified-flow-pytorch"](list(state.values()), t, labels),
         "dense mask": lambda: networks["dense mask"](state, t, labels)["main"].values(),
     }
-    return compare(networks, calls, gradient, repeats, {"latents": f"{side}x{side}x4", "K": levels, "batch": batch})
+    return compare(
+        networks, calls, gradient, repeats, {"latents": f"{side}x{side}x4", "K": levels, "batch": batch}
+    )
 
 
 def single(side: int, batch: int, gradient: bool, repeats: int) -> list[dict[str, object]]:
@@ -54,11 +57,17 @@ def single(side: int, batch: int, gradient: bool, repeats: int) -> list[dict[str
         "lapflow": lambda: networks["lapflow"](state, t, labels)["main"].values(),
         "diffusers DiT": lambda: [networks["diffusers DiT"](state[0], (1000 * t).long(), labels).sample],
     }
-    return compare(networks, calls, gradient, repeats, {"latents": f"{side}x{side}x4", "K": 1, "batch": batch})
+    return compare(
+        networks, calls, gradient, repeats, {"latents": f"{side}x{side}x4", "K": 1, "batch": batch}
+    )
 
 
 def compare(
-    networks: dict[str, nn.Module], calls: dict[str, Callable[[], Iterable[Tensor]]], gradient: bool, repeats: int, about: dict[str, object]
+    networks: dict[str, nn.Module],
+    calls: dict[str, Callable[[], Iterable[Tensor]]],
+    gradient: bool,
+    repeats: int,
+    about: dict[str, object],
 ) -> list[dict[str, object]]:
     def work(call: Callable[[], Iterable[Tensor]]) -> Callable[[], None]:
         def forward() -> None:
@@ -75,11 +84,19 @@ def compare(
             network.zero_grad(set_to_none=True)
 
     # A gradient's rounds are long: half as many.
-    found = interleaved({name: work(call) for name, call in calls.items()}, repeats // 2 if gradient else repeats, clear)
+    found = interleaved(
+        {name: work(call) for name, call in calls.items()}, repeats // 2 if gradient else repeats, clear
+    )
     mine = found.pop("lapflow")
     about = {"work": "forward + backward" if gradient else "forward", **about}
     return [
-        {**about, "peer": name, "lapflow ms": 1e3 * mine, "peer ms": 1e3 * peer, "peer / lapflow": peer / mine}
+        {
+            **about,
+            "peer": name,
+            "lapflow ms": 1e3 * mine,
+            "peer ms": 1e3 * peer,
+            "peer / lapflow": peer / mine,
+        }
         for name, peer in found.items()
     ]
 

@@ -1,4 +1,5 @@
-"""The networks that are compared, all of one size (S/2: 12 blocks, width 384, 6 heads, unless told) on 4-channel latents."""
+"""The networks that are compared, all of one size (S/2: 12 blocks, width 384, 6 heads, unless told) on
+4-channel latents."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ CHANNELS, PATCH, CLASSES = 4, 2, 10
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """Every weight drawn: the zeros that diffusion transformers begin with would hide work from the processor."""
+    """Every weight drawn: the zeros that diffusion transformers begin with would hide work from the
+    processor."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.parameters():
@@ -45,7 +47,10 @@ def dense(side: int, levels: int, size: str = "S") -> MoTDiT:
 
 class _DenseMask(MaskedAttention):
     def __call__(self, groups: Sequence[Tensor], lengths: tuple[int, ...]) -> list[Tensor]:
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in torch.cat(list(groups), dim=1).chunk(3, dim=-1))
+        q, k, v = (
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x in torch.cat(list(groups), dim=1).chunk(3, dim=-1)
+        )
         scale = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
         seen = scale[None, :] <= scale[:, None]
         found = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen.to(q.device))
@@ -60,7 +65,9 @@ def rectified_flow_pytorch(side: int, levels: int, size: str = "S") -> nn.Module
     package = importlib.util.find_spec("rectified_flow_pytorch")
     if package is None or not package.submodule_search_locations:
         raise SystemExit(rectified_flow_pytorch.__doc__)
-    spec = importlib.util.spec_from_file_location("lap_flow_alone", f"{package.submodule_search_locations[0]}/lap_flow.py")
+    spec = importlib.util.spec_from_file_location(
+        "lap_flow_alone", f"{package.submodule_search_locations[0]}/lap_flow.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -102,9 +109,15 @@ def diffusers_dit(side: int, size: str = "S") -> nn.Module:
     )
 
 
-def inputs(side: int, levels: int, batch: int, device: str = "cpu") -> tuple[dict[int, Tensor], Tensor, Tensor]:
+def inputs(
+    side: int, levels: int, batch: int, device: str = "cpu"
+) -> tuple[dict[int, Tensor], Tensor, Tensor]:
     """A state of all scales, times and labels."""
     generator = torch.Generator().manual_seed(1)
     bands = LaplacianPyramid(levels=levels).bands((CHANNELS, side, side))
     state = {k: torch.randn(batch, *band.shape, generator=generator).to(device) for k, band in bands.items()}
-    return state, torch.rand(batch, generator=generator).to(device), torch.randint(CLASSES, (batch,), generator=generator).to(device)
+    return (
+        state,
+        torch.rand(batch, generator=generator).to(device),
+        torch.randint(CLASSES, (batch,), generator=generator).to(device),
+    )

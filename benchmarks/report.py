@@ -18,7 +18,10 @@ def main() -> None:
 def filled(page: str) -> str:
     """The page with what stands between `<!-- NAME -->` and `<!-- end -->` made anew from NAME.json."""
     return re.sub(
-        r"<!-- (\w+) -->\n.*?<!-- end -->", lambda found: f"<!-- {found[1]} -->\n{section(found[1])}\n<!-- end -->", page, flags=re.S
+        r"<!-- (\w+) -->\n.*?<!-- end -->",
+        lambda found: f"<!-- {found[1]} -->\n{section(found[1])}\n<!-- end -->",
+        page,
+        flags=re.S,
     )
 
 
@@ -30,8 +33,13 @@ def section(name: str) -> str:
     found = json.loads(path.read_text())
     where = found["machine"]
     at = where.get("gpu", f"{where['processor']}, {where['threads']} threads")
-    drawn = f"![{name}](pictures/{name}.png)\n\n" if (PAGE.parent / "pictures" / f"{name}.png").exists() else ""
-    return f"{drawn}`{found['command']}`, {at}, torch {where['torch']}, {where['date']}:\n\n{table(found['rows'])}"
+    drawn = (
+        f"![{name}](pictures/{name}.png)\n\n" if (PAGE.parent / "pictures" / f"{name}.png").exists() else ""
+    )
+    return (
+        f"{drawn}`{found['command']}`, {at}, torch {where['torch']}, "
+        f"{where['date']}:\n\n{table(found['rows'])}"
+    )
 
 
 if __name__ == "__main__":

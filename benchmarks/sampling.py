@@ -1,4 +1,5 @@
-"""Whole sampling, fixed steps uniform in time: LapFlow beside one scale, ours and diffusers' DiT; and what the sampler itself takes.
+"""Whole sampling, fixed steps uniform in time: LapFlow beside one scale, ours and diffusers' DiT; and what
+the sampler itself takes.
 
 python -m benchmarks.sampling [--repeats N] [--steps 24] [--tokens 2048]
 """
@@ -20,14 +21,22 @@ from lapflow.models import MoTDiT
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
 from lapflow.solvers import Euler
 
-SETTINGS: tuple[tuple[int, tuple[float, ...]], ...] = ((32, (0.0, 0.5)), (64, (0.0, 0.5)), (64, (0.0, 0.33, 0.67)))
+SETTINGS: tuple[tuple[int, tuple[float, ...]], ...] = (
+    (32, (0.0, 0.5)),
+    (64, (0.0, 0.5)),
+    (64, (0.0, 0.33, 0.67)),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=24, help="Euler steps over the whole clock, in each segment its share")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048], help="tokens of one scale in a batch")
+    parser.add_argument(
+        "--steps", type=int, default=24, help="Euler steps over the whole clock, in each segment its share"
+    )
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[512, 2048], help="tokens of one scale in a batch"
+    )
     options = parser.parse_args()
     rows = []
     for side, starts in SETTINGS:
@@ -41,7 +50,9 @@ def main() -> None:
 def row(side: int, starts: Sequence[float], steps: int, batch: int, repeats: int) -> dict[str, object]:
     many, one = Sampling(side, starts, steps, batch), Sampling(side, (0.0,), steps, batch)
     peer = diffusers_dit(side)
-    seconds = interleaved({"lapflow": many, "one scale": one, "diffusers DiT": lambda: euler(peer, side, steps, batch)}, repeats)
+    seconds = interleaved(
+        {"lapflow": many, "one scale": one, "diffusers DiT": lambda: euler(peer, side, steps, batch)}, repeats
+    )
     return {
         "latents": f"{side}x{side}x4",
         "starts": " ".join(f"{s:g}" for s in starts),
@@ -59,9 +70,16 @@ def row(side: int, starts: Sequence[float], steps: int, batch: int, repeats: int
 class Sampling:
     """`lapflow.sample` with an S/2 network and Euler steps shared out by the segments' lengths."""
 
-    def __init__(self, side: int, starts: Sequence[float], steps: int, batch: int, device: str = "cpu", size: str = "S") -> None:
+    def __init__(
+        self, side: int, starts: Sequence[float], steps: int, batch: int, device: str = "cpu", size: str = "S"
+    ) -> None:
         levels = len(starts)
-        self.flow = lapflow.Flow(LaplacianPyramid(levels=levels), CumulativeIntervals(starts=list(starts)), LinearPath(), AppendBridge())
+        self.flow = lapflow.Flow(
+            LaplacianPyramid(levels=levels),
+            CumulativeIntervals(starts=list(starts)),
+            LinearPath(),
+            AppendBridge(),
+        )
         ends = [*starts[1:], 1.0]
         self.steps = [round(steps * (end - start)) for start, end in zip(starts, ends)]
         self.model: MoTDiT = ours(side, levels, size).eval().to(device)
@@ -70,10 +88,20 @@ class Sampling:
 
     def __call__(self) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return lapflow.sample(self.flow, self.model, self.shape, labels=self.labels, solver=Euler(steps=self.steps), generator=generator)
+        return lapflow.sample(
+            self.flow,
+            self.model,
+            self.shape,
+            labels=self.labels,
+            solver=Euler(steps=self.steps),
+            generator=generator,
+        )
 
     def multiply_adds(self) -> int:
-        return sum(n * sum(self.model.multiply_adds(s.scales).values()) for n, s in zip(self.steps, self.flow.segments))
+        return sum(
+            n * sum(self.model.multiply_adds(s.scales).values())
+            for n, s in zip(self.steps, self.flow.segments)
+        )
 
     def overhead(self, repeats: int = 5) -> float:
         """The share of a sampling's time that is not spent in the network; the median of some."""

@@ -1,9 +1,10 @@
-"""Time and memory of one evaluation and of one training step as the work grows, beside what the multiply-adds predict.
+"""Time and memory of one evaluation and of one training step as the work grows, beside what the multiply-adds
+predict.
 
     python -m benchmarks.scaling [--repeats N]
 
-Each curve changes one thing: the side of the latents, the number of scales K, the batch, or the depth. The network is S/2 without the
-rest of its depth (4 blocks), so that the largest points fit a small machine.
+Each curve changes one thing: the side of the latents, the number of scales K, the batch, or the depth. The
+network is S/2 without the rest of its depth (4 blocks), so that the largest points fit a small machine.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "scaling.png"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", type=int, nargs=4, metavar=tuple(BASE), help="print the bytes that one training step adds, and end")
+    parser.add_argument(
+        "--memory",
+        type=int,
+        nargs=4,
+        metavar=tuple(BASE),
+        help="print the bytes that one training step adds, and end",
+    )
     options = parser.parse_args()
     if options.memory:
         print(added_bytes(*options.memory))
@@ -45,11 +52,19 @@ def main() -> None:
     for knob, values in CURVES.items():
         # The largest point of the side is one image: attention there is most of the work.
         settings = [{**BASE, knob: value, **({"batch": 1} if knob == "side" else {})} for value in values]
-        works = {f"{kind} {s[knob]}": work(kind == "step", **s) for s in settings for kind in ("evaluation", "step")}
+        works = {
+            f"{kind} {s[knob]}": work(kind == "step", **s)
+            for s in settings
+            for kind in ("evaluation", "step")
+        }
         seconds = interleaved(works, options.repeats)
         base = next(s for s in settings if s[knob] == BASE[knob])
         for s in settings:
-            row: dict[str, object] = {"changes": knob, **s, "multiply-adds": multiply_adds(**s) / multiply_adds(**base)}
+            row: dict[str, object] = {
+                "changes": knob,
+                **s,
+                "multiply-adds": multiply_adds(**s) / multiply_adds(**base),
+            }
             for kind in ("evaluation", "step"):
                 mine = seconds[f"{kind} {s[knob]}"]
                 row |= {f"{kind} ms": 1e3 * mine, f"{kind} ratio": mine / seconds[f"{kind} {base[knob]}"]}
@@ -100,7 +115,13 @@ def most_bytes() -> int:
 
 def measured_bytes(side: int, levels: int, batch: int, depth: int) -> int:
     """The same, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.scaling", "--memory", *map(str, (side, levels, batch, depth))]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.scaling",
+        "--memory",
+        *map(str, (side, levels, batch, depth)),
+    ]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

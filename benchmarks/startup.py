@@ -1,4 +1,5 @@
-"""What importing lapflow adds to importing torch, and how long `lapflow --help` takes; each in a process of its own.
+"""What importing lapflow adds to importing torch, and how long `lapflow --help` takes; each in a process of
+its own.
 
 python -m benchmarks.startup [--repeats N]
 """
@@ -24,7 +25,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
-    seconds = interleaved({name: _program(arguments) for name, arguments in PROGRAMS.items()}, options.repeats)
+    seconds = interleaved(
+        {name: _program(arguments) for name, arguments in PROGRAMS.items()}, options.repeats
+    )
     alone = seconds["import torch"]
     write("startup", [{"work": name, "s": s, "of import torch": s / alone} for name, s in seconds.items()])
 

@@ -1,9 +1,11 @@
-"""The training loop around forward, backward and optimizer, with EMA, clipping and logging on: S/2, 32x32x4 data held in memory.
+"""The training loop around forward, backward and optimizer, with EMA, clipping and logging on: S/2, 32x32x4
+data held in memory.
 
     python -m benchmarks.training [--batch 16] [--steps 8] [--levels 2]
 
-A whole `lapflow.train` of two runs' difference would be noise; so the parts are timed inside one run: what the network's call, the
-backward pass and the optimizer's own step take, and what is left of the time between two log lines.
+A whole `lapflow.train` of two runs' difference would be noise; so the parts are timed inside one run: what
+the network's call, the backward pass and the optimizer's own step take, and what is left of the time between
+two log lines.
 """
 
 from __future__ import annotations
@@ -54,7 +56,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    write("training", [measure(levels, batch, options.steps) for levels in options.levels for batch in options.batch])
+    write(
+        "training",
+        [measure(levels, batch, options.steps) for levels in options.levels for batch in options.batch],
+    )
 
 
 def measure(levels: int, batch: int, steps: int) -> dict[str, object]:
@@ -63,11 +68,15 @@ def measure(levels: int, batch: int, steps: int) -> dict[str, object]:
     marks: list[tuple[float, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as folder, _Timed(spent):
         lapflow.train(
-            config(levels, batch, WARM + steps), Path(folder) / "run", lambda event: marks.append((time.perf_counter(), dict(spent)))
+            config(levels, batch, WARM + steps),
+            Path(folder) / "run",
+            lambda event: marks.append((time.perf_counter(), dict(spent))),
         )
     (began, before), (ended, after) = marks[WARM], marks[WARM + steps]
     total = (ended - began) / steps
-    parts = {name: (after[name] - before[name]) / steps / total for name in (*PARTS, "average", "clip and clear")}
+    parts = {
+        name: (after[name] - before[name]) / steps / total for name in (*PARTS, "average", "clip and clear")
+    }
     ema_and_clip = {name: parts.pop(name) for name in ("average", "clip and clear")}
     return {
         "K": levels,
@@ -80,13 +89,23 @@ def measure(levels: int, batch: int, steps: int) -> dict[str, object]:
 
 
 def config(levels: int, batch: int, steps: int) -> Any:
-    flow = {"decomposition": {"name": "laplacian", "levels": levels}, "intervals": {"name": "cumulative", "starts": STARTS[levels]}}
+    flow = {
+        "decomposition": {"name": "laplacian", "levels": levels},
+        "intervals": {"name": "cumulative", "starts": STARTS[levels]},
+    }
     return load_config(
         {
             "flow": flow,
             "model": {"name": "mot-dit", "size": "S/2"},
             "data": {"name": "noise"},
-            "training": {"steps": steps, "batch_size": batch, "log_every": 1, "clip": 1.0, "ema_decay": 0.9999, "checkpoint_every": 10**6},
+            "training": {
+                "steps": steps,
+                "batch_size": batch,
+                "log_every": 1,
+                "clip": 1.0,
+                "ema_decay": 0.9999,
+                "checkpoint_every": 10**6,
+            },
         }
     )
 

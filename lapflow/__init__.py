@@ -1,6 +1,7 @@
 """Multi-scale flow-matching generative models, composed by config.
 
-The names below are imported when they are first used: `import lapflow` alone loads neither torch nor anything heavy.
+The names below are imported when they are first used: `import lapflow` alone loads neither torch nor anything
+heavy.
 """
 
 from __future__ import annotations

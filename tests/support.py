@@ -27,7 +27,11 @@ DECOMPOSITIONS = {
 
 
 def make_flow(
-    levels: int = 2, decomposition: str = "laplacian", path: str = "linear", noise: str = "decomposed", draw: str = "batch"
+    levels: int = 2,
+    decomposition: str = "laplacian",
+    path: str = "linear",
+    noise: str = "decomposed",
+    draw: str = "batch",
 ) -> Flow:
     intervals = CumulativeIntervals(starts=STARTS[levels], draw=draw)
     return Flow(DECOMPOSITIONS[decomposition](levels), intervals, PATHS[path](), AppendBridge(), noise=noise)
@@ -72,13 +76,29 @@ def codec_of(autoencoder: Path, **options: Any) -> dict[str, Any]:
 
 
 def encoder(
-    out: Path, autoencoder: Path, *, images: dict[str, Any] = GLYPHS, settings: dict[str, Any] | None = None, **rest: Any
+    out: Path,
+    autoencoder: Path,
+    *,
+    images: dict[str, Any] = GLYPHS,
+    settings: dict[str, Any] | None = None,
+    **rest: Any,
 ) -> Encoder:
     """An encoder of a few glyphs by the small autoencoder (made if it is not there), in shards of four."""
     if not autoencoder.exists():
         small_autoencoder(autoencoder, image_channels=1)
-    dataset, codec, device = create("dataset", images), create("codec", codec_of(autoencoder)), torch.device("cpu")
-    made = plan(dataset, codec, images=images, made_by=codec_of(autoencoder), device=device, **{"shard_size": 4, **(settings or {})})
+    dataset, codec, device = (
+        create("dataset", images),
+        create("codec", codec_of(autoencoder)),
+        torch.device("cpu"),
+    )
+    made = plan(
+        dataset,
+        codec,
+        images=images,
+        made_by=codec_of(autoencoder),
+        device=device,
+        **{"shard_size": 4, **(settings or {})},
+    )
     return Encoder(dataset, codec, made, out, device=device, **{"batch_size": 3, **rest})
 
 
@@ -89,7 +109,8 @@ def cached_glyphs(out: Path, autoencoder: Path, bad_images: float = 0.0, **setti
 
 
 class SmallInception(torch.nn.Module):
-    """The interface of NVIDIA's inception-2015-12-05.pt: 8-bit levels, resized inside; `features` of them if asked."""
+    """The interface of NVIDIA's inception-2015-12-05.pt: 8-bit levels, resized inside; `features` of them if
+    asked."""
 
     def __init__(self, seed: int = 0, features: int = 6) -> None:
         super().__init__()
@@ -105,7 +126,8 @@ class SmallInception(torch.nn.Module):
 
 
 def small_inception(path: Path, seed: int = 0, features: int = 6) -> dict[str, Any]:
-    """A random network of that interface as a TorchScript file, and the extractor of it as a config names it."""
+    """A random network of that interface as a TorchScript file, and the extractor of it as a config names
+    it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(SmallInception(seed, features)).save(str(path))
@@ -113,7 +135,8 @@ def small_inception(path: Path, seed: int = 0, features: int = 6) -> dict[str, A
 
 
 def mean_and_spread(batch: Tensor) -> Tensor:
-    """Features of a user's own: mean and standard deviation of each channel. Images [b, c, h, w] -> [b, 2 c]."""
+    """Features of a user's own: mean and standard deviation of each channel. Images [b, c, h, w] -> [b, 2
+    c]."""
     return torch.cat([batch.mean([2, 3]), batch.std([2, 3])], 1)
 
 

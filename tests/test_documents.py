@@ -1,6 +1,7 @@
 """What the documents show is run: every Python block, every YAML block, every `lapflow` command, every link.
 
-Commands run in a folder of their own with the real command line; training is made tiny by overrides added here.
+Commands run in a folder of their own with the real command line; training is made tiny by overrides added
+here.
 """
 
 import ast
@@ -21,16 +22,35 @@ from lapflow.config.loading import load_config
 from tests.support import small_autoencoder
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")]
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
-TINY = ["training.steps=2", "training.batch_size=8", "model.depth=1", "model.width=32", "model.heads=2", "training.warmup_steps=0"]
+TINY = [
+    "training.steps=2",
+    "training.batch_size=8",
+    "model.depth=1",
+    "model.width=32",
+    "model.heads=2",
+    "training.warmup_steps=0",
+]
 HUB = "stabilityai/sd-vae-ft-mse"
 """The autoencoder of the documents: a small random one stands in for it."""
-LONG = {"make demo", "make test", "pip install", "hf upload", "pre-commit install", "python -m build", "python -m tests.", "lapflow demo"}
+LONG = {
+    "make demo",
+    "make test",
+    "pip install",
+    "hf upload",
+    "pre-commit install",
+    "python -m build",
+    "python -m tests.",
+    "lapflow demo",
+}
 AFTER = {"diffusers.md"}
 """Documents whose Python uses what their commands have made: it runs after them, where they ran."""
 TOOLS = {"ruff", "mypy", "pytest", "make"}
-"""The developers' tools: each command is run as far as shows that it means something, without the time it takes."""
+"""The developers' tools: each command is run as far as shows that it means something, without the time it
+takes."""
 
 
 def blocks(document, language):
@@ -39,13 +59,18 @@ def blocks(document, language):
 
 def commands(document):
     lines = [
-        line[2:].split("  #")[0].strip() for body in blocks(document, "console") for line in body.splitlines() if line.startswith("$ ")
+        line[2:].split("  #")[0].strip()
+        for body in blocks(document, "console")
+        for line in body.splitlines()
+        if line.startswith("$ ")
     ]
     return [line for line in lines if not any(line.startswith(long) for long in LONG)]
 
 
 @pytest.mark.parametrize(
-    "document", [d for d in DOCUMENTS if blocks(d, "python") and d.name not in AFTER], ids=lambda d: str(d.relative_to(ROOT))
+    "document",
+    [d for d in DOCUMENTS if blocks(d, "python") and d.name not in AFTER],
+    ids=lambda d: str(d.relative_to(ROOT)),
 )
 def test_python_blocks_run(document):
     run_python(document)
@@ -58,7 +83,9 @@ def run_python(document):
 
 
 @pytest.mark.parametrize(
-    "document", [d for d in DOCUMENTS if blocks(d, "yaml") or blocks(d, "toml")], ids=lambda d: str(d.relative_to(ROOT))
+    "document",
+    [d for d in DOCUMENTS if blocks(d, "yaml") or blocks(d, "toml")],
+    ids=lambda d: str(d.relative_to(ROOT)),
 )
 def test_yaml_and_toml_blocks_load(document, tmp_path):
     for i, body in enumerate(blocks(document, "yaml")):
@@ -69,7 +96,9 @@ def test_yaml_and_toml_blocks_load(document, tmp_path):
         assert tomllib.loads(body)
 
 
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if commands(d)], ids=lambda d: str(d.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if commands(d)], ids=lambda d: str(d.relative_to(ROOT))
+)
 def test_commands_run(document, tmp_path, monkeypatch):
     for body in blocks(document, "yaml"):
         if named := re.match(r"# (\S+\.yaml)", body):
@@ -98,7 +127,12 @@ def test_commands_run(document, tmp_path, monkeypatch):
             words += ["--num", "20"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, "-m", "lapflow.cli", *words[1:]], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300
+            [sys.executable, "-m", "lapflow.cli", *words[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=300,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     if document.name in AFTER:
@@ -126,7 +160,9 @@ def test_links_lead_somewhere(document):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.parent == ROOT / "docs"], ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if d.parent == ROOT / "docs"], ids=lambda d: d.name
+)
 def test_every_page_is_in_the_index(document):
     if document.name != "index.md":
         assert f"({document.name})" in (ROOT / "docs" / "index.md").read_text()

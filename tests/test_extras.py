@@ -1,6 +1,7 @@
 """Without the optional packages every module imports, and what needs one names the extra that brings it.
 
-The optional packages are made impossible to import in a process of its own, so that this holds wherever the tests run.
+The optional packages are made impossible to import in a process of its own, so that this holds wherever the
+tests run.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ def inception() -> None:
 
     with tempfile.NamedTemporaryFile() as file:
         digest = hashlib.sha256(Path(file.name).read_bytes()).hexdigest()
-        create("features", {"name": "inception", "path": file.name, "source": "torch-fidelity", "sha256": digest}).load()
+        create(
+            "features", {"name": "inception", "path": file.name, "source": "torch-fidelity", "sha256": digest}
+        ).load()
 
 
 def page() -> None:
@@ -146,7 +149,8 @@ DERIVED = {
 
 
 class Without:
-    """A finder of modules that finds no optional package, as if it were not installed: `import` and `find_spec` say so alike."""
+    """A finder of modules that finds no optional package, as if it were not installed: `import` and
+    `find_spec` say so alike."""
 
     def __init__(self, finder: Any, hidden: set[str]) -> None:
         self.finder, self.hidden = finder, hidden
@@ -162,8 +166,12 @@ class Without:
 def hide(but: tuple[str, ...] = ()) -> None:
     """Hide the optional packages, or all of them but those of the extra that is installed."""
     hidden = set(HIDDEN) - set(but)
-    assert not [name for name in sys.modules if name.partition(".")[0] in hidden], "an optional package was there before it was hidden"
-    sys.meta_path[:] = [finder if not hasattr(finder, "find_spec") else Without(finder, hidden) for finder in sys.meta_path]  # type: ignore[misc]
+    assert not [name for name in sys.modules if name.partition(".")[0] in hidden], (
+        "an optional package was there before it was hidden"
+    )
+    sys.meta_path[:] = [
+        finder if not hasattr(finder, "find_spec") else Without(finder, hidden) for finder in sys.meta_path
+    ]  # type: ignore[misc]
 
 
 def import_all() -> dict[str, list[str]]:
@@ -196,7 +204,14 @@ def bare(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """`script` in a process without the optional packages."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = f"import json\nfrom tests import test_extras as t\nt.hide()\n{script}"
-    return subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def answer(script: str, folder: Path) -> Any:
@@ -248,7 +263,9 @@ PHOTOS = "data={name: folder, root: photos, size: 8, channels: 1}"
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_command_says_so_before_it_leaves_anything(arguments: list[str], extra: str, tmp_path: Path) -> None:
+def test_the_command_says_so_before_it_leaves_anything(
+    arguments: list[str], extra: str, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(4):

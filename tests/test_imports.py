@@ -18,7 +18,11 @@ def imported(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         modules = (
-            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else []
         )
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
         names |= {m.split(".")[1] for m in modules if m and m.startswith("lapflow.")}

@@ -1,4 +1,5 @@
-"""The notebooks of examples/ run from top to bottom, their assertions hold, and they are kept without outputs."""
+"""The notebooks of examples/ run from top to bottom, their assertions hold, and they are kept without
+outputs."""
 
 import json
 from pathlib import Path
@@ -17,7 +18,10 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(notebook.parent.parent.parent))
     client = NotebookClient(
-        nbformat.read(notebook, as_version=4), timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        nbformat.read(notebook, as_version=4),
+        timeout=120,
+        kernel_name="python3",
+        resources={"metadata": {"path": tmp_path}},
     )
     client.execute()
 

@@ -1,4 +1,5 @@
-"""What `python -m build` makes: everything that runs is inside, nothing else is in the wheel, and the metadata hold."""
+"""What `python -m build` makes: everything that runs is inside, nothing else is in the wheel, and the
+metadata hold."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from lapflow.cli.doctor import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+NOT_SOURCE = shutil.ignore_patterns(
+    ".git", ".venv", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+)
 pytestmark = pytest.mark.xdist_group("packaging")
 
 
@@ -40,7 +43,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: object) -> str:
-    done = subprocess.run([sys.executable, "-m", *map(str, command)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command)], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -57,13 +62,22 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 
 def package_files() -> set[str]:
     """Every file of the package in this tree."""
-    return {str(path.relative_to(ROOT)) for path in (ROOT / "lapflow").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "lapflow").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert inside == package_files()
-    some = {"lapflow/py.typed", "lapflow/recipes/lapflow-digits.yaml", "lapflow/plugins/skeletons/solver.py", "lapflow/demo/page.html"}
+    some = {
+        "lapflow/py.typed",
+        "lapflow/recipes/lapflow-digits.yaml",
+        "lapflow/plugins/skeletons/solver.py",
+        "lapflow/demo/page.html",
+    }
     assert some <= inside
 
 
@@ -79,8 +93,18 @@ def test_the_sdist_is_the_whole_tree(built: Path) -> None:
         inside = {member.name.removeprefix(f"{top}/") for member in archive if member.isfile()}
     folders = ("lapflow", "tests", "docs", "examples", "benchmarks", ".ci")
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    expected = {str(path.relative_to(ROOT)) for path in [*paths, *(path for path in ROOT.iterdir() if path.suffix == ".md")]}
-    expected |= {"LICENSE", "CITATION.cff", "Makefile", "constraints.txt", "pyproject.toml", ".pre-commit-config.yaml"}
+    expected = {
+        str(path.relative_to(ROOT))
+        for path in [*paths, *(path for path in ROOT.iterdir() if path.suffix == ".md")]
+    }
+    expected |= {
+        "LICENSE",
+        "CITATION.cff",
+        "Makefile",
+        "constraints.txt",
+        "pyproject.toml",
+        ".pre-commit-config.yaml",
+    }
     made = re.compile(r"(^|/)(__pycache__|[^/]*\.egg-info|\.[a-z]+_cache)/|\.py[co]$")
     assert {name for name in expected if not made.search(name)} <= inside
     assert not [name for name in inside if made.search(name) and not name.startswith("lapflow.egg-info/")]
@@ -113,16 +137,26 @@ def test_doctor_knows_every_extra() -> None:
 
 def test_what_is_built_here_is_pinned() -> None:
     """Every requirement of every extra but those for a GPU has its tested version in constraints.txt."""
-    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
     needed = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
-    names = {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in needed if not line.startswith("lapflow[")}  # type: ignore[index]
+    names = {
+        re.match(r"[\w-]+", line)[0].lower().replace("_", "-")
+        for line in needed
+        if not line.startswith("lapflow[")
+    }  # type: ignore[index]
     assert names - pinned == set()
 
 
 def test_what_is_pinned_takes_the_oldest_python() -> None:
-    """A pinned version that wants a newer Python than pyproject.toml says cannot be installed there, and `make test` with it."""
+    """A pinned version that wants a newer Python than pyproject.toml says cannot be installed there, and
+    `make test` with it."""
     oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
-    pinned = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    pinned = [
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    ]
     checked, refuse = 0, []
     for name, version in pinned:
         try:

@@ -1,4 +1,5 @@
-"""docs/performance.md says what benchmarks/results holds, and the benchmark that no machine at hand can run is rehearsed."""
+"""docs/performance.md says what benchmarks/results holds, and the benchmark that no machine at hand can run
+is rehearsed."""
 
 from pathlib import Path
 
@@ -18,7 +19,9 @@ class Peer(nn.Module):
         self.network = ours(side, levels, size)
 
     def forward(self, images, t, labels):
-        return list(self.network(dict(zip(self.network.transformer.inputs, images)), t, labels)["main"].values())
+        return list(
+            self.network(dict(zip(self.network.transformer.inputs, images)), t, labels)["main"].values()
+        )
 
 
 def test_the_page_is_that_of_the_results():
@@ -30,7 +33,12 @@ def test_a_result_that_is_not_there_is_said_to_be_missing():
 
 
 def test_every_benchmark_has_its_place():
-    names = {p.stem for p in Path(PAGE.parent.parent / "benchmarks").glob("*.py")} - {"__init__", "measure", "networks", "report"}
+    names = {p.stem for p in Path(PAGE.parent.parent / "benchmarks").glob("*.py")} - {
+        "__init__",
+        "measure",
+        "networks",
+        "report",
+    }
     assert all(f"<!-- {name} -->" in PAGE.read_text() for name in names)
 
 

@@ -1,4 +1,5 @@
-"""The documents as a site: they build strictly, nothing in them is fetched from elsewhere, and every component and recipe is there."""
+"""The documents as a site: they build strictly, nothing in them is fetched from elsewhere, and every
+component and recipe is there."""
 
 import html
 import importlib.util
@@ -38,7 +39,8 @@ cli(["build", "--strict", "--site-dir", sys.argv[1]])
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The site, built as by `make docs`: of the optional packages only those of the extra `docs` are there."""
+    """The site, built as by `make docs`: of the optional packages only those of the extra `docs` are
+    there."""
     folder = tmp_path_factory.mktemp("site")
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -94,15 +96,30 @@ def test_the_reference_has_what_is_exported(site):
 def test_links_that_leave_the_documents_lead_to_pages_or_show_the_path():
     outside = hook("outside")
     docs = ROOT / "docs"
-    assert outside.relinked("[it](../examples/lapgan/README.md)", docs / "plugins.md", "plugins.md") == "[it](examples/lapgan.md)"
-    assert outside.relinked("[it](../core.md#there)", docs / "api" / "x.md", "api/x.md") == "[it](../core.md#there)"
-    assert outside.relinked("[flow](../lapflow/core/flow.py)", docs / "x.md", "x.md") == "flow (`lapflow/core/flow.py`)"
-    assert outside.relinked("![picture](pictures/grid.png)", docs / "x.md", "x.md") == "![picture](pictures/grid.png)"
+    assert (
+        outside.relinked("[it](../examples/lapgan/README.md)", docs / "plugins.md", "plugins.md")
+        == "[it](examples/lapgan.md)"
+    )
+    assert (
+        outside.relinked("[it](../core.md#there)", docs / "api" / "x.md", "api/x.md")
+        == "[it](../core.md#there)"
+    )
+    assert (
+        outside.relinked("[flow](../lapflow/core/flow.py)", docs / "x.md", "x.md")
+        == "flow (`lapflow/core/flow.py`)"
+    )
+    assert (
+        outside.relinked("![picture](pictures/grid.png)", docs / "x.md", "x.md")
+        == "![picture](pictures/grid.png)"
+    )
 
 
 def test_the_navigation_is_the_index():
     navigation = hook("navigation")
-    index = "# Home\n\n- [a](a.md), and [b](b.md)\n\n## More\n\n- [web](https://x.org)\n- [c](../examples/c/README.md)\n"
+    index = (
+        "# Home\n\n- [a](a.md), and [b](b.md)\n\n## More\n\n- [web](https://x.org)\n- "
+        "[c](../examples/c/README.md)\n"
+    )
     assert navigation.navigation(index) == ["index.md", "a.md", {"More": ["examples/c.md"]}]
 
 
@@ -117,4 +134,6 @@ def test_formulas_are_drawn(site):
     assert "arithmatex" not in page, "a formula was left as it was written"
     assert "merror" not in page
     prose = re.sub(r"<(math|code)\b.*?</\1>", "", page, flags=re.S)
-    assert not re.search(r"\$|\\[a-z]+", re.sub(r"<(script|style)\b.*?</\1>", "", prose, flags=re.S)), "LaTeX that is not drawn"
+    assert not re.search(r"\$|\\[a-z]+", re.sub(r"<(script|style)\b.*?</\1>", "", prose, flags=re.S)), (
+        "LaTeX that is not drawn"
+    )

@@ -1,4 +1,5 @@
-"""docs/components.md: every built-in component, from its own docstring and schema, at the place of `<!-- components -->`."""
+"""docs/components.md: every built-in component, from its own docstring and schema, at the place of `<!--
+components -->`."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def section(kind: Kind) -> str:
     contract = kind.load_contract()
     places = [".".join(path) for path, of in component_kinds().items() if of == kind.name]
     named = f"In a config: {', '.join(f'`{place}`' for place in places)}. " if places else ""
-    intro = f"{first_paragraph(contract)}\n\n{named}Contract: `{contract.__module__}.{contract.__qualname__}`."
+    intro = (
+        f"{first_paragraph(contract)}\n\n{named}Contract: `{contract.__module__}.{contract.__qualname__}`."
+    )
     return "\n\n".join([f"## {kind.name}", intro, *(entry(kind.name, name) for name in BUILTIN[kind.name])])
 
 
@@ -36,11 +39,17 @@ def entry(kind: str, name: str) -> str:
     """A component: its class, the first paragraph of its docstring, its options."""
     found = get(kind, name)
     rows = argument_rows(found.schema())
-    text = f"### {name} {{ #{kind}-{name} }}\n\n{first_paragraph(found)}\n\n`{found.__module__}.{found.__qualname__}`"
+    text = (
+        f"### {name} "
+        f"{{ #{kind}-{name} }}\n\n{first_paragraph(found)}\n\n`{found.__module__}.{found.__qualname__}`"
+    )
     if not rows:
         return f"{text}; no options."
     lines = ["| option | type and bounds | default | meaning |", "|---|---|---|---|"]
-    lines += [f"| `{option}` | {cell(rule)} | {cell(default)} | {cell(meaning)} |" for option, rule, default, meaning in rows]
+    lines += [
+        f"| `{option}` | {cell(rule)} | {cell(default)} | {cell(meaning)} |"
+        for option, rule, default, meaning in rows
+    ]
     return text + "\n\n" + "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
-"""The formulas of the documents, written in LaTeX between dollar signs, as MathML, which browsers draw by themselves."""
+"""The formulas of the documents, written in LaTeX between dollar signs, as MathML, which browsers draw by
+themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ NAMESPACE = ' xmlns="http://www.w3.org/1998/Math/MathML"'
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Draw what the extension `arithmatex` has marked."""
-    return FORMULA.sub(lambda found: drawn(html.unescape(found[2]), "block" if found[1] == "div" else "inline"), content)
+    return FORMULA.sub(
+        lambda found: drawn(html.unescape(found[2]), "block" if found[1] == "div" else "inline"), content
+    )
 
 
 def drawn(formula: str, display: str) -> str:

@@ -1,4 +1,5 @@
-"""The site's navigation is docs/index.md: its headings are sections, the first link of each list item is a page."""
+"""The site's navigation is docs/index.md: its headings are sections, the first link of each list item is a
+page."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def navigation(index: str) -> list[Any]:
 
 
 def page_of(target: str) -> str:
-    """The page of a link in docs/: itself, or for an example outside docs/ the page that outside.py makes of it."""
+    """The page of a link in docs/: itself, or for an example outside docs/ the page that outside.py makes of
+    it."""
     if not target.startswith("../"):
         return target
     return re.sub(r"(/README\.md|\.ipynb)$", ".md", target.removeprefix("../"))

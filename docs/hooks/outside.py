@@ -1,4 +1,5 @@
-"""What the documents show and link to outside docs/: the examples' pages and the notebooks become pages of the site.
+"""What the documents show and link to outside docs/: the examples' pages and the notebooks become pages of
+the site.
 
 A link to any other file of the repository is shown as its path, since a site has no source tree beside it.
 """
@@ -18,7 +19,8 @@ LINK = re.compile(r"(?<!!)\[([^]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add examples/NAME.md of each examples/NAME/README.md, and examples/notebooks/NAME.md of each notebook."""
+    """Add examples/NAME.md of each examples/NAME/README.md, and examples/notebooks/NAME.md of each
+    notebook."""
     for source in sources():
         text = notebook_page(source) if source.suffix == ".ipynb" else source.read_text(encoding="utf-8")
         files.append(File.generated(config, page_name(source), content=text))
@@ -27,19 +29,28 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Lead every link that leaves docs/ to the page made of its target."""
-    origin = next((s for s in sources() if page_name(s) == page.file.src_uri), Path(config["docs_dir"]) / page.file.src_uri)
+    origin = next(
+        (s for s in sources() if page_name(s) == page.file.src_uri),
+        Path(config["docs_dir"]) / page.file.src_uri,
+    )
     return relinked(markdown, origin, page.file.src_uri)
 
 
 def sources() -> list[Path]:
     """The files outside docs/ that become pages."""
-    return sorted([*(ROOT / "examples").glob("*/README.md"), *(ROOT / "examples" / "notebooks").glob("*.ipynb")])
+    return sorted(
+        [*(ROOT / "examples").glob("*/README.md"), *(ROOT / "examples" / "notebooks").glob("*.ipynb")]
+    )
 
 
 def page_name(source: Path) -> str:
     """The page of a file of the repository, as its address in docs/ would be."""
     inside = source.relative_to(ROOT).as_posix()
-    return inside.removesuffix("/README.md") + ".md" if source.name == "README.md" else inside.removesuffix(source.suffix) + ".md"
+    return (
+        inside.removesuffix("/README.md") + ".md"
+        if source.name == "README.md"
+        else inside.removesuffix(source.suffix) + ".md"
+    )
 
 
 def relinked(markdown: str, origin: Path, address: str) -> str:
@@ -67,4 +78,7 @@ def notebook_page(path: Path) -> str:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
     body = "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in texts)
-    return f"{body}\n\nThis page is `{path.relative_to(ROOT).as_posix()}`: open it in Jupyter to run it and see its pictures.\n"
+    return (
+        f"{body}\n\nThis page is `{path.relative_to(ROOT).as_posix()}`: open it in Jupyter to run it and "
+        f"see its pictures.\n"
+    )

@@ -1,4 +1,5 @@
-"""docs/recipes.md: every recipe, from its first comment, its network's cost and what was measured, at `<!-- recipes -->`."""
+"""docs/recipes.md: every recipe, from its first comment, its network's cost and what was measured, at `<!--
+recipes -->`."""
 
 from __future__ import annotations
 
@@ -47,7 +48,10 @@ def start(name: str) -> str:
     """The columns that every recipe has."""
     found = cost_of(name)
     work = f"{found.mean / 1e9:.2f} G" if found.mean >= 1e9 else f"{found.mean / 1e6:.1f} M"
-    return f"| `{name}` | {summary(name)} | {found.parameters / 1e6:.2f} M | {work} | {found.ratio_to_single_scale:.3f} |"
+    return (
+        f"| `{name}` | {summary(name)} | {found.parameters / 1e6:.2f} M | {work} | "
+        f"{found.ratio_to_single_scale:.3f} |"
+    )
 
 
 def cost_of(name: str) -> Cost:

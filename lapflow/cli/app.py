@@ -1,6 +1,7 @@
 """The command `lapflow`: its commands, and how an error is shown.
 
-No module imported here may import torch, so that `--help` answers at once: a command's heavy imports stand inside it.
+No module imported here may import torch, so that `--help` answers at once: a command's heavy imports stand
+inside it.
 """
 
 from __future__ import annotations
@@ -59,13 +60,16 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """The options that every command has; `main` reads --debug."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. A user's mistake is one screen on stderr and exit code 2; `--debug` shows the traceback.
+    """Run the command line. A user's mistake is one screen on stderr and exit code 2; `--debug` shows the
+    traceback.
 
     `--debug` may stand anywhere.
     """
@@ -85,13 +89,18 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if len(rest) < len(given):
             raise
-        typer.echo(f"lapflow: the system refused: {error.strerror or error}\n  got:      {error.filename or 'no file named'}", err=True)
+        typer.echo(
+            f"lapflow: the system refused: {error.strerror or error}\n  got:      "
+            f"{error.filename or 'no file named'}",
+            err=True,
+        )
         sys.exit(LapflowError.exit_code)
 
 
 def program() -> None:
-    """`main` as a process of its own. One of several ends without Python's tearing down: threads of a process group that is
-    still there (DeepSpeed's is never given up) may abort it, and the launcher would report a finished run as failed."""
+    """`main` as a process of its own. One of several ends without Python's tearing down: threads of a process
+    group that is still there (DeepSpeed's is never given up) may abort it, and the launcher would report a
+    finished run as failed."""
     try:
         main()
     except SystemExit as end:
@@ -104,8 +113,8 @@ def program() -> None:
 
 
 def _signed(error: LapflowError) -> str | None:
-    """How this process signs an error: '' when it is alone, ' (rank N)' among several; None where another says the same: a
-    config that cannot be used is the same for all, also before the processes have met."""
+    """How this process signs an error: '' when it is alone, ' (rank N)' among several; None where another
+    says the same: a config that cannot be used is the same for all, also before the processes have met."""
     rank = os.environ.get("RANK", "0")
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return ""

@@ -8,12 +8,15 @@ import typer
 
 CONVERGED_STEPS = 200
 MOST_PRICED = 5
-"""The price of a mask inverts covariances of whole images of side 2^(K-1), K scales: seconds up to K = 5, an hour at 6."""
+"""The price of a mask inverts covariances of whole images of side 2^(K-1), K scales: seconds up to K = 5, an
+hour at 6."""
 
 
 def check(
     config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as flow.path=gvp.", metavar="[KEY=VALUE]...")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes, such as flow.path=gvp.", metavar="[KEY=VALUE]...")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Law check and Gaussian oracle of CONFIG: what is exact, and what the solver and the mask cost."""
@@ -53,7 +56,10 @@ def check(
         }
         document["solver_costs"] = [{**spec, **asdict(report)} for spec, report in rungs]
         if price is not None:
-            document["mask"] = {**asdict(price), "cross_error": {f"{i}-{j}": e for (i, j), e in price.cross_error.items()}}
+            document["mask"] = {
+                **asdict(price),
+                "cross_error": {f"{i}-{j}": e for (i, j), e in price.cross_error.items()},
+            }
         typer.echo(json.dumps(document, indent=2))
     else:
         from lapflow.cli.output import print_table

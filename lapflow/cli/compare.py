@@ -9,9 +9,12 @@ import typer
 
 
 def compare(
-    entries: Annotated[list[str], typer.Argument(help="Recipes or YAML files; 'NAME: RECIPE key=value ...' for a variant.")],
+    entries: Annotated[
+        list[str], typer.Argument(help="Recipes or YAML files; 'NAME: RECIPE key=value ...' for a variant.")
+    ],
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="A change for all of them, such as training.steps=600; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="A change for all of them, such as training.steps=600; may be repeated."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Training runs of each, with seeds 0, 1, ...")] = 3,
     out: Annotated[Path, typer.Option(help="The folder of the runs and the table.")] = Path("runs/compare"),
@@ -25,8 +28,14 @@ def compare(
     from lapflow.sampling.pictures import quality_against_work
 
     rows = run(
-        [Entry.parse(text) for text in entries], out, common=override or [], seeds=seeds, say=lambda text: typer.echo(text, err=True)
+        [Entry.parse(text) for text in entries],
+        out,
+        common=override or [],
+        seeds=seeds,
+        say=lambda text: typer.echo(text, err=True),
     )
-    quality_against_work([(row.name, row.multiply_adds, row.frechet_ratio) for row in rows], out / "comparison.png")
+    quality_against_work(
+        [(row.name, row.multiply_adds, row.frechet_ratio) for row in rows], out / "comparison.png"
+    )
     typer.echo(table(rows))
     typer.echo(f"-> {out}/comparison.json, comparison.md, comparison.png")

@@ -24,12 +24,16 @@ class _KindOrCommand(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    cls=_KindOrCommand, help="List the components installed, show what one takes, or write a new one: [KIND], show KIND NAME, or new NAME."
+    cls=_KindOrCommand,
+    help="List the components installed, show what one takes, or write a new one: [KIND], show KIND NAME, "
+    "or new NAME.",
 )
 
 
 @app.command("list")
-def list_components(kind: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(KINDS)}. Default: all.")] = None) -> None:
+def list_components(
+    kind: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(KINDS)}. Default: all.")] = None,
+) -> None:
     """List components with their origin and status; each is loaded to see whether it can be."""
     import warnings
 
@@ -82,7 +86,8 @@ def new_component(
     kind: Annotated[str, typer.Option(help=f"One of: {', '.join(KINDS)}.")],
     out: Annotated[Path | None, typer.Option(help="The folder to make. Default: lapflow-NAME.")] = None,
 ) -> None:
-    """Write a plugin that works: a distribution with one component of KIND, its entry point and its conformance test."""
+    """Write a plugin that works: a distribution with one component of KIND, its entry point and its
+    conformance test."""
     from lapflow.config.schema import component_kinds
     from lapflow.plugins.skeleton import distribution_name, write_skeleton
 
@@ -94,11 +99,17 @@ def new_component(
 
 
 def argument_rows(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
-    """A component's arguments from its schema, in words: name, type with bounds, default (or "required"), meaning."""
+    """A component's arguments from its schema, in words: name, type with bounds, default (or "required"),
+    meaning."""
     fields = model.model_json_schema()
     required = fields.get("required", [])
     return [
-        (name, describe(rule), "required" if name in required else str(rule.get("default")), str(rule.get("description", "")))
+        (
+            name,
+            describe(rule),
+            "required" if name in required else str(rule.get("default")),
+            str(rule.get("description", "")),
+        )
         for name, rule in fields.get("properties", {}).items()
     ]
 
@@ -112,7 +123,12 @@ def describe(rule: dict[str, Any]) -> str:
     if rule.get("type") == "array":
         return f"list of {describe(rule.get('items', {}))}"
     words = [str(rule.get("type", "any"))]
-    for key, sign in (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<")):
+    for key, sign in (
+        ("minimum", ">="),
+        ("exclusiveMinimum", ">"),
+        ("maximum", "<="),
+        ("exclusiveMaximum", "<"),
+    ):
         if key in rule:
             words.append(f"{sign} {rule[key]}")
     return " ".join(words)

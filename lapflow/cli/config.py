@@ -6,13 +6,17 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Show a config with every default filled in, or the schema of configs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show a config with every default filled in, or the schema of configs.", no_args_is_help=True
+)
 
 
 @app.command()
 def show(
     config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as flow.path=gvp.", metavar="[KEY=VALUE]...")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes, such as flow.path=gvp.", metavar="[KEY=VALUE]...")
+    ] = None,
 ) -> None:
     """Print the resolved CONFIG as YAML."""
     from lapflow.config.loading import dump_yaml, load_config

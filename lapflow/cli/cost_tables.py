@@ -36,12 +36,18 @@ def cost_table(cost: Cost) -> Table:
 
 
 def sample_table(cost: Cost, solver: str) -> Table | None:
-    """Multiply-adds of a sample per segment, with the config's solver and guidance; None where it chooses its steps itself."""
+    """Multiply-adds of a sample per segment, with the config's solver and guidance; None where it chooses its
+    steps itself."""
     if cost.sample is None or cost.guided_sample is None:
         return None
     unit, guided = _Unit(cost.guided_sample), cost.guided_sample != cost.sample
     table = new_table(f"One sample, in {unit}: {solver}")
-    for name in ("segment", "evaluations", "multiply-adds", *(("of them guided", "with guidance") if guided else ())):
+    for name in (
+        "segment",
+        "evaluations",
+        "multiply-adds",
+        *(("of them guided", "with guidance") if guided else ()),
+    ):
         table.add_column(name, justify="right")
     for s in cost.segments:
         made, twice = s.evaluations or 0, s.guided or 0
@@ -58,7 +64,9 @@ def sample_words(cost: Cost, solver: str) -> str:
     """What is said of a sample below its table, or in its place."""
     lines = []
     if cost.evaluations is None:
-        lines.append(f"one sample: {solver} chooses its steps, so its evaluations are not known before it runs;")
+        lines.append(
+            f"one sample: {solver} chooses its steps, so its evaluations are not known before it runs;"
+        )
         lines.append(f"  {_count(cost.mean)} an evaluation on average, where they spread evenly over t")
     else:
         lines.append(f"{cost.sample_to_single_scale:.4f} of {cost.evaluations} evaluations of one scale")
@@ -80,7 +88,11 @@ def held_table(memory: Memory) -> Table:
         share = f"one of {memory.processes} parts" if h.divided and memory.processes > 1 else "whole"
         table.add_row(name, unit(h.bytes), share + (", in the CPU's memory" if h.offloaded else ""))
     if own is not None:
-        table.add_row("activations", unit(own.bytes), f"its {memory.share} images, {own.precision}{_RECOMPUTE[own.recompute]}")
+        table.add_row(
+            "activations",
+            unit(own.bytes),
+            f"its {memory.share} images, {own.precision}{_RECOMPUTE[own.recompute]}",
+        )
     if memory.step is not None:
         table.add_section()
         where = " on the device" if any(h.offloaded for h in held.values()) else ""
@@ -104,10 +116,18 @@ def activation_table(memory: Memory) -> Table:
         table.add_column(precision, justify="right")
     images = f"{memory.share} images"
     for name, rows in (
-        *((f"a training step, {images}{setting}", [a for a in training if a.recompute == how]) for how, setting in _RECOMPUTE.items()),
-        (f"an evaluation in sampling, {memory.drawn} images{', guided' if memory.guided else ''}", list(sampling)),
+        *(
+            (f"a training step, {images}{setting}", [a for a in training if a.recompute == how])
+            for how, setting in _RECOMPUTE.items()
+        ),
+        (
+            f"an evaluation in sampling, {memory.drawn} images{', guided' if memory.guided else ''}",
+            list(sampling),
+        ),
     ):
-        table.add_row(name, *((unit(a.bytes) + (" *" if a.own else "  ") for a in rows) if rows else ("-  ", "-  ")))
+        table.add_row(
+            name, *((unit(a.bytes) + (" *" if a.own else "  ") for a in rows) if rows else ("-  ", "-  "))
+        )
     return table
 
 
@@ -119,21 +139,44 @@ def memory_words(memory: Memory) -> str:
     if memory.reason is not None:
         lines.append(f"activations are not estimated:\n  {memory.reason}")
     if own := [a.bytes for a in memory.sampling or () if a.own]:
-        lines.append(f"*: this config's. Sampling holds the weights and an evaluation: {_count(memory.weights + own[0])}B on one process")
-    lines.append("left out: codec, images, what kernels take for themselves, torch.compile (docs/arithmetic.md)")
+        lines.append(
+            f"*: this config's. Sampling holds the weights and an evaluation: "
+            f"{_count(memory.weights + own[0])}B on one process"
+        )
+    lines.append(
+        "left out: codec, images, what kernels take for themselves, torch.compile (docs/arithmetic.md)"
+    )
     return "\n".join(lines)
 
 
 def paper_table(rows: Sequence[Implied]) -> Table:
     """What the paper's rows imply, beside what it publishes."""
     table = new_table("An evaluation of L/2 on 4x32x32 latents, over that of one scale")
-    for name in ("row", "GFLOPs\npublished", "ratio\npublished", "ratio\ncounted", "without\nmodulation", "counted\nin G", ""):
+    for name in (
+        "row",
+        "GFLOPs\npublished",
+        "ratio\npublished",
+        "ratio\ncounted",
+        "without\nmodulation",
+        "counted\nin G",
+        "",
+    ):
         table.add_column(name, justify="left" if name in ("row", "") else "right")
     for r in rows:
         gflops = "-" if r.row.gflops is None else f"{r.row.gflops:g}"
         published = "-" if r.published is None else f"{r.published:.4f}"
-        verdict = "reference" if r.row.gflops == SINGLE else {None: "", True: "agrees", False: "DIFFERS"}[r.agrees]
-        table.add_row(r.row.name, gflops, published, f"{r.ratio:.4f}", f"{r.unmodulated:.4f}", f"{r.multiply_adds / 1e9:.2f}", verdict)
+        verdict = (
+            "reference" if r.row.gflops == SINGLE else {None: "", True: "agrees", False: "DIFFERS"}[r.agrees]
+        )
+        table.add_row(
+            r.row.name,
+            gflops,
+            published,
+            f"{r.ratio:.4f}",
+            f"{r.unmodulated:.4f}",
+            f"{r.multiply_adds / 1e9:.2f}",
+            verdict,
+        )
     return table
 
 
@@ -148,9 +191,12 @@ def paper_words(rows: Sequence[Implied]) -> str:
         [
             f"published: {SOURCE}; its ratio is of its GFLOPs to LFM's, and - where it gives none",
             "agrees: a counted ratio is what the published figures say, within their rounding",
-            f"DIFFERS: separate networks, {wrong[0].published:.3f} published, {counted} counted: no count explains it",
-            f"absolute figures: ours are {single.multiply_adds / 1e9 / SINGLE:.2f} times the published ones; only ratios can be compared",
-            f"time: {ours:g} ms an evaluation of LapFlow and {theirs:g} ms of LFM are published, {ours / theirs:.3f} of it,",
+            f"DIFFERS: separate networks, {wrong[0].published:.3f} published, {counted} counted: no count "
+            f"explains it",
+            f"absolute figures: ours are {single.multiply_adds / 1e9 / SINGLE:.2f} times the published "
+            f"ones; only ratios can be compared",
+            f"time: {ours:g} ms an evaluation of LapFlow and {theirs:g} ms of LFM are published, "
+            f"{ours / theirs:.3f} of it,",
             f"  where the multiply-adds are {causal.ratio:.3f}",
         ]
     )
@@ -160,7 +206,9 @@ class _Unit:
     """The unit of a table: the one in which its largest number is 1 to 1000."""
 
     def __init__(self, largest: float) -> None:
-        self.name, self.size = next(((n, s) for n, s in (("T", 1e12), ("G", 1e9)) if largest >= s), ("M", 1e6))
+        self.name, self.size = next(
+            ((n, s) for n, s in (("T", 1e12), ("G", 1e9)) if largest >= s), ("M", 1e6)
+        )
 
     def __call__(self, value: float) -> str:
         return f"{value / self.size:.3f}"

@@ -10,15 +10,24 @@ import typer
 
 def demo(
     run: Annotated[Path, typer.Argument(help="A run folder, or an exported one.")],
-    host: Annotated[str, typer.Option(help="The address to listen at. Another than this machine's own lets others in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one. A busy one is an error.")] = 8360,
-    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at. Another than this machine's own lets others in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one. A busy one is an error.")
+    ] = 8360,
+    weights: Annotated[
+        str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     attention: Annotated[str | None, typer.Option(help="Attention backend. Default: the config's.")] = None,
 ) -> None:
-    """Serve a page to play with RUN: choose class, guidance, solver, steps and seed, watch the scales mature, compare two settings,
-    and copy the command that repeats a picture. Ctrl-C ends it. Needs the extra demo."""
+    """Serve a page to play with RUN: choose class, guidance, solver, steps and seed, watch the scales mature,
+    compare two settings, and copy the command that repeats a picture. Ctrl-C ends it. Needs the extra
+    demo."""
     from lapflow.demo.offer import Offer
     from lapflow.demo.serving import address, bind, is_private, serve
     from lapflow.demo.web import application
@@ -26,9 +35,17 @@ def demo(
     from lapflow.sampling.pipeline import Pipeline
 
     with bind(host, port) as listening:
-        pipeline = Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device, attention=attention)
-        chosen = {"--weights": weights, "--device": None if device == "auto" else device, "--attention": attention}
-        offer = Offer.of(run, pipeline, {option: value for option, value in chosen.items() if value is not None})
+        pipeline = Pipeline.load(
+            run, checkpoint=checkpoint, weights=weights, device=device, attention=attention
+        )
+        chosen = {
+            "--weights": weights,
+            "--device": None if device == "auto" else device,
+            "--attention": attention,
+        }
+        offer = Offer.of(
+            run, pipeline, {option: value for option, value in chosen.items() if value is not None}
+        )
         worker = Worker()
         app = application(offer, worker, (host,))
 

@@ -32,10 +32,12 @@ ENGINES: dict[str, dict[str, object]] = {
 
 
 def doctor(
-    smoke: Annotated[bool, typer.Option(help="Train two steps in a temporary folder too, with each engine that can run.")] = True,
+    smoke: Annotated[
+        bool, typer.Option(help="Train two steps in a temporary folder too, with each engine that can run.")
+    ] = True,
 ) -> None:
-    """Show versions, devices, precisions, optional packages, engines, attention backends and plugins, each with the reason where
-    one fails."""
+    """Show versions, devices, precisions, optional packages, engines, attention backends and plugins, each
+    with the reason where one fails."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -74,10 +76,22 @@ def devices() -> list[tuple[str, str]]:
 
     rows = [("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch")]
     if not torch.cuda.is_available():
-        return [*rows, ("cuda", "none: torch sees no GPU" if torch.version.cuda else "none: this torch is built without CUDA")]
+        return [
+            *rows,
+            (
+                "cuda",
+                "none: torch sees no GPU" if torch.version.cuda else "none: this torch is built without CUDA",
+            ),
+        ]
     for i in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(i)
-        rows.append((f"cuda:{i}", f"{found.name}, {found.total_memory / 2**30:.0f} GiB, compute capability {found.major}.{found.minor}"))
+        rows.append(
+            (
+                f"cuda:{i}",
+                f"{found.name}, {found.total_memory / 2**30:.0f} GiB, compute capability "
+                f"{found.major}.{found.minor}",
+            )
+        )
     return rows
 
 
@@ -101,11 +115,16 @@ def precisions() -> list[tuple[str, str]]:
 
 
 def engines(smoke: bool) -> list[tuple[str, str]]:
-    """Each engine on one process: ready, or the reason why not; with `smoke` after two steps of training in earnest."""
+    """Each engine on one process: ready, or the reason why not; with `smoke` after two steps of training in
+    earnest."""
     rows = [(name, _engine(spec, smoke)) for name, spec in ENGINES.items()]
     import torch.distributed as dist
 
-    between = [name for name, there in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available())) if there]
+    between = [
+        name
+        for name, there in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available()))
+        if there
+    ]
     return [*rows, ("processes", f"{', '.join(between)}; launch several with torchrun")]
 
 
@@ -128,7 +147,10 @@ def _engine(spec: dict[str, object], smoke: bool) -> str:
         since = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             train(config, Path(folder) / "run")
-        return f"ready: two steps on {build_engine(config).device} and a checkpoint in {time.perf_counter() - since:.1f} s"
+        return (
+            f"ready: two steps on {build_engine(config).device} and a checkpoint in "
+            f"{time.perf_counter() - since:.1f} s"
+        )
     except LapflowError as error:
         return str(error.got or error.what)
     except Exception as error:  # whatever keeps an engine from training is what the user wants to see
@@ -137,11 +159,14 @@ def _engine(spec: dict[str, object], smoke: bool) -> str:
 
 def extras() -> list[tuple[str, str]]:
     """Each extra: its packages' versions, or why they cannot be used."""
-    return [(f"[{extra}]", ", ".join(_package(name) for name in packages)) for extra, packages in EXTRAS.items()]
+    return [
+        (f"[{extra}]", ", ".join(_package(name) for name in packages)) for extra, packages in EXTRAS.items()
+    ]
 
 
 def attention() -> list[tuple[str, str]]:
-    """Each backend on each kind of device, at head dimension 64, with gradients: ready, or the reason why not."""
+    """Each backend on each kind of device, at head dimension 64, with gradients: ready, or the reason why
+    not."""
     import torch
 
     from lapflow.core.errors import LapflowError
@@ -157,7 +182,10 @@ def attention() -> list[tuple[str, str]]:
         except LapflowError as error:
             rows.append((name, str(error.got or error.what)))
             continue
-        states = [(f"{d.type} {str(dtype).removeprefix('torch.')}", backend.supports(d, dtype, 64, True)) for d, dtype in cases]
+        states = [
+            (f"{d.type} {str(dtype).removeprefix('torch.')}", backend.supports(d, dtype, 64, True))
+            for d, dtype in cases
+        ]
         rows.append((name, "; ".join(f"{case}: {reason or 'ready'}" for case, reason in states)))
     return rows
 
@@ -172,7 +200,13 @@ def plugins() -> list[tuple[str, str]]:
         for listed in sources(kind, load=True):
             if listed.source.distribution != "lapflow":
                 cause = f": {listed.cause}" if listed.cause else ""
-                rows.append((listed.source.name, f"{kind} of {listed.source.distribution} {listed.source.version}, {listed.status}{cause}"))
+                rows.append(
+                    (
+                        listed.source.name,
+                        f"{kind} of {listed.source.distribution} {listed.source.version}, "
+                        f"{listed.status}{cause}",
+                    )
+                )
     return rows or [("none", "")]
 
 
@@ -183,6 +217,8 @@ def _package(name: str) -> str:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         return f"{name} is not installed" if error.name == name else f"{name}: {error}"
-    except Exception as error:  # whatever keeps an optional package from loading is what the user wants to see
+    except (
+        Exception
+    ) as error:  # whatever keeps an optional package from loading is what the user wants to see
         return f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return f"{name} {getattr(module, '__version__', '(no version)')}"

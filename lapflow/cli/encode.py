@@ -9,19 +9,35 @@ import typer
 
 
 def encode(
-    config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file; its data and codec are what counts.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as data.root=photos.", metavar="[KEY=VALUE]...")] = None,
+    config: Annotated[
+        str, typer.Argument(help="A recipe's name or a YAML file; its data and codec are what counts.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes, such as data.root=photos.", metavar="[KEY=VALUE]...")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder of the latents.")] = Path("latents"),
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,
-    dtype: Annotated[Literal["float32", "float16", "bfloat16"], typer.Option(help="The numbers as they are kept.")] = "float32",
-    flip: Annotated[bool | None, typer.Option(help="Encode mirrored images too. Default: the config's training.flip.")] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"], typer.Option(help="The numbers as they are kept.")
+    ] = "float32",
+    flip: Annotated[
+        bool | None, typer.Option(help="Encode mirrored images too. Default: the config's training.flip.")
+    ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images in a file.")] = 1024,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images. Default: the config's training.workers.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU, of several each process its own.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that read images. Default: the config's training.workers."),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(help="auto, cpu, cuda or cuda:N; auto takes a GPU, of several each process its own."),
+    ] = "auto",
 ) -> None:
-    """Encode CONFIG's images, train and test, and write manifest.json. Train with data={name: latents, path: OUT}.
+    """Encode CONFIG's images, train and test, and write manifest.json. Train with data={name: latents, path:
+    OUT}.
 
-    The same command goes on where it was stopped. Under torchrun, or with RANK and WORLD_SIZE set, each process makes its share.
+    The same command goes on where it was stopped. Under torchrun, or with RANK and WORLD_SIZE set, each
+    process makes its share.
     """
     from contextlib import nullcontext
 
@@ -63,7 +79,10 @@ def encode(
             bad_images=settings.training.bad_images,
         ).run()
     if missing:
-        typer.echo(f"process {rank} of {world_size} is done; {len(missing)} shards are still to come from the others, {missing[0]} first")
+        typer.echo(
+            f"process {rank} of {world_size} is done; {len(missing)} shards are still to come from the "
+            f"others, {missing[0]} first"
+        )
     else:
         typer.echo(f"{sum(cache.counts.values())} images -> {out}/manifest.json")
     if replaced := listed(out / QUARANTINE):

@@ -11,21 +11,40 @@ import typer
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="What is measured, such as evaluation.metrics=\\[frechet,kid].", metavar="[KEY=VALUE]...")
+        list[str] | None,
+        typer.Argument(
+            help="What is measured, such as evaluation.metrics=\\[frechet,kid].", metavar="[KEY=VALUE]..."
+        ),
     ] = None,
-    num: Annotated[int | None, typer.Option(min=2, help="Number of samples. Default: the config's evaluation.samples.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")] = None,
+    num: Annotated[
+        int | None, typer.Option(min=2, help="Number of samples. Default: the config's evaluation.samples.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")
+    ] = None,
     solver: Annotated[str | None, typer.Option(help="Solver. Default: the config's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Sample i is a function of (seed, i) and its class.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images drawn at once. Default: the config's.")] = None,
-    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images drawn at once. Default: the config's.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    npz: Annotated[Path | None, typer.Option(help="Write the samples to this file too: arr_0 uint8 [n, h, w, c], arr_1 labels.")] = None,
+    npz: Annotated[
+        Path | None,
+        typer.Option(help="Write the samples to this file too: arr_0 uint8 [n, h, w, c], arr_1 labels."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN.")] = None,
 ) -> None:
-    """Write metrics.json and report.md. The same command goes on where it was stopped; under torchrun processes share the work."""
+    """Write metrics.json and report.md. The same command goes on where it was stopped; under torchrun
+    processes share the work."""
     from dataclasses import replace
 
     from lapflow.cli.progress import counter
@@ -35,7 +54,9 @@ def evaluate(
 
     engine = processes(device)
     engine.start()
-    pipeline = engine.jointly(lambda: Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device))
+    pipeline = engine.jointly(
+        lambda: Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device)
+    )
     config = engine.jointly(lambda: evaluation_config(pipeline.config, overrides or []))
     metrics = evaluate_run(
         run,

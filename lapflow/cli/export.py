@@ -11,18 +11,32 @@ import typer
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")] = None,
-    licence: Annotated[
-        str | None, typer.Option("--license", help="The licence that the model card states, such as apache-2.0. Default: not stated.")
+    weights: Annotated[
+        str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What the card calls the folder, such as YOU/MODEL. Default: OUT.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            help="The licence that the model card states, such as apache-2.0. Default: not stated.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the card calls the folder, such as YOU/MODEL. Default: OUT.")
+    ] = None,
 ) -> None:
-    """Write RUN's weights to OUT in the layout of diffusers: safetensors, configs, a model card. Needs the extra diffusers."""
+    """Write RUN's weights to OUT in the layout of diffusers: safetensors, configs, a model card. Needs the
+    extra diffusers."""
     from lapflow.hub.exporting import export_run
 
     pipe = export_run(run, out, checkpoint=checkpoint, weights=weights, licence=licence, name=name)
     about = pipe.trained
     typer.echo(f"{about.weights} weights of step {about.step} -> {out}")
     if pipe.config.metrics is None:
-        typer.echo("Nothing measured of them was found: `lapflow evaluate` before exporting puts its figures on the card.")
+        typer.echo(
+            "Nothing measured of them was found: `lapflow evaluate` before exporting puts its figures on "
+            "the card."
+        )

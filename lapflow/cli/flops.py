@@ -9,13 +9,24 @@ import typer
 
 def flops(
     config: Annotated[str | None, typer.Argument(help="A recipe's name or a YAML file.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as model.mask=none.", metavar="[KEY=VALUE]...")] = None,
-    with_memory: Annotated[bool, typer.Option("--memory", help="Estimate the memory of training and of sampling too.")] = False,
-    batch: Annotated[
-        int | None, typer.Option(help="Memory for so many images: in a training step, over all processes; and drawn at once.")
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes, such as model.mask=none.", metavar="[KEY=VALUE]...")
     ] = None,
-    processes: Annotated[int | None, typer.Option(help="Memory for so many processes of the config's engine.")] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="What the rows of LapFlow's paper imply; takes no CONFIG.")] = False,
+    with_memory: Annotated[
+        bool, typer.Option("--memory", help="Estimate the memory of training and of sampling too.")
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Memory for so many images: in a training step, over all processes; and drawn at once."
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Memory for so many processes of the config's engine.")
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="What the rows of LapFlow's paper imply; takes no CONFIG.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Multiply-adds of CONFIG's network per segment, evaluation and sample. Nothing is allocated.
@@ -27,15 +38,23 @@ def flops(
     remember = with_memory or batch is not None or processes is not None
     if paper:
         if config is not None or remember:
-            raise ConfigError("--paper is about the paper's own rows", got="a config, or options of the memory", expected="--paper alone")
+            raise ConfigError(
+                "--paper is about the paper's own rows",
+                got="a config, or options of the memory",
+                expected="--paper alone",
+            )
         _paper(as_json)
         return
     if config is None:
-        raise ConfigError("flops needs a config", got="none", expected="a recipe's name or a YAML file, or --paper")
+        raise ConfigError(
+            "flops needs a config", got="none", expected="a recipe's name or a YAML file, or --paper"
+        )
     _config(config, overrides or [], remember, batch, 1 if processes is None else processes, as_json)
 
 
-def _config(name: str, overrides: list[str], remember: bool, batch: int | None, processes: int, as_json: bool) -> None:
+def _config(
+    name: str, overrides: list[str], remember: bool, batch: int | None, processes: int, as_json: bool
+) -> None:
     from lapflow.config.loading import load_config
     from lapflow.evaluation.flops import cost
     from lapflow.evaluation.memory import memory

@@ -23,5 +23,10 @@ def new_table(title: str, caption: str = "") -> Table:
     from rich.table import Table
 
     return Table(
-        title=title, caption=caption or None, title_justify="left", caption_justify="left", header_style="bold", title_style="bold"
+        title=title,
+        caption=caption or None,
+        title_justify="left",
+        caption_justify="left",
+        header_style="bold",
+        title_style="bold",
     )

@@ -50,7 +50,9 @@ def watcher() -> Iterator[Watch]:
             if kind in ("start", "resume"):
                 verb = "continuing at step " + str(event["step"]) if kind == "resume" else "training"
                 where = f"{event['device']}, attention {event['attention']}"
-                bars.console.print(f"{verb}: {event['parameters'] / 1e6:.2f} M parameters, {event['images']} images, {where}")
+                bars.console.print(
+                    f"{verb}: {event['parameters'] / 1e6:.2f} M parameters, {event['images']} images, {where}"
+                )
                 bars.update(task, total=event["steps"], completed=event["step"])
             elif kind == "train":
                 bars.update(task, completed=event["step"], note=_note(event))
@@ -59,7 +61,10 @@ def watcher() -> Iterator[Watch]:
             elif kind == "quarantined":
                 names = printable(", ".join(event["names"]))
                 bars.console.print(
-                    f"{event['total']} images cannot be read and are replaced; new: {names}", markup=False, highlight=False, soft_wrap=True
+                    f"{event['total']} images cannot be read and are replaced; new: {names}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
                 )
             elif kind == "note":
                 bars.console.print(event["text"])
@@ -70,7 +75,8 @@ def watcher() -> Iterator[Watch]:
 
 
 TROUBLE = {
-    "non_finite": "step {step} left out: its loss or gradient is not finite ({skipped} so far; samples in log.jsonl)",
+    "non_finite": "step {step} left out: its loss or gradient is not finite ({skipped} so far; samples in "
+    "log.jsonl)",
     "save_failed": "{cause}; trying again in {retry_in:.0f} s",
     "stopped": "{signal}: saved at step {step}",
 }

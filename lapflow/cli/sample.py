@@ -12,15 +12,28 @@ def sample(
     run: Annotated[Path, typer.Argument(help="A run folder, or an exported one.")],
     num: Annotated[int, typer.Option(min=1, help="Number of images.")] = 100,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="A class, by name or number; may be repeated. Default: all in turn.")
+        list[str] | None,
+        typer.Option("--class", help="A class, by name or number; may be repeated. Default: all in turn."),
     ] = None,
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")] = None,
-    solver: Annotated[str | None, typer.Option(help="Solver, such as euler, heun, dopri5. Default: the config's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")
+    ] = None,
+    solver: Annotated[
+        str | None, typer.Option(help="Solver, such as euler, heun, dopri5. Default: the config's.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Sample i is a function of (seed, i) and its class.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images drawn at once. Default: the config's.")] = None,
-    weights: Annotated[str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images drawn at once. Default: the config's.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     attention: Annotated[str | None, typer.Option(help="Attention backend. Default: the config's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/samples.")] = None,
@@ -52,4 +65,7 @@ def sample(
             progress=progress,
         )
     write_samples(folder, samples, pipeline)
-    typer.echo(f"{num} images, {samples.evaluations} evaluations each -> {folder}/grid.png, scales.png, samples.npz, images/")
+    typer.echo(
+        f"{num} images, {samples.evaluations} evaluations each -> {folder}/grid.png, scales.png, "
+        f"samples.npz, images/"
+    )

@@ -18,7 +18,10 @@ def law_table(report: LawReport) -> Table:
     if priors := [row.prior for row in report.rows if row.prior and not row.designed]:
         caption += f"\nprior: scales enter from noise alone while alpha / sigma = {max(priors):.3g}"
     for row in (row for row in report.rows if row.designed and row.prior):
-        caption += f"\nby design scale {row.scale} enters without the data that training has there: alpha / sigma up to {row.prior:.3g}"
+        caption += (
+            f"\nby design scale {row.scale} enters without the data that training has there: alpha / "
+            f"sigma up to {row.prior:.3g}"
+        )
     table = new_table("Law check: the sampler's law beside the training law", caption)
     for name in ("segment", "t", "place", "scale", "noise std", "trained", "deviation", ""):
         table.add_column(name, justify="left" if name == "place" else "right")
@@ -37,12 +40,16 @@ def law_table(report: LawReport) -> Table:
     return table
 
 
-def oracle_table(converged: OracleReport, own: OracleReport | None, converged_name: str, own_name: str) -> Table:
-    """The Gaussian oracle: errors of each band's std and mean, converged and with the config's own solver, if it can be tried."""
+def oracle_table(
+    converged: OracleReport, own: OracleReport | None, converged_name: str, own_name: str
+) -> Table:
+    """The Gaussian oracle: errors of each band's std and mean, converged and with the config's own solver, if
+    it can be tried."""
     table = new_table(
         "Gaussian oracle: the optimum in the network's place",
         "std, mean and covariance (dead directions included) are relative errors of the sampled band;\n"
-        "exact solver: what remains at any number of steps (a prior that is not pure noise, a mismatch by design)",
+        "exact solver: what remains at any number of steps (a prior that is not pure noise, a mismatch by "
+        "design)",
     )
     table.add_column("scale", justify="right")
     reports = [(converged_name, converged), *([] if own is None else [(own_name, own)])]
@@ -55,7 +62,10 @@ def oracle_table(converged: OracleReport, own: OracleReport | None, converged_na
     for rows in zip(*(report.bands for _, report in reports), strict=True):
         values = [v for r in rows for v in (r.std_error, r.mean_error, r.covariance_error)]
         first = rows[0]
-        table.add_row(str(first.scale), *(_percent(v) for v in (*values, first.expected_std_error, first.expected_mean_error)))
+        table.add_row(
+            str(first.scale),
+            *(_percent(v) for v in (*values, first.expected_std_error, first.expected_mean_error)),
+        )
     return table
 
 
@@ -68,7 +78,11 @@ def ladder_table(rungs: Sequence[tuple[Mapping[str, Any], OracleReport]]) -> Tab
         table.add_column(f"scale {band.scale}", justify="right")
     for spec, report in rungs:
         knob = "steps" if "steps" in spec else "rtol"
-        table.add_row(f"{spec['name']} {knob}={spec[knob]:g}", str(report.evaluations), *(_percent(b.std_error) for b in report.bands))
+        table.add_row(
+            f"{spec['name']} {knob}={spec[knob]:g}",
+            str(report.evaluations),
+            *(_percent(b.std_error) for b in report.bands),
+        )
     return table
 
 
@@ -76,7 +90,8 @@ def mask_table(price: MaskPrice) -> Table:
     """The price of the mask on correlated images."""
     table = new_table(
         f"Price of mask {price.mask!r}: correlated Gaussian images (power 1/k^2, {price.side}x{price.side})",
-        f"whole covariance off by {_percent(price.covariance_error)}, of which the solver makes {_percent(price.solver_error)}",
+        f"whole covariance off by {_percent(price.covariance_error)}, of which the solver makes "
+        f"{_percent(price.solver_error)}",
     )
     table.add_column("scale", justify="right")
     table.add_column("std", justify="right")

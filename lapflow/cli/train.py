@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes, such as flow.intervals.starts=[0,0.2].", metavar="[KEY=VALUE]...")
+        list[str] | None,
+        typer.Argument(help="Changes, such as flow.intervals.starts=[0,0.2].", metavar="[KEY=VALUE]..."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/NAME.")] = None,
 ) -> None:
@@ -44,7 +45,10 @@ def train(
         _bands_of_an_image(settings).save(folder / "bands.png")
         watch({"event": "picture", "path": str(folder / "bands.png")})
         if passed_over := unreadable_lines(folder):
-            text = f"lines of {folder / 'log.jsonl'} that cannot be read and are passed over: {passed_over}; no harm done"
+            text = (
+                f"lines of {folder / 'log.jsonl'} that cannot be read and are passed over: "
+                f"{passed_over}; no harm done"
+            )
             watch({"event": "note", "text": text})
         try:
             loss_curve(read_events(folder), folder / "loss.png")

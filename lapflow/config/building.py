@@ -36,7 +36,8 @@ from lapflow.plugins.registry import create
 
 @dataclass
 class Composition:
-    """Everything a config names that training needs. `engine`, `solver` and `guidance` are made when first asked for."""
+    """Everything a config names that training needs. `engine`, `solver` and `guidance` are made when first
+    asked for."""
 
     config: Config
     flow: Flow
@@ -67,7 +68,8 @@ class Composition:
         return build_guidance(self.config)
 
     def build_objective(self) -> None:
-        """Make the weights of the objective's own, if it has some. Their first values are a function of the config's seed alone."""
+        """Make the weights of the objective's own, if it has some. Their first values are a function of the
+        config's seed alone."""
         with _placed(self.config, "objective"), _first_weights(self.config, "objective", torch.device("cpu")):
             self.flow.objective.build(self.flow.views(self.shape), self.num_classes)
 
@@ -76,13 +78,16 @@ class Composition:
         self.model.fit(self.examples)
 
     def examples(self, number: int) -> State:
-        """The first `number` training samples of a run, or all if there are fewer, unmirrored, as the network sees them without
+        """The first `number` training samples of a run, or all if there are fewer, unmirrored, as the network
+        sees them without
         noise: {scale of the view: [n, c, h, w]}, coarse to fine."""
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
         samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0] for index in first])
         with torch.no_grad():
-            x = self.encode(samples, [keyed_generator(seed, "sample", position) for position in range(len(first))])
+            x = self.encode(
+                samples, [keyed_generator(seed, "sample", position) for position in range(len(first))]
+            )
             bands = self.flow.decomposition.analyze(x)
             seen: State = {}
             for segment in self.flow.segments:
@@ -90,18 +95,20 @@ class Composition:
         return seen
 
     def encode(self, samples: Tensor, generator: Generators | None = None) -> Tensor:
-        """What the data set gives, images or a codec's moments of them, [b, ...] -> the flow's space. Draws from `generator`
-        what the codec draws."""
+        """What the data set gives, images or a codec's moments of them, [b, ...] -> the flow's space. Draws
+        from `generator` what the codec draws."""
         if self.dataset.encoding is None:
             return self.codec.encode(samples, generator)
         return self.codec.latents(samples, generator)
 
     def require(self) -> None:
-        """Raises what would otherwise go wrong in the middle of the work: no images, latents of another codec, sampling settings
-        that do not fit the flow, a codec that cannot be loaded, nothing to recompute, a kernel that cannot run on the engine's
-        device in its precision."""
+        """Raises what would otherwise go wrong in the middle of the work: no images, latents of another
+        codec, sampling settings that do not fit the flow, a codec that cannot be loaded, nothing to
+        recompute, a kernel that cannot run on the engine's device in its precision."""
         self._require_images()
-        require_processes(self.config, self.flow, self.engine, self.config.training.batch_size, self.engine.world_size)
+        require_processes(
+            self.config, self.flow, self.engine, self.config.training.batch_size, self.engine.world_size
+        )
         require_sampling(self.config, self.solver, self.guidance, self.flow)
         with _placed(self.config, "codec"):
             self.codec.load()
@@ -120,11 +127,16 @@ class Composition:
         has, trained, used = self.model.heads, self.flow.objective.heads, self.solver.heads
         for name in {*has, *trained, *used}:
             if name not in has or name not in trained:
-                holds = [part for part, heads in (("model", has), ("objective", trained), ("solver", used)) if name in heads]
+                holds = [
+                    part
+                    for part, heads in (("model", has), ("objective", trained), ("solver", used))
+                    if name in heads
+                ]
                 raise ConfigError(
                     f"the head {name!r} must be both returned by the model and trained by the objective",
                     got=f"it is a matter of the {' and the '.join(holds)} only",
-                    expected="for a learned variance: model.variance=true and objective=vlb, with solver ddpm, variance learned",
+                    expected="for a learned variance: model.variance=true and objective=vlb, with solver "
+                    "ddpm, variance learned",
                 )
 
     def _require_recompute(self) -> None:
@@ -132,10 +144,14 @@ class Composition:
         how, name = self.config.training.recompute, type(self.model).__name__
         with _placed(self.config, "training", "recompute"):
             if how and not self.model.units():
-                raise ConfigError("the network names no units to recompute", got=name, expected="training.recompute=false")
+                raise ConfigError(
+                    "the network names no units to recompute", got=name, expected="training.recompute=false"
+                )
             if how == "cheap" and not self.model.remakes:
                 raise ConfigError(
-                    "the network does not say what of it is cheap to recompute", got=name, expected="training.recompute=true or false"
+                    "the network does not say what of it is cheap to recompute",
+                    got=name,
+                    expected="training.recompute=true or false",
                 )
 
     def _require_images(self) -> None:
@@ -184,8 +200,8 @@ def require_sampling(config: Config, solver: Solver, guidance: Guidance, flow: F
 
 
 def require_processes(config: Config, flow: Flow, engine: Engine, batch: int, processes: int) -> None:
-    """Raises `ConfigError` unless each of `processes` gets its share of a training batch, and what the engine needs to be alike in all
-    of them is."""
+    """Raises `ConfigError` unless each of `processes` gets its share of a training batch, and what the engine
+    needs to be alike in all of them is."""
     intervals, segments = flow.intervals, len(flow.segments)
     multiple = processes * (intervals.share_multiple(segments) if processes > 1 else 1)
     if batch % multiple:
@@ -207,7 +223,8 @@ def require_processes(config: Config, flow: Flow, engine: Engine, batch: int, pr
             "this engine needs every process to train the same segments in a step",
             got=f"{config.engine}, and a segment drawn for each sample",
             expected="draws that the processes share",
-            remedy="set flow.intervals.draw=balanced (all segments in every batch) or batch (one segment a step)",
+            remedy="set flow.intervals.draw=balanced (all segments in every batch) or batch (one segment a "
+            "step)",
         )
 
 
@@ -237,13 +254,16 @@ def working_dtype(device: torch.device) -> torch.dtype:
 
 
 def build(config: Config, device: torch.device | str = "cpu") -> Composition:
-    """Flow (its law check included), data set, codec and model of a config; the model's parameters on `device`."""
+    """Flow (its law check included), data set, codec and model of a config; the model's parameters on
+    `device`."""
     flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
     with _placed(config, "data"):
         shape = dataset.shape
     with _placed(config, "codec"):
         latent = codec.latent_shape(shape)
-    return Composition(config, flow, dataset, codec, build_model(config, flow, latent, dataset.num_classes, device))
+    return Composition(
+        config, flow, dataset, codec, build_model(config, flow, latent, dataset.num_classes, device)
+    )
 
 
 def build_flow(config: Config, *, check: bool = True) -> Flow:
@@ -270,8 +290,15 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
         )
 
 
-def build_model(config: Config, flow: Flow, shape: tuple[int, int, int], num_classes: int, device: torch.device | str = "cpu") -> Backbone:
-    """The network for latents of `shape` (c, h, w). Its first weights are a function of the config's seed alone.
+def build_model(
+    config: Config,
+    flow: Flow,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    device: torch.device | str = "cpu",
+) -> Backbone:
+    """The network for latents of `shape` (c, h, w). Its first weights are a function of the config's seed
+    alone.
 
     Device `meta` allocates nothing.
     """
@@ -279,7 +306,15 @@ def build_model(config: Config, flow: Flow, shape: tuple[int, int, int], num_cla
         bands = flow.views(shape)
     attention = build_attention(config)
     with _first_weights(config, "model", torch.device(device)):
-        model: Backbone = _create(config, "backbone", config.model, "model", bands=bands, num_classes=num_classes, attention=attention)
+        model: Backbone = _create(
+            config,
+            "backbone",
+            config.model,
+            "model",
+            bands=bands,
+            num_classes=num_classes,
+            attention=attention,
+        )
     return model
 
 
@@ -303,8 +338,8 @@ def build_dataset(config: Config) -> Dataset:
 
 
 def build_images(dataset: Dataset) -> Dataset:
-    """The images themselves: `dataset`, or the set that its moments were made of. Raises `DataError` where these are not here,
-    or no longer those."""
+    """The images themselves: `dataset`, or the set that its moments were made of. Raises `DataError` where
+    these are not here, or no longer those."""
     if dataset.encoding is None:
         return dataset
     images: Dataset = create("dataset", dataset.encoding.images)
@@ -319,7 +354,11 @@ def build_images(dataset: Dataset) -> Dataset:
             remedy="bring them back, or leave a link there",
         ) from error
     if found != want:
-        raise DataError("the images are no longer those that the latents were made of", got=f"{found} images", expected=f"{want}")
+        raise DataError(
+            "the images are no longer those that the latents were made of",
+            got=f"{found} images",
+            expected=f"{want}",
+        )
     return images
 
 
@@ -353,7 +392,9 @@ def build_guidance(config: Config) -> Guidance:
 def build_features(config: Config, grey_levels: int, device: torch.device | str = "cpu") -> FeatureExtractor:
     """The feature extractor of the config's evaluation; nothing is loaded yet."""
     context = {"grey_levels": grey_levels, "device": device}
-    features: FeatureExtractor = _create(config, "features", config.evaluation.features, "evaluation", "features", **context)
+    features: FeatureExtractor = _create(
+        config, "features", config.evaluation.features, "evaluation", "features", **context
+    )
     return features
 
 

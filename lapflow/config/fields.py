@@ -21,7 +21,8 @@ Spec = dict[str, Any]
 
 @dataclass(frozen=True)
 class Named:
-    """Marks a `Spec` field as a component of `kind`: {name: ..., **arguments} or a bare name, checked by the component's own schema."""
+    """Marks a `Spec` field as a component of `kind`: {name: ..., **arguments} or a bare name, checked by the
+    component's own schema."""
 
     kind: str
 
@@ -29,17 +30,29 @@ class Named:
         """The component with its defaults filled in."""
         arguments = {"name": value} if isinstance(value, str) else value
         if not isinstance(arguments, Mapping):
-            raise ConfigError(f"a {self.kind} is a name, or a mapping with a name", got=repr(value), expected=suggest("", names(self.kind)))
+            raise ConfigError(
+                f"a {self.kind} is a name, or a mapping with a name",
+                got=repr(value),
+                expected=suggest("", names(self.kind)),
+            )
         name = arguments.get("name")
         if not isinstance(name, str):
-            raise ConfigError(f"this {self.kind} has no name", got=repr(dict(arguments)), expected=suggest("", names(self.kind)))
-        checked = config_model(self.kind, name).model_validate({k: v for k, v in arguments.items() if k != "name"})
+            raise ConfigError(
+                f"this {self.kind} has no name",
+                got=repr(dict(arguments)),
+                expected=suggest("", names(self.kind)),
+            )
+        checked = config_model(self.kind, name).model_validate(
+            {k: v for k, v in arguments.items() if k != "name"}
+        )
         return {"name": name, **checked.model_dump(mode="json")}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.resolve)
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         """One alternative per component that loads; a plugin that does not is left out with a warning."""
         alternatives: list[JsonSchemaValue] = []
         bare: list[str] = []
@@ -60,11 +73,18 @@ def _with_name(name: str, arguments: JsonSchemaValue) -> JsonSchemaValue:
     """A component's JSON Schema with its name beside its arguments."""
     plain = _inlined(arguments, arguments.get("$defs", {}))
     properties = {"name": {"const": name}, **plain.get("properties", {})}
-    return {**plain, "title": name, "type": "object", "properties": properties, "required": ["name", *plain.get("required", [])]}
+    return {
+        **plain,
+        "title": name,
+        "type": "object",
+        "properties": properties,
+        "required": ["name", *plain.get("required", [])],
+    }
 
 
 def _inlined(node: Any, definitions: JsonSchemaValue) -> Any:
-    """`node` with references replaced by what they stand for: inside a larger schema `#/$defs` is another place."""
+    """`node` with references replaced by what they stand for: inside a larger schema `#/$defs` is another
+    place."""
     if isinstance(node, list):
         return [_inlined(item, definitions) for item in node]
     if not isinstance(node, dict):

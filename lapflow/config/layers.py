@@ -14,23 +14,36 @@ from lapflow.core.errors import ConfigError, suggest
 
 def recipes() -> list[str]:
     """The names of the recipes that come with lapflow."""
-    return sorted(file.name.removesuffix(".yaml") for file in resources.files("lapflow.recipes").iterdir() if file.name.endswith(".yaml"))
+    return sorted(
+        file.name.removesuffix(".yaml")
+        for file in resources.files("lapflow.recipes").iterdir()
+        if file.name.endswith(".yaml")
+    )
 
 
-def read_source(source: str | Path | Mapping[str, Any], beside: Path | None = None, seen: tuple[str, ...] = ()) -> Layer:
-    """A recipe, a file or a mapping, merged over what its `base:` names. `beside` is the folder of the file that names it."""
+def read_source(
+    source: str | Path | Mapping[str, Any], beside: Path | None = None, seen: tuple[str, ...] = ()
+) -> Layer:
+    """A recipe, a file or a mapping, merged over what its `base:` names. `beside` is the folder of the file
+    that names it."""
     if isinstance(source, Mapping):
         layer, folder, name = Layer({str(k): v for k, v in source.items()}), beside, "the mapping given"
     else:
         layer, folder, name = _read_named(source, beside)
     if name in seen:
-        raise ConfigError("configs name each other as their base", got=" -> ".join([*seen, name]), where=layer.origins.get(("base",)))
+        raise ConfigError(
+            "configs name each other as their base",
+            got=" -> ".join([*seen, name]),
+            where=layer.origins.get(("base",)),
+        )
     base = layer.values.pop("base", None)
     where = layer.origins.pop(("base",), None)
     if base is None:
         return layer
     if not isinstance(base, str):
-        raise ConfigError("base names one recipe or one file", got=repr(base), expected=suggest("", recipes()), where=where)
+        raise ConfigError(
+            "base names one recipe or one file", got=repr(base), expected=suggest("", recipes()), where=where
+        )
     try:
         below = read_source(base, folder, (*seen, name))
     except ConfigError as error:
@@ -58,13 +71,15 @@ def _read_named(source: str | Path, beside: Path | None) -> tuple[Layer, Path, s
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the config file cannot be read", got=f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise ConfigError(
+            "the config file cannot be read", got=f"{path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     return read_yaml(content, str(path)), path.parent, str(path.resolve())
 
 
 def merge(below: Layer, above: Layer) -> Layer:
-    """`above` over `below`: mappings merge deeply, everything else is replaced; a component of another name, or one given
-    by its bare name, replaces the one below."""
+    """`above` over `below`: mappings merge deeply, everything else is replaced; a component of another name,
+    or one given by its bare name, replaces the one below."""
     kinds = component_kinds()
     values, origins, joined = dict(below.values), dict(below.origins), set[KeyPath]()
 
@@ -88,7 +103,11 @@ def merge(below: Layer, above: Layer) -> Layer:
 
     put(values, above.values, ())
     # A mapping that both have stays where it was; its keys and leaves come from where they were given last.
-    return Layer(values, origins | {path: place for path, place in above.origins.items() if path not in joined or path not in origins})
+    return Layer(
+        values,
+        origins
+        | {path: place for path, place in above.origins.items() if path not in joined or path not in origins},
+    )
 
 
 def read_overrides(overrides: Sequence[str]) -> list[Layer]:
@@ -100,7 +119,10 @@ def read_overrides(overrides: Sequence[str]) -> list[Layer]:
         path = tuple(key.strip().split("."))
         if not equals or not all(path):
             raise ConfigError(
-                "an override is not key=value", got=repr(text), expected="dotted key=value, such as training.steps=100", where=where
+                "an override is not key=value",
+                got=repr(text),
+                expected="dotted key=value, such as training.steps=100",
+                where=where,
             )
         values: Any = read_value(value, where)
         for part in reversed(path):

@@ -20,7 +20,8 @@ __all__ = ["difference", "dump_yaml", "file_schema", "load_config", "recipes", "
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """A config from a recipe's name, a YAML file or a mapping, with dotted `key=value` overrides.
 
-    Raises `ConfigError` that says what is wrong, where it stands (file and line, or the override), and the nearest name.
+    Raises `ConfigError` that says what is wrong, where it stands (file and line, or the override), and the
+    nearest name.
     """
     layer = merge(Layer(component_defaults()), read_source(source))
     for override in read_overrides(overrides):
@@ -44,9 +45,14 @@ def dump_yaml(config: Config) -> str:
 
 
 def file_schema() -> dict[str, Any]:
-    """JSON Schema of a config *file*: as of `Config`, but it may have a `base`, and then leave out what that gives."""
+    """JSON Schema of a config *file*: as of `Config`, but it may have a `base`, and then leave out what that
+    gives."""
     schema = _optional(Config.model_json_schema())
-    schema["properties"]["base"] = {"type": "string", "description": "a recipe or a file to start from", "examples": recipes()}
+    schema["properties"]["base"] = {
+        "type": "string",
+        "description": "a recipe or a file to start from",
+        "examples": recipes(),
+    }
     return schema
 
 
@@ -56,8 +62,14 @@ def _optional(node: Any) -> Any:
         return [_optional(item) for item in node]
     if not isinstance(node, dict):
         return node
-    if "oneOf" in node and all("const" in option.get("properties", {}).get("name", {}) for option in node["oneOf"]):
-        unnamed = {"type": "object", "not": {"required": ["name"]}, "description": "arguments of the base's component"}
+    if "oneOf" in node and all(
+        "const" in option.get("properties", {}).get("name", {}) for option in node["oneOf"]
+    ):
+        unnamed = {
+            "type": "object",
+            "not": {"required": ["name"]},
+            "description": "arguments of the base's component",
+        }
         named = [{**option, "required": ["name"]} for option in node["oneOf"]]
         return {**node, "oneOf": [*named, unnamed]}
     return {key: _optional(value) for key, value in node.items() if key != "required"}

@@ -1,4 +1,5 @@
-"""What pydantic found wrong with a config, as one error for the user: the key, where it stands, what is near."""
+"""What pydantic found wrong with a config, as one error for the user: the key, where it stands, what is
+near."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def explain_problems(error: pydantic.ValidationError, layer: Layer) -> LapflowEr
     found = explain({**first, "loc": path}, schema, owner)
     if first["type"] == "model_type":
         found = ConfigError(
-            f"{'.'.join(path)} is a section", got=found.got, expected=f"a mapping with keys of {', '.join(section_at(path).model_fields)}"
+            f"{'.'.join(path)} is a section",
+            got=found.got,
+            expected=f"a mapping with keys of {', '.join(section_at(path).model_fields)}",
         )
     found.where = place
     return found
@@ -50,7 +53,8 @@ def _joined(place: str | None, inner: str | None) -> str | None:
 
 
 def _schema_at(path: KeyPath, values: Mapping[str, Any]) -> tuple[type[pydantic.BaseModel], str]:
-    """The model whose key is wrong, and what to call it: a component with its name, a section, or the config."""
+    """The model whose key is wrong, and what to call it: a component with its name, a section, or the
+    config."""
     for at, kind in component_kinds().items():
         if path[: len(at)] == at and len(path) > len(at):
             spec: Any = values
@@ -59,5 +63,12 @@ def _schema_at(path: KeyPath, values: Mapping[str, Any]) -> tuple[type[pydantic.
             name = spec if isinstance(spec, str) else spec["name"]
             return config_model(kind, name), f"the {kind} {name!r}"
     section = section_at(path)
-    depth = next((n for n in range(len(path), 0, -1) if section_at(path[:n]) is section and section_at(path[: n - 1]) is not section), 0)
+    depth = next(
+        (
+            n
+            for n in range(len(path), 0, -1)
+            if section_at(path[:n]) is section and section_at(path[: n - 1]) is not section
+        ),
+        0,
+    )
     return section, ".".join(path[:depth]) or "the config"

@@ -1,4 +1,5 @@
-"""The schema of a config: strict, every field described. Component fields take `{name: ..., **arguments}` or a bare name."""
+"""The schema of a config: strict, every field described. Component fields take `{name: ..., **arguments}` or
+a bare name."""
 
 from __future__ import annotations
 
@@ -17,9 +18,12 @@ Metric = Literal["frechet", "kid", "precision-recall", "copies"]
 
 
 class Section(BaseModel):
-    """A strict mapping: unknown keys and wrong types are errors, and a bare component name in a default is resolved too."""
+    """A strict mapping: unknown keys and wrong types are errors, and a bare component name in a default is
+    resolved too."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, validate_assignment=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, validate_assignment=True
+    )
 
 
 class FlowConfig(Section):
@@ -29,19 +33,26 @@ class FlowConfig(Section):
         default={"name": "laplacian", "levels": 2}, description="how an image splits into scales"
     )
     intervals: Annotated[Spec, Named("intervals")] = Field(
-        default={"name": "cumulative"}, description="when each scale is active, and which times training draws"
+        default={"name": "cumulative"},
+        description="when each scale is active, and which times training draws",
     )
-    path: Annotated[Spec, Named("path")] = Field(default={"name": "linear"}, description="how data and noise mix along time")
-    bridge: Annotated[Spec, Named("bridge")] = Field(default={"name": "append"}, description="how a segment hands over to the next")
+    path: Annotated[Spec, Named("path")] = Field(
+        default={"name": "linear"}, description="how data and noise mix along time"
+    )
+    bridge: Annotated[Spec, Named("bridge")] = Field(
+        default={"name": "append"}, description="how a segment hands over to the next"
+    )
     noise: Literal["decomposed", "independent", "blurred"] = Field(
         default="decomposed",
-        description="noise of the scales: one white image analysed into bands, unit white noise in each scale, or Relay's blurred noise",
+        description="noise of the scales: one white image analysed into bands, unit white noise in each "
+        "scale, or Relay's blurred noise",
     )
     prediction: Annotated[Spec, Named("prediction")] = Field(
         default={"name": "velocity"}, description="what the network's main head stands for"
     )
     view: Literal["bands", "merged"] = Field(
-        default="bands", description="what the network sees: the bands, or the image that the active bands make"
+        default="bands",
+        description="what the network sees: the bands, or the image that the active bands make",
     )
 
 
@@ -63,40 +74,58 @@ class TrainingConfig(Section):
 
     steps: Positive = Field(description="optimizer steps")
     batch_size: Positive = Field(default=128, description="images in a batch, over all processes")
-    accumulation: Positive = Field(default=1, description="batches whose gradients are added up for one optimizer step")
+    accumulation: Positive = Field(
+        default=1, description="batches whose gradients are added up for one optimizer step"
+    )
     learning_rate: float = Field(default=1e-4, gt=0, description="peak learning rate of AdamW")
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up to the peak")
     decay: Decay = Field(default="constant", description="how the learning rate goes down after the warm-up")
-    final_learning_rate: Share = Field(default=0.0, description="where the decay ends, as a fraction of the peak")
+    final_learning_rate: Share = Field(
+        default=0.0, description="where the decay ends, as a fraction of the peak"
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
     betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=[0.9, 0.999], min_length=2, max_length=2, description="AdamW's two decay rates of moments"
     )
-    clip: Annotated[float, Field(gt=0)] | None = Field(default=None, description="largest norm of the gradient; null: no clipping")
+    clip: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="largest norm of the gradient; null: no clipping"
+    )
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=0.9999, description="decay of the weights' moving average; null: none is kept"
     )
-    label_drop: Share = Field(default=0.1, description="share of the labels replaced by the null class, for guidance")
+    label_drop: Share = Field(
+        default=0.1, description="share of the labels replaced by the null class, for guidance"
+    )
     flip: bool = Field(default=False, description="mirror images at random")
     log_every: Positive = Field(default=50, description="steps between log lines")
-    checkpoint_every: Positive = Field(default=1000, description="steps between checkpoints; the last step always saves one")
+    checkpoint_every: Positive = Field(
+        default=1000, description="steps between checkpoints; the last step always saves one"
+    )
     keep_checkpoints: Positive = Field(default=2, description="how many of the newest checkpoints stay")
     save_patience: float = Field(
-        default=600.0, ge=0, description="seconds for which a checkpoint that the disk refuses is tried again before the run ends"
+        default=600.0,
+        ge=0,
+        description="seconds for which a checkpoint that the disk refuses is tried again before the run ends",
     )
     non_finite: Literal["stop", "skip"] = Field(
-        default="stop", description="a step whose loss or gradient is not finite: stop the run before the update, or leave the step out"
+        default="stop",
+        description="a step whose loss or gradient is not finite: stop the run before the update, or leave "
+        "the step out",
     )
     most_skipped: Positive = Field(default=100, description="steps that may be left out before the run stops")
     recompute: bool | Literal["cheap"] = Field(
         default=False,
-        description="compute in the backward pass anew, instead of keeping it: true, each unit of the network; cheap, its norms and "
+        description="compute in the backward pass anew, instead of keeping it: true, each unit of the "
+        "network; cheap, its norms and "
         "activation functions alone",
     )
-    workers: int = Field(default=0, ge=0, description="processes that read images; 0: the training process itself")
+    workers: int = Field(
+        default=0, ge=0, description="processes that read images; 0: the training process itself"
+    )
     bad_images: Share = Field(
         default=0.01,
-        description="share of the training images that may be unreadable; each is replaced by another and listed in quarantine.jsonl "
+        description="share of the training images that may be unreadable; each is replaced by another and "
+        "listed in quarantine.jsonl "
         "(above 0 at least one may be; 0: the first stops the run)",
     )
     tensorboard: bool = Field(default=False, description="write TensorBoard files too")
@@ -106,7 +135,9 @@ class KernelConfig(Section):
     """The subsets over which the kernel distance is averaged."""
 
     subsets: Positive = Field(default=100, description="random subsets")
-    subset_size: Annotated[int, Field(ge=2)] = Field(default=1000, description="features of either set in a subset")
+    subset_size: Annotated[int, Field(ge=2)] = Field(
+        default=1000, description="features of either set in a subset"
+    )
     seed: int = Field(default=0, ge=0, description="a subset is a function of this and of its number")
 
 
@@ -117,50 +148,85 @@ class EvaluationConfig(Section):
     metrics: list[Metric] = Field(
         default=["frechet", "copies"],
         min_length=1,
-        description="what is measured: the Frechet distance (FID in Inception's features), the kernel distance (KID), precision and "
+        description="what is measured: the Frechet distance (FID in Inception's features), the kernel "
+        "distance (KID), precision and "
         "recall by nearest neighbours, copies of training images",
     )
-    features: Annotated[Spec, Named("features")] = Field(default={"name": "pixels"}, description="what images are compared in")
-    classifier: Literal["svm"] | None = Field(default=None, description="a classifier that judges conditional samples; null: none")
-    against: Literal["auto", "train", "test"] = Field(
-        default="auto", description="the real images that samples are compared with; auto: the held-out ones, where there are two or more"
+    features: Annotated[Spec, Named("features")] = Field(
+        default={"name": "pixels"}, description="what images are compared in"
     )
-    real_images: Annotated[int, Field(ge=2)] = Field(default=50_000, description="of each split at most so many are used, evenly spaced")
+    classifier: Literal["svm"] | None = Field(
+        default=None, description="a classifier that judges conditional samples; null: none"
+    )
+    against: Literal["auto", "train", "test"] = Field(
+        default="auto",
+        description="the real images that samples are compared with; auto: the held-out ones, where there "
+        "are two or more",
+    )
+    real_images: Annotated[int, Field(ge=2)] = Field(
+        default=50_000, description="of each split at most so many are used, evenly spaced"
+    )
     reference: str | None = Field(
-        default=None, description="a file of what was measured of the real images: read if it is there, written if not; null: none"
+        default=None,
+        description="a file of what was measured of the real images: read if it is there, written if not; "
+        "null: none",
     )
     kept: Annotated[int, Field(ge=2)] = Field(
-        default=10_000, description="features of each set that are kept for the kernel distance and for precision and recall"
+        default=10_000,
+        description="features of each set that are kept for the kernel distance and for precision and recall",
     )
     kid: KernelConfig = Field(default_factory=KernelConfig, description="the kernel distance")
-    neighbours: Positive = Field(default=3, description="precision and recall: the k of the k nearest neighbours")
-    save_every: float = Field(default=60.0, ge=0, description="seconds after which unfinished work is saved, to go on from after a kill")
+    neighbours: Positive = Field(
+        default=3, description="precision and recall: the k of the k nearest neighbours"
+    )
+    save_every: float = Field(
+        default=60.0,
+        ge=0,
+        description="seconds after which unfinished work is saved, to go on from after a kill",
+    )
 
     @model_validator(mode="after")
     def _each_once(self) -> EvaluationConfig:
         if len(set(self.metrics)) < len(self.metrics):
-            raise ConfigError("a metric is named twice", got=f"evaluation.metrics: {self.metrics}", expected="each once")
+            raise ConfigError(
+                "a metric is named twice", got=f"evaluation.metrics: {self.metrics}", expected="each once"
+            )
         return self
 
 
 class Config(Section):
-    """A whole experiment. `load_config` makes one from YAML; `resolved` gives it back with every default filled in."""
+    """A whole experiment. `load_config` makes one from YAML; `resolved` gives it back with every default
+    filled in."""
 
-    flow: FlowConfig = Field(default_factory=FlowConfig, description="decomposition, intervals, path, bridge and noise")
+    flow: FlowConfig = Field(
+        default_factory=FlowConfig, description="decomposition, intervals, path, bridge and noise"
+    )
     model: Annotated[Spec, Named("backbone")] = Field(description="the network that predicts")
     codec: Annotated[Spec, Named("codec")] = Field(
         default={"name": "pixels"}, description="the space of the flow: pixels, or an autoencoder's latents"
     )
     data: Annotated[Spec, Named("dataset")] = Field(description="the images")
-    objective: Annotated[Spec, Named("objective")] = Field(default={"name": "mse"}, description="what training minimises")
-    attention: Annotated[Spec, Named("attention")] = Field(default={"name": "auto"}, description="the attention kernel")
+    objective: Annotated[Spec, Named("objective")] = Field(
+        default={"name": "mse"}, description="what training minimises"
+    )
+    attention: Annotated[Spec, Named("attention")] = Field(
+        default={"name": "auto"}, description="the attention kernel"
+    )
     engine: Annotated[Spec, Named("engine")] = Field(
         default={"name": "torch"}, description="how a training step runs on processes and devices"
     )
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="solver, guidance and batch size of sampling")
+    sampling: SamplingConfig = Field(
+        default_factory=SamplingConfig, description="solver, guidance and batch size of sampling"
+    )
     training: TrainingConfig = Field(description="the training run")
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="how a run is measured")
-    seed: int = Field(default=0, ge=0, description="every random number of training is a function of this and of what is counted")
+    evaluation: EvaluationConfig = Field(
+        default_factory=EvaluationConfig, description="how a run is measured"
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="every random number of training is a function of this and of what is counted",
+    )
 
     _origins: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
 
@@ -179,9 +245,16 @@ class Config(Section):
         return isinstance(other, Config) and self.model_dump() == other.model_dump()
 
     def origin(self, *path: str) -> str | None:
-        """File and line from which the value at `path` came, and the overrides of what it holds; None for a default."""
-        within = {place for at, place in self._origins.items() if at[: len(path)] == path and place.startswith("command line")}
-        own = next((self._origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._origins), None)
+        """File and line from which the value at `path` came, and the overrides of what it holds; None for a
+        default."""
+        within = {
+            place
+            for at, place in self._origins.items()
+            if at[: len(path)] == path and place.startswith("command line")
+        }
+        own = next(
+            (self._origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._origins), None
+        )
         return "; ".join([*([own] if own and own not in within else []), *sorted(within)]) or None
 
 
@@ -197,7 +270,8 @@ def component_kinds(model: type[BaseModel] = Config, at: tuple[str, ...] = ()) -
 
 
 def component_defaults(model: type[BaseModel] = Config) -> dict[str, Any]:
-    """The default components as a config's lowest layer, so that `solver: {steps: 5}` means the default solver."""
+    """The default components as a config's lowest layer, so that `solver: {steps: 5}` means the default
+    solver."""
     found: dict[str, Any] = {}
     for name, section, kind in _fields(model):
         default = model.model_fields[name].default
@@ -224,6 +298,10 @@ def _fields(model: type[BaseModel]) -> list[tuple[str, type[BaseModel] | None, s
     rows = []
     for name, field in model.model_fields.items():
         kind = next((mark.kind for mark in field.metadata if isinstance(mark, Named)), None)
-        section = field.annotation if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel) else None
+        section = (
+            field.annotation
+            if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel)
+            else None
+        )
         rows.append((name, section, kind))
     return rows

@@ -1,7 +1,9 @@
-"""YAML as lapflow reads it: the core schema of YAML 1.2, duplicate keys refused, and where everything came from.
+"""YAML as lapflow reads it: the core schema of YAML 1.2, duplicate keys refused, and where everything came
+from.
 
-PyYAML follows YAML 1.1, in which `1e-5` is a string, `on` a boolean and `12:30` a number. Here `1e-5` is a float, only
-true and false are booleans, and the rest are strings. Nothing but mappings, lists and scalars is ever made.
+PyYAML follows YAML 1.1, in which `1e-5` is a string, `on` a boolean and `12:30` a number. Here `1e-5` is a
+float, only true and false are booleans, and the rest are strings. Nothing but mappings, lists and scalars is
+ever made.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ _PLAIN = (
     ("int", re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")),
     (
         "float",
-        re.compile(r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+        re.compile(
+            r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
         list("-+.0123456789"),
     ),
 )
@@ -58,7 +62,9 @@ def read_yaml(text: str, name: str) -> Layer:
         if node is not None:
             values = _Reader(name, layer.origins).read(node, ())
             if not isinstance(values, dict):
-                raise ConfigError("a config is a mapping of keys to values", got=type(values).__name__, where=f"{name}:1")
+                raise ConfigError(
+                    "a config is a mapping of keys to values", got=type(values).__name__, where=f"{name}:1"
+                )
             layer.values = values
     except yaml.YAMLError as error:
         raise _syntax_error(error, name) from None
@@ -76,7 +82,9 @@ def read_value(text: str, name: str) -> Any:
 
 def write_yaml(values: dict[str, Any]) -> str:
     """YAML that `read_yaml` reads back as the same values; innermost mappings and lists on one line."""
-    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    text: str = yaml.dump(
+        values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True
+    )
     return text
 
 
@@ -108,7 +116,10 @@ class _Reader:
 
     def foreign(self, node: yaml.Node) -> ConfigError:
         return ConfigError(
-            "a YAML tag that configs do not have", got=node.tag, expected="plain values, lists, mappings", where=self.place(node)
+            "a YAML tag that configs do not have",
+            got=node.tag,
+            expected="plain values, lists, mappings",
+            where=self.place(node),
         )
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
@@ -116,11 +127,16 @@ class _Reader:
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError("a key must be a name", got="a mapping or a list", where=self.place(key_node))
+                raise ConfigError(
+                    "a key must be a name", got="a mapping or a list", where=self.place(key_node)
+                )
             key = str(key_node.value)
             if key in out:
                 raise ConfigError(
-                    f"the key {key!r} is given twice", got=f"first in line {lines[key]}", expected="one value", where=self.place(key_node)
+                    f"the key {key!r} is given twice",
+                    got=f"first in line {lines[key]}",
+                    expected="one value",
+                    where=self.place(key_node),
                 )
             lines[key] = key_node.start_mark.line + 1
             self.origins[(*path, key)] = self.place(key_node)
@@ -139,11 +155,16 @@ class _Reader:
             if kind == "float":
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except (KeyError, ValueError):
-            raise ConfigError(f"this is not a value of type {kind}", got=repr(text), where=self.place(node)) from None
+            raise ConfigError(
+                f"this is not a value of type {kind}", got=repr(text), where=self.place(node)
+            ) from None
         if kind == "str":
             return text
         raise ConfigError(
-            "a YAML tag that configs do not have", got=node.tag, expected="plain values, lists and mappings", where=self.place(node)
+            "a YAML tag that configs do not have",
+            got=node.tag,
+            expected="plain values, lists and mappings",
+            where=self.place(node),
         )
 
 

@@ -1,4 +1,5 @@
-"""Contract: an attention kernel. And the scale mask, which is structure: a list of unmasked calls, never a tensor.
+"""Contract: an attention kernel. And the scale mask, which is structure: a list of unmasked calls, never a
+tensor.
 
 Shapes: b batch, h heads, n queries, m keys, d head dimension.
 """
@@ -28,7 +29,9 @@ class AttentionBackend(Component):
         """q [b, h, n, d], k and v [b, h, m, d], possibly strided views -> [b, h, n, d] in q's dtype."""
 
     @abstractmethod
-    def supports(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str | None:
+    def supports(
+        self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool
+    ) -> str | None:
         """None if this backend can run there; otherwise the reason why it cannot, in words for the user."""
 
     def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str:
@@ -37,7 +40,8 @@ class AttentionBackend(Component):
             gradients = "with" if needs_grad else "without"
             raise BackendError(
                 f"the attention backend {type(self).__name__} cannot run here",
-                got=f"device {device.type}, {str(dtype).removeprefix('torch.')}, head dimension {head_dim}, {gradients} gradients",
+                got=f"device {device.type}, {str(dtype).removeprefix('torch.')}, head dimension {head_dim}, "
+                f"{gradients} gradients",
                 expected=reason,
                 remedy="choose attention=auto, which takes the first that can",
             )
@@ -47,9 +51,9 @@ class AttentionBackend(Component):
 def visible(mask: Mask, lengths: Sequence[int]) -> list[tuple[int, int, int, int]]:
     """The unmasked calls that make up the scale mask: (query start, query stop, key start, key stop).
 
-    `lengths` are the tokens of each active scale, coarse to fine, which stand in this order in one sequence. Under
-    `causal` scale k sees k' >= k, itself and the coarser ones: a prefix of the keys. Under `self` only itself; under
-    `none` everything, in one call.
+    `lengths` are the tokens of each active scale, coarse to fine, which stand in this order in one sequence.
+    Under `causal` scale k sees k' >= k, itself and the coarser ones: a prefix of the keys. Under `self` only
+    itself; under `none` everything, in one call.
     """
     total = sum(lengths)
     if mask == "none":
@@ -62,12 +66,14 @@ def visible(mask: Mask, lengths: Sequence[int]) -> list[tuple[int, int, int, int
     return calls
 
 
-def scale_attention(backend: AttentionBackend, q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor], mask: Mask) -> list[Tensor]:
-    """Attention among the tokens of all active scales under the scale mask: q, k and v of each scale [b, h, n_k, d], coarse to
-    fine -> the same shapes.
+def scale_attention(
+    backend: AttentionBackend, q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor], mask: Mask
+) -> list[Tensor]:
+    """Attention among the tokens of all active scales under the scale mask: q, k and v of each scale [b, h,
+    n_k, d], coarse to fine -> the same shapes.
 
-    Exact: each query's softmax runs over exactly the keys its scale may see, and the masked products are never made.
-    Neither queries nor results are ever joined; the keys of the scales seen are.
+    Exact: each query's softmax runs over exactly the keys its scale may see, and the masked products are
+    never made. Neither queries nor results are ever joined; the keys of the scales seen are.
     """
     if mask == "none":
         keys, values = _join(k), _join(v)
@@ -76,7 +82,8 @@ def scale_attention(backend: AttentionBackend, q: Sequence[Tensor], k: Sequence[
     keys, values = k[0], v[0]
     for i, queries in enumerate(q):
         if i and mask == "causal":
-            # Joined to what was joined: a slice of all keys would make the backward pass fill the rest with zeros and add it up.
+            # Joined to what was joined: a slice of all keys would make the backward pass fill the rest with
+            # zeros and add it up.
             keys, values = _join((keys, k[i])), _join((values, v[i]))
         elif i:
             keys, values = k[i], v[i]
@@ -89,5 +96,6 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
 
 
 def attention_pairs(lengths: Sequence[int], mask: Mask) -> int:
-    """Query-key pairs computed under the scale mask: none (sum n)^2, causal sum_k n_k sum_(k'>=k) n_k', self sum n_k^2."""
+    """Query-key pairs computed under the scale mask: none (sum n)^2, causal sum_k n_k sum_(k'>=k) n_k', self
+    sum n_k^2."""
     return sum((b - a) * (d - c) for a, b, c, d in visible(mask, lengths))

@@ -15,17 +15,19 @@ from lapflow.core.transfer import upload
 
 
 class Bridge(Component):
-    """An affine map of (state, noise), band by band. The law check pushes a segment's end law through it when a composition
-    is built. Whatever view of the state the network has, a bridge is given bands and returns bands.
+    """An affine map of (state, noise), band by band. The law check pushes a segment's end law through it when
+    a composition is built. Whatever view of the state the network has, a bridge is given bands and returns
+    bands.
 
-    A *conditional* bridge starts the next segment from noise alone and hands the finished state to the network beside it,
-    corrupted by `corrupt`; training corrupts the data by the same function.
+    A *conditional* bridge starts the next segment from noise alone and hands the finished state to the
+    network beside it, corrupted by `corrupt`; training corrupts the data by the same function.
     """
 
     kind = "bridge"
 
     designed: bool = False
-    """Whether a scale enters without the data that training has there, by design: the mismatch is then reported, not refused."""
+    """Whether a scale enters without the data that training has there, by design: the mismatch is then
+    reported, not refused."""
 
     conditional: bool = False
 
@@ -39,17 +41,31 @@ class Bridge(Component):
 
     @abstractmethod
     def cross(
-        self, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]], before: Segment | None, after: Segment, path: Path
+        self,
+        state: Mapping[int, Tensor],
+        noise: Sequence[Mapping[int, Tensor]],
+        before: Segment | None,
+        after: Segment,
+        path: Path,
     ) -> State:
         """The bands at `after.begin`, coarse to fine.
 
-        `state` holds the bands at the end of `before`; it is empty and `before` is None at the very start. `noise` are the
-        sample's noise pyramids {k: x0_k}, every scale, in units of the whole image: in a segment they count `after.unit` times.
+        `state` holds the bands at the end of `before`; it is empty and `before` is None at the very start.
+        `noise` are the sample's noise pyramids {k: x0_k}, every scale, in units of the whole image: in a
+        segment they count `after.unit` times.
         """
 
-    def corrupt(self, image: Mapping[int, Tensor], noise: Mapping[int, Tensor], level: Tensor, before: Segment, after: Segment) -> State:
-        """What the network of `after` sees of the finished bands `image` of `before`: bands of `after`, corrupted at `level` [b]
-        with a noise pyramid of its own (sampling: the one after `pyramid(after)`). Only for a conditional bridge."""
+    def corrupt(
+        self,
+        image: Mapping[int, Tensor],
+        noise: Mapping[int, Tensor],
+        level: Tensor,
+        before: Segment,
+        after: Segment,
+    ) -> State:
+        """What the network of `after` sees of the finished bands `image` of `before`: bands of `after`,
+        corrupted at `level` [b] with a noise pyramid of its own (sampling: the one after `pyramid(after)`).
+        Only for a conditional bridge."""
         raise AssertionError(f"{type(self).__name__} hands no condition on")
 
     def draw_level(self, unit: Tensor) -> Tensor:
@@ -65,6 +81,7 @@ class Bridge(Component):
 
 
 def entering(noise: Mapping[int, Tensor], after: Segment, scale: int, path: Path) -> Tensor:
-    """Scale `scale` as it enters `after` from noise alone: sigma_k x0_k at the time at which sampling enters."""
+    """Scale `scale` as it enters `after` from noise alone: sigma_k x0_k at the time at which sampling
+    enters."""
     c = path.coefficients(clock(after.begin), after, scale).expand(noise[scale])
     return (upload(c.sigma, noise[scale].device, noise[scale].dtype) * after.unit) * noise[scale]

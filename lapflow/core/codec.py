@@ -15,29 +15,35 @@ from lapflow.core.random import Generators
 class Codec(Component):
     """Maps images [b, c, h, w] in [-1, 1] to the flow's space and back.
 
-    Encoding goes in two steps. `moments` is the costly one, a pure function of the image that a cache can hold; `latents`
-    is the cheap one, which may draw, so that it is done anew each time. Neither mixes the samples of a batch.
+    Encoding goes in two steps. `moments` is the costly one, a pure function of the image that a cache can
+    hold; `latents` is the cheap one, which may draw, so that it is done anew each time. Neither mixes the
+    samples of a batch.
     """
 
     kind = "codec"
 
     @abstractmethod
     def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The (c, h, w) of the latent of an image of `shape`. Raises `SizeError` if the codec cannot take the size."""
+        """The (c, h, w) of the latent of an image of `shape`. Raises `SizeError` if the codec cannot take the
+        size."""
 
     def load(self) -> None:
-        """Bring what encoding and decoding need. Called before work starts, so that what is missing is said then."""
+        """Bring what encoding and decoding need. Called before work starts, so that what is missing is said
+        then."""
 
     @property
     def module(self) -> nn.Module | None:
-        """The network that encodes and decodes, loaded if it was not, in the form in which `adopt` takes one; None for a codec
-        that has none to show. One that shows a network has an argument `path`: the folder where such a network was saved."""
+        """The network that encodes and decodes, loaded if it was not, in the form in which `adopt` takes one;
+        None for a codec that has none to show. One that shows a network has an argument `path`: the folder
+        where such a network was saved."""
         return None
 
     def adopt(self, module: nn.Module) -> None:
-        """Work with this network instead of loading one, wherever its owner moves it. Raises `ConfigError` for one that is not
-        what the config says; a codec whose `module` is None takes none."""
-        raise ConfigError(f"{type(self).__name__} works without a network", got=type(module).__name__, expected="none")
+        """Work with this network instead of loading one, wherever its owner moves it. Raises `ConfigError`
+        for one that is not what the config says; a codec whose `module` is None takes none."""
+        raise ConfigError(
+            f"{type(self).__name__} works without a network", got=type(module).__name__, expected="none"
+        )
 
     @property
     def affine(self) -> tuple[float, float]:
@@ -46,15 +52,15 @@ class Codec(Component):
 
     @abstractmethod
     def moments(self, images: Tensor) -> Tensor:
-        """Images [b, c, h, w] in [-1, 1] -> what the codec's law of their latents is made of, [b, m, h', w'], not shifted or
-        scaled. Draws nothing."""
+        """Images [b, c, h, w] in [-1, 1] -> what the codec's law of their latents is made of, [b, m, h', w'],
+        not shifted or scaled. Draws nothing."""
 
     @abstractmethod
     def latents(self, moments: Tensor, generator: Generators | None = None) -> Tensor:
         """Moments [b, m, h', w'] -> latents [b, *latent_shape], shifted and scaled for the flow.
 
-        A codec whose config asks for it draws them, with `generator` or one generator for each sample. Without a generator
-        nothing is drawn, whatever the config says.
+        A codec whose config asks for it draws them, with `generator` or one generator for each sample.
+        Without a generator nothing is drawn, whatever the config says.
         """
 
     def encode(self, images: Tensor, generator: Generators | None = None) -> Tensor:
@@ -66,9 +72,10 @@ class Codec(Component):
         """Latents -> images [b, c, h, w], nominally in [-1, 1], not clipped."""
 
     def identity(self) -> dict[str, Any]:
-        """What `moments` depends on, as JSON values: codecs with equal identities may use each other's cached moments.
+        """What `moments` depends on, as JSON values: codecs with equal identities may use each other's cached
+        moments.
 
-        By default the class and all of its config. A codec with weights names these by a hash, and leaves out where they
-        lie and what only `latents` and `decode` use.
+        By default the class and all of its config. A codec with weights names these by a hash, and leaves out
+        where they lie and what only `latents` and `decode` use.
         """
         return {"class": type(self).__qualname__, **self.config}

@@ -1,11 +1,12 @@
 """Components: ordinary classes whose annotated arguments are their config.
 
-A component's `__init__` arguments, annotated with pydantic `Field` constraints where they have some, *are* its config
-schema. `LaplacianPyramid(levels=3)` in a notebook and `{name: laplacian, levels: 3}` in YAML are checked by the same
-strict pydantic model, and a constructed component carries what it was made with in `.config`.
+A component's `__init__` arguments, annotated with pydantic `Field` constraints where they have some, *are*
+its config schema. `LaplacianPyramid(levels=3)` in a notebook and `{name: laplacian, levels: 3}` in YAML are
+checked by the same strict pydantic model, and a constructed component carries what it was made with in
+`.config`.
 
-What a component gets from its surroundings (band shapes, number of classes) is a fixed set of *context* arguments per
-kind, named by the contract's `context`, and stands outside the schema.
+What a component gets from its surroundings (band shapes, number of classes) is a fixed set of *context*
+arguments per kind, named by the contract's `context`, and stands outside the schema.
 """
 
 from __future__ import annotations
@@ -51,19 +52,26 @@ def _derive(cls: type[Component]) -> type[pydantic.BaseModel]:
         for name, parameter in list(inspect.signature(initial).parameters.items())[1:]:
             if name in cls.context or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
-            assert name in hints, f"{cls.__qualname__}.__init__ must annotate {name!r}: its annotation is its config"
+            assert name in hints, (
+                f"{cls.__qualname__}.__init__ must annotate {name!r}: its annotation is its config"
+            )
             fields[name] = (hints[name], ... if parameter.default is parameter.empty else parameter.default)
-    config = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    config = pydantic.ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
     doc = inspect.getdoc(cls) or ""
     return pydantic.create_model(cls.__name__, __config__=config, __doc__=doc.split("\n\n")[0], **fields)
 
 
 def _validated(initial: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a component's `__init__`: check the arguments by the class's own schema, keep them as `.config`."""
+    """Wrap a component's `__init__`: check the arguments by the class's own schema, keep them as
+    `.config`."""
 
     @functools.wraps(initial)
     def init(self: Component, *args: Any, **kwargs: Any) -> None:
-        if "config" in self.__dict__:  # called through super().__init__: the outermost call has checked its own
+        if (
+            "config" in self.__dict__
+        ):  # called through super().__init__: the outermost call has checked its own
             return initial(self, *args, **kwargs)
         cls = type(self)
         try:
@@ -77,7 +85,9 @@ def _validated(initial: Callable[..., None]) -> Callable[..., None]:
         context = {name: values.pop(name) for name in cls.context if name in values}
         checked = validate(cls.schema(), values, cls.__name__)
         self.__dict__["config"] = checked.model_dump()
-        return initial(self, **context, **{name: getattr(checked, name) for name in type(checked).model_fields})
+        return initial(
+            self, **context, **{name: getattr(checked, name) for name in type(checked).model_fields}
+        )
 
     return init
 
@@ -91,7 +101,8 @@ def validate(schema: type[pydantic.BaseModel], values: Mapping[str, Any], owner:
 
 
 def first_problem(error: pydantic.ValidationError, values: Any) -> dict[str, Any]:
-    """The first problem of `error`, unknown keys before others: its `loc` a path in `values`, a union's alternatives one `msg`."""
+    """The first problem of `error`, unknown keys before others: its `loc` a path in `values`, a union's
+    alternatives one `msg`."""
     problems = error.errors()
     # A misspelt key is often why another is missing.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
@@ -101,10 +112,15 @@ def first_problem(error: pydantic.ValidationError, values: Any) -> dict[str, Any
 
 
 def _path(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
-    """The part of a problem's location that names keys of `values`; pydantic also names the alternatives of a union."""
+    """The part of a problem's location that names keys of `values`; pydantic also names the alternatives of a
+    union."""
     path: list[int | str] = []
     for i, part in enumerate(location):
-        inside = part in values if isinstance(values, Mapping) else isinstance(values, list | tuple) and isinstance(part, int)
+        inside = (
+            part in values
+            if isinstance(values, Mapping)
+            else isinstance(values, list | tuple) and isinstance(part, int)
+        )
         if inside:
             values = values[part]
         elif i < len(location) - 1 or not isinstance(values, Mapping):
@@ -120,11 +136,18 @@ def explain(problem: Any, schema: type[pydantic.BaseModel], owner: str) -> Confi
         key = str(problem["loc"][-1])
         known = list(schema.model_fields)
         return ConfigError(
-            f"{owner} has no key {key!r}", got=f"{path}: {problem['input']!r}", expected=suggest(key, known) if known else "no keys"
+            f"{owner} has no key {key!r}",
+            got=f"{path}: {problem['input']!r}",
+            expected=suggest(key, known) if known else "no keys",
         )
     if problem["type"] == "missing":
         field = schema.model_fields.get(str(problem["loc"][-1]))
-        return ConfigError(f"{owner} needs {path!r}", expected=(field.description if field else None) or f"a value for {path}")
+        return ConfigError(
+            f"{owner} needs {path!r}",
+            expected=(field.description if field else None) or f"a value for {path}",
+        )
     return ConfigError(
-        f"{owner}: {path} is not valid" if path else f"{owner} is not valid", got=repr(problem["input"]), expected=problem["msg"]
+        f"{owner}: {path} is not valid" if path else f"{owner} is not valid",
+        got=repr(problem["input"]),
+        expected=problem["msg"],
     )

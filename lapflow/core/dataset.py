@@ -19,8 +19,8 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 class Encoding:
     """How the moments that a data set holds in the place of images were made.
 
-    `codec` is the `Codec.identity` of what made them and `made_by` the codec as a config names it; `images` is the data set
-    of the images, as a config names it; `shape` (m, h', w') is that of an image's moments.
+    `codec` is the `Codec.identity` of what made them and `made_by` the codec as a config names it; `images`
+    is the data set of the images, as a config names it; `shape` (m, h', w') is that of an image's moments.
     """
 
     codec: Mapping[str, Any]
@@ -32,10 +32,11 @@ class Encoding:
 class Dataset(Component):
     """A finite set of labelled images. Opening it is cheap; nothing is read before `size` or `read`.
 
-    `shape` (c, h, w) and `num_classes` (0: no labels) are known without reading images, so that a model can be built.
+    `shape` (c, h, w) and `num_classes` (0: no labels) are known without reading images, so that a model can
+    be built.
 
-    A set may hold a codec's moments of its images instead. It then says so by `encoding`; `read` gives moments, and `shape`
-    and `grey_levels` are still those of the images.
+    A set may hold a codec's moments of its images instead. It then says so by `encoding`; `read` gives
+    moments, and `shape` and `grey_levels` are still those of the images.
     """
 
     kind = "dataset"
@@ -68,19 +69,21 @@ class Dataset(Component):
 
     @abstractmethod
     def size(self, split: Split) -> int:
-        """The number of images in a split; 0 if the set has no such split. Raises `DataError` when it cannot be read."""
+        """The number of images in a split; 0 if the set has no such split. Raises `DataError` when it cannot
+        be read."""
 
     @abstractmethod
     def read(self, split: Split, index: int) -> tuple[Tensor, int]:
-        """Image `index` of a split as float32 [c, h, w] in [-1, 1] (or its moments), and its label (0 without classes). A
-        pure function.
+        """Image `index` of a split as float32 [c, h, w] in [-1, 1] (or its moments), and its label (0 without
+        classes). A pure function.
 
         Raises `ImageError` for an image that cannot be read while others can: training then takes another
         (`lapflow.data.substitute`). Any other error ends the run.
         """
 
     def read_mirrored(self, split: Split, index: int) -> tuple[Tensor, int]:
-        """As `read`, of the image turned left to right. The moments of a mirrored image are not the mirrored moments."""
+        """As `read`, of the image turned left to right. The moments of a mirrored image are not the mirrored
+        moments."""
         assert self.encoding is None, "a set of moments must say what those of a mirrored image are"
         image, label = self.read(split, index)
         return image.flip(-1), label
@@ -89,5 +92,6 @@ class Dataset(Component):
         """Raises `DataError` where `read_mirrored` cannot answer. Called before work starts."""
 
     def name(self, split: Split, index: int) -> str:
-        """What people call image `index` of a split, in lists of bad images for example. Each image's own; read without it."""
+        """What people call image `index` of a split, in lists of bad images for example. Each image's own;
+        read without it."""
         return f"{split}/{index}"

@@ -17,9 +17,10 @@ from lapflow.core.state import State
 class Band:
     """One scale of an image of a known shape.
 
-    `pixel_std` is the standard deviation per pixel of this band of a white, unit-variance image; `direction_std` the
-    same per orthonormal direction of the band's range (they differ where the band has dead dimensions).
-    `condition` is the number of channels of the image that a network sees beside this one (a cascade's coarser image).
+    `pixel_std` is the standard deviation per pixel of this band of a white, unit-variance image;
+    `direction_std` the same per orthonormal direction of the band's range (they differ where the band has
+    dead dimensions). `condition` is the number of channels of the image that a network sees beside this one
+    (a cascade's coarser image).
     """
 
     scale: int
@@ -38,7 +39,8 @@ class Band:
 class Decomposition(Component):
     """A linear, exactly invertible split of an image into `levels` = K bands, k = 0 finest, K-1 coarsest.
 
-    The *image at scale s* is what the bands k >= s make: a coarser picture of the same scene (`synthesize(.., s)`).
+    The *image at scale s* is what the bands k >= s make: a coarser picture of the same scene (`synthesize(..,
+    s)`).
     """
 
     kind = "decomposition"
@@ -46,18 +48,22 @@ class Decomposition(Component):
 
     @abstractmethod
     def analyze(self, x: Tensor, start: int = 0) -> State:
-        """Split `x` [b, c, h, w], an image at scale `start`, into its bands {k: [b, c_k, h_k, w_k]}, coarse to fine, k >= start.
+        """Split `x` [b, c, h, w], an image at scale `start`, into its bands {k: [b, c_k, h_k, w_k]}, coarse
+        to fine, k >= start.
 
-        Linear in x, any floating dtype, differentiable. Raises `SizeError` when h or w does not divide (`check_size`).
+        Linear in x, any floating dtype, differentiable. Raises `SizeError` when h or w does not divide
+        (`check_size`).
         """
 
     @abstractmethod
     def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
-        """The image at scale `start` made of the bands k >= start: the exact inverse of `analyze` at every `start`."""
+        """The image at scale `start` made of the bands k >= start: the exact inverse of `analyze` at every
+        `start`."""
 
     @abstractmethod
     def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
-        """The bands of an image of `shape` (c, h, w), coarse to fine. Raises `SizeError` when the size does not fit."""
+        """The bands of an image of `shape` (c, h, w), coarse to fine. Raises `SizeError` when the size does
+        not fit."""
 
     def project(self, x: Tensor, scale: int) -> Tensor:
         """Project `x` [b, c_k, h_k, w_k] onto the range of band `scale`: what `analyze` can return there.
@@ -67,7 +73,8 @@ class Decomposition(Component):
         return x
 
     def gain(self, scale: int) -> float:
-        """What a constant image's value is multiplied by in the image at `scale` (1 for averages, 2^s for orthonormal wavelets)."""
+        """What a constant image's value is multiplied by in the image at `scale` (1 for averages, 2^s for
+        orthonormal wavelets)."""
         return 1.0
 
     @property
@@ -76,7 +83,8 @@ class Decomposition(Component):
         return 2 ** (self.levels - 1)
 
     def check_size(self, height: int, width: int, start: int = 0) -> None:
-        """Raises `SizeError`, with sizes that would work, unless an image at scale `start` of this size can be split."""
+        """Raises `SizeError`, with sizes that would work, unless an image at scale `start` of this size can
+        be split."""
         multiple = self.multiple // 2**start if start < self.levels else 1
         for name, size in (("height", height), ("width", width)):
             if size < 1 or size % multiple:
@@ -87,5 +95,6 @@ class Decomposition(Component):
                     f"an image of {name} {size} cannot be split into {self.levels} scales",
                     got=f"{height}x{width}",
                     expected=f"multiples of {multiple}, for instance {works}",
-                    remedy="resize the images" + (f", or use levels <= {most} for this size" if "levels" in self.config else ""),
+                    remedy="resize the images"
+                    + (f", or use levels <= {most} for this size" if "levels" in self.config else ""),
                 )

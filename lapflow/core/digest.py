@@ -1,4 +1,5 @@
-"""Fingerprints of tensors, and what differs between two sets of settings: how a file or a run is known to be another one's."""
+"""Fingerprints of tensors, and what differs between two sets of settings: how a file or a run is known to be
+another one's."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """What changes from the nested mapping `a` to `b`: lines `path: old -> new`."""
     before, after = _flat(a), _flat(b)
     keys = [*before, *(key for key in after if key not in before)]
-    return [f"{key}: {_shown(before, key)} -> {_shown(after, key)}" for key in keys if _shown(before, key) != _shown(after, key)]
+    return [
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
+        for key in keys
+        if _shown(before, key) != _shown(after, key)
+    ]
 
 
 def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:

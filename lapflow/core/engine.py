@@ -21,8 +21,8 @@ Calls = Sequence[tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Held:
-    """What one process holds of something, in `bytes`; whether the processes have `divided` it among them (each would hold all of
-    it otherwise), and whether it is `offloaded` to the CPU's memory."""
+    """What one process holds of something, in `bytes`; whether the processes have `divided` it among them
+    (each would hold all of it otherwise), and whether it is `offloaded` to the CPU's memory."""
 
     bytes: int
     divided: bool = False
@@ -46,14 +46,16 @@ class Together(nn.Module):
 class Engine(Component):
     """Owns the wrapped model, the optimizer and the processes.
 
-    Constructing one only says where and in what precision to compute, which is all that sampling asks; `start` joins the
-    other processes, `prepare` takes the model. Methods marked *collective* are called by every process at the same point.
+    Constructing one only says where and in what precision to compute, which is all that sampling asks;
+    `start` joins the other processes, `prepare` takes the model. Methods marked *collective* are called by
+    every process at the same point.
 
-    Whatever the engine, a parameter that took no part in a step sees a **zero gradient** in it: AdamW then still decays
-    its moments and its weight. The active set of scales changes from step to step, so every step meets this case.
+    Whatever the engine, a parameter that took no part in a step sees a **zero gradient** in it: AdamW then
+    still decays its moments and its weight. The active set of scales changes from step to step, so every step
+    meets this case.
 
-    The weights are always float32. Each process holds them as `shards`: whole tensors, or its part of each. `gather` makes
-    whole ones, so that what is saved does not depend on the engine or the number of processes.
+    The weights are always float32. Each process holds them as `shards`: whole tensors, or its part of each.
+    `gather` makes whole ones, so that what is saved does not depend on the engine or the number of processes.
     """
 
     kind = "engine"
@@ -65,15 +67,16 @@ class Engine(Component):
 
     @property
     def same_segments(self) -> bool:
-        """Whether all processes must train the same segments in a step, since one that lacks a part would not join in its
-        communication."""
+        """Whether all processes must train the same segments in a step, since one that lacks a part would not
+        join in its communication."""
         return False
 
     # ------------------------------------------------------------------ processes
 
     @abstractmethod
     def start(self) -> None:
-        """Join the other processes. Collective. Raises `BackendError` where that, or a package it needs, is not possible."""
+        """Join the other processes. Collective. Raises `BackendError` where that, or a package it needs, is
+        not possible."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -88,19 +91,24 @@ class Engine(Component):
         """The plain values (numbers, text, lists, dicts) of all processes, by rank. Collective."""
 
     def first(self, action: Callable[[], Result]) -> Result | None:
-        """Do `action` on rank 0 alone: its result there, None elsewhere; it fails everywhere if it fails. Collective."""
+        """Do `action` on rank 0 alone: its result there, None elsewhere; it fails everywhere if it fails.
+        Collective."""
         return self.jointly(action if self.rank == 0 else lambda: None)
 
     def jointly(self, action: Callable[[], Result]) -> Result:
-        """Do `action` on every process; where it fails on any, it fails on all: no one waits for one that has left. The process
-        that failed says why. Collective."""
+        """Do `action` on every process; where it fails on any, it fails on all: no one waits for one that has
+        left. The process that failed says why. Collective."""
         try:
             result, problem = action(), None
         except Exception as error:
             problem = error
         told = None
         if problem is not None:
-            told = problem if isinstance(problem, LapflowError) else LapflowError(f"{type(problem).__name__}: {problem}")
+            told = (
+                problem
+                if isinstance(problem, LapflowError)
+                else LapflowError(f"{type(problem).__name__}: {problem}")
+            )
         found = self.exchange(told)
         failed = [rank for rank, error in enumerate(found) if error is not None]
         if problem is not None:
@@ -117,15 +125,17 @@ class Engine(Component):
         return error
 
     def explain(self, error: RuntimeError) -> LapflowError | None:
-        """What an error of a collective call says to the user, if another process is its cause; None: it is something else."""
+        """What an error of a collective call says to the user, if another process is its cause; None: it is
+        something else."""
         return None
 
     # ------------------------------------------------------------------ memory
 
     def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held] | None:
-        """What the first of `processes` holds while it trains `model` with AdamW, activations apart: `weights`, `gradients`,
-        `moments`, `average` (that of `shards`; only a run that keeps one has it), and under other names what the engine adds, each
-        at its most. Asked of an engine that was not started, of a model on any device. None: it is not stated."""
+        """What the first of `processes` holds while it trains `model` with AdamW, activations apart:
+        `weights`, `gradients`, `moments`, `average` (that of `shards`; only a run that keeps one has it), and
+        under other names what the engine adds, each at its most. Asked of an engine that was not started, of
+        a model on any device. None: it is not stated."""
         return None
 
     # ------------------------------------------------------------------ steps
@@ -139,27 +149,29 @@ class Engine(Component):
         clip: float | None = None,
         units: Sequence[nn.Module] = (),
     ) -> Callable[[Calls], list[Any]]:
-        """Move and wrap `model`, make the optimizer over its parameters, and return what training calls: `Together` over
-        the model. `clip` bounds the gradient's norm; `units` are parts of the model that may be sharded each as a whole.
-        The model has its final weights, the same in every process. Collective."""
+        """Move and wrap `model`, make the optimizer over its parameters, and return what training calls:
+        `Together` over the model. `clip` bounds the gradient's norm; `units` are parts of the model that may
+        be sharded each as a whole. The model has its final weights, the same in every process. Collective."""
 
     @abstractmethod
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which a network is evaluated in the engine's precision, and a loss computed."""
 
     def accumulating(self) -> AbstractContextManager[object]:
-        """The context of every micro-batch of a step but the last, in which gradients need not be exchanged."""
+        """The context of every micro-batch of a step but the last, in which gradients need not be
+        exchanged."""
         return nullcontext()
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`, the mean over this process's share; the step is along the mean over processes. Collective."""
+        """Add the gradients of `loss`, the mean over this process's share; the step is along the mean over
+        processes. Collective."""
 
     @abstractmethod
     def step(self, learning_rate: float) -> float:
-        """Clip the gradients' norm, take an optimizer step, clear the gradients; returns the norm of the whole gradient before
-        clipping, the same on all processes. With a norm that is not finite, on whichever process it began, no process updates
-        anything. Collective."""
+        """Clip the gradients' norm, take an optimizer step, clear the gradients; returns the norm of the
+        whole gradient before clipping, the same on all processes. With a norm that is not finite, on
+        whichever process it began, no process updates anything. Collective."""
 
     # ------------------------------------------------------------------ what is kept
 
@@ -169,8 +181,8 @@ class Engine(Component):
 
     @abstractmethod
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The whole CPU tensors of which `shards` (laid out as those of the model: all of them or some) are parts; on rank 0,
-        nothing elsewhere. Collective."""
+        """The whole CPU tensors of which `shards` (laid out as those of the model: all of them or some) are
+        parts; on rank 0, nothing elsewhere. Collective."""
 
     @abstractmethod
     def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -178,10 +190,10 @@ class Engine(Component):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's state as whole CPU tensors `PARAMETER/KEY`, whatever the engine; on rank 0, nothing elsewhere.
-        Collective."""
+        """The optimizer's state as whole CPU tensors `PARAMETER/KEY`, whatever the engine; on rank 0, nothing
+        elsewhere. Collective."""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` of any engine gave, after `prepare`. Collective. Raises `CheckpointError` for the state of
-        another model."""
+        """Take back what `state` of any engine gave, after `prepare`. Collective. Raises `CheckpointError`
+        for the state of another model."""

@@ -1,7 +1,8 @@
 """Errors for the user: one screen that says what is wrong, what came, what was expected, how to mend it.
 
-Everything lapflow raises for a user's mistake derives from `LapflowError`, which is a `ValueError`. The command line
-prints it without a traceback and exits with code 2. Our own broken invariants are plain `assert` statements.
+Everything lapflow raises for a user's mistake derives from `LapflowError`, which is a `ValueError`. The
+command line prints it without a traceback and exits with code 2. Our own broken invariants are plain `assert`
+statements.
 """
 
 from __future__ import annotations
@@ -19,14 +20,22 @@ class LapflowError(ValueError):
     """Whether another process of the run says the same, so that this one need not."""
 
     def __init__(
-        self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None, where: str | None = None
+        self,
+        what: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+        where: str | None = None,
     ) -> None:
         self.what, self.got, self.expected, self.remedy, self.where = what, got, expected, remedy, where
         super().__init__(what)
 
     def __str__(self) -> str:
         rows = [("at", self.where), ("got", self.got), ("expected", self.expected), ("to mend", self.remedy)]
-        return "\n".join([self.what, *(f"  {name + ':':<10}{value}" for name, value in rows if value is not None)])
+        return "\n".join(
+            [self.what, *(f"  {name + ':':<10}{value}" for name, value in rows if value is not None)]
+        )
 
 
 class ConfigError(LapflowError):
@@ -69,9 +78,14 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     """The names nearest to `name` among `choices`, for an error's `expected` line."""
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"{' or '.join(repr(n) for n in near)} (nearest of: {', '.join(known)})" if near else f"one of: {', '.join(known)}"
+    return (
+        f"{' or '.join(repr(n) for n in near)} (nearest of: {', '.join(known)})"
+        if near
+        else f"one of: {', '.join(known)}"
+    )
 
 
 def printable(text: str) -> str:
-    """`text` on one line that any terminal can show: line breaks, control characters and undecodable bytes are escaped."""
+    """`text` on one line that any terminal can show: line breaks, control characters and undecodable bytes
+    are escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

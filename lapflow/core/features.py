@@ -15,7 +15,8 @@ from lapflow.core.errors import DataError, PluginError
 
 
 class FeatureExtractor(Component):
-    """Maps images to vectors. Context: `grey_levels` of the data set, the `device` on which a network may stand."""
+    """Maps images to vectors. Context: `grey_levels` of the data set, the `device` on which a network may
+    stand."""
 
     kind = "features"
     context = ("grey_levels", "device")
@@ -29,20 +30,22 @@ class FeatureExtractor(Component):
 
     @property
     def resize(self) -> str:
-        """How it brings images to the size it wants, in words: figures of other resizing cannot be compared."""
+        """How it brings images to the size it wants, in words: figures of other resizing cannot be
+        compared."""
         return "not stated"
 
     @property
     def runs_code(self) -> bool:
-        """Whether its arguments name code that it runs. Such a component is used where a person names it, in a config or a
-        command, and never because a checkpoint does."""
+        """Whether its arguments name code that it runs. Such a component is used where a person names it, in
+        a config or a command, and never because a checkpoint does."""
         return False
 
     def identity(self) -> dict[str, Any]:
-        """What features depend on, as JSON values: figures and statistics of equal identities can be compared.
+        """What features depend on, as JSON values: figures and statistics of equal identities can be
+        compared.
 
-        By default the class and all of its config. An extractor with weights names these by a hash, and leaves out where
-        they lie. Called after `load`.
+        By default the class and all of its config. An extractor with weights names these by a hash, and
+        leaves out where they lie. Called after `load`.
         """
         return {"class": type(self).__qualname__, **self.config}
 
@@ -53,10 +56,15 @@ class FeatureExtractor(Component):
 
 
 def extract(extractor: FeatureExtractor, images: Tensor) -> Tensor:
-    """The features [b, f] of images [b, c, h, w], b >= 1, on the CPU. Raises `PluginError` for an extractor that gives something
-    else, `DataError` for features that are not finite."""
+    """The features [b, f] of images [b, c, h, w], b >= 1, on the CPU. Raises `PluginError` for an extractor
+    that gives something else, `DataError` for features that are not finite."""
     features = extractor(images)
-    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(images) or features.shape[1] < 1:
+    if (
+        not isinstance(features, Tensor)
+        or features.ndim != 2
+        or len(features) != len(images)
+        or features.shape[1] < 1
+    ):
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise PluginError(
             "the feature extractor does not give one vector per image",
@@ -65,8 +73,13 @@ def extract(extractor: FeatureExtractor, images: Tensor) -> Tensor:
         )
     if features.dtype != torch.float64:
         raise PluginError(
-            "the feature extractor gives another dtype", got=f"{type(extractor).__name__}: {features.dtype}", expected="torch.float64"
+            "the feature extractor gives another dtype",
+            got=f"{type(extractor).__name__}: {features.dtype}",
+            expected="torch.float64",
         )
     if not bool(torch.isfinite(features).all()):
-        raise DataError("features are not finite numbers", remedy="look at the samples: a diverged model makes such images")
+        raise DataError(
+            "features are not finite numbers",
+            remedy="look at the samples: a diverged model makes such images",
+        )
     return features.detach().cpu()

@@ -1,4 +1,5 @@
-"""Files that are whole or not there: written aside, flushed to the disk, renamed; and the hashes that tell what was saved."""
+"""Files that are whole or not there: written aside, flushed to the disk, renamed; and the hashes that tell
+what was saved."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ def write_durably(path: Path, data: bytes) -> str:
 def replace_file(path: Path, data: bytes) -> str:
     """Replace a file as a whole: readers see the old content or the new one. Returns the SHA-256 of the data.
 
-    The name of what is written aside is this process's own, so that several processes, on several machines, may replace
-    one file. What a refusing disk left of it is removed.
+    The name of what is written aside is this process's own, so that several processes, on several machines,
+    may replace one file. What a refusing disk left of it is removed.
     """
     aside = _own_aside(path)
     try:
@@ -46,8 +47,8 @@ def replace_file(path: Path, data: bytes) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """As `replace_file`, for what is too large to hold in memory: a file to write to, which takes its name when all is written.
-    An error within leaves the old file."""
+    """As `replace_file`, for what is too large to hold in memory: a file to write to, which takes its name
+    when all is written. An error within leaves the old file."""
     aside = _own_aside(path)
     try:
         with aside.open("wb") as file:
@@ -62,10 +63,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def append_line(path: Path, line: str, *, durably: bool = False) -> None:
-    """Add a line in one write, so that it stays in one piece whoever else adds to the file, after the end of one that was torn.
+    """Add a line in one write, so that it stays in one piece whoever else adds to the file, after the end of
+    one that was torn.
     Raises `OSError`."""
     with path.open("ab+", buffering=0) as file:
-        with suppress(OSError):  # a file system without locks; there a blank line may come between two processes' lines
+        with suppress(
+            OSError
+        ):  # a file system without locks; there a blank line may come between two processes' lines
             fcntl.flock(file, fcntl.LOCK_EX)
         torn = b""
         if file.seek(0, os.SEEK_END):
@@ -86,8 +90,8 @@ def remove_leftovers(path: Path) -> None:
 
 
 def take_lock(path: Path) -> TextIO | None:
-    """Lock the file `path`, made if need be, until what is returned is closed or this process ends, however it ends; None
-    where another process holds it."""
+    """Lock the file `path`, made if need be, until what is returned is closed or this process ends, however
+    it ends; None where another process holds it."""
     lock = path.open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,8 +103,8 @@ def take_lock(path: Path) -> TextIO | None:
 
 
 _HELD: WeakSet[TextIO] = WeakSet()
-"""The locks of this process. A child that it forks, such as one that reads images, would hold them too, and for seconds after a
-kill -9 of its parent: it lets go of them at once."""
+"""The locks of this process. A child that it forks, such as one that reads images, would hold them too, and
+for seconds after a kill -9 of its parent: it lets go of them at once."""
 
 
 def _let_go() -> None:

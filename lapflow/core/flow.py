@@ -1,8 +1,8 @@
-"""The mathematics of a composition: the only place where a training pair is made and where a sampler's state starts,
-crosses from segment to segment and ends, so that training and sampling cannot drift apart.
+"""The mathematics of a composition: the only place where a training pair is made and where a sampler's state
+starts, crosses from segment to segment and ends, so that training and sampling cannot drift apart.
 
-All of it is done on bands. A *view* says what the network and the solver see of them: the bands themselves, or merged into
-the one image that the active bands make.
+All of it is done on bands. A *view* says what the network and the solver see of them: the bands themselves,
+or merged into the one image that the active bands make.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ View = Literal["bands", "merged"]
 VIEWS: tuple[View, ...] = ("bands", "merged")
 
 LATE = 1e-3
-"""How much of a segment a prediction that divides by alpha skips where alpha starts at 0, and one that divides by sigma where
-sigma ends at 0 (SiT's t0 and 1 - t1)."""
+"""How much of a segment a prediction that divides by alpha skips where alpha starts at 0, and one that
+divides by sigma where sigma ends at 0 (SiT's t0 and 1 - t1)."""
 
 
 @dataclass(frozen=True)
 class TrainingPoint:
     """A training pair: the samples `index` of the batch (None: all) in `segment`.
 
-    What the network is given: `state`, maps the view's scales to [n, c_k, h_k, w_k], and its time `t` [n]; in a cascade
-    `image` and `level` too: call it with `point.condition(labels)`. `target` is what its head `main` should return, at
-    `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n], bands of `data` (x1) and `noise` (x0, in the
-    segment's unit), and the `flow`. `fraction` is n over the batch size. `labels` [n] are the classes that the network is
-    told (`labelled`), for an objective that looks at them.
+    What the network is given: `state`, maps the view's scales to [n, c_k, h_k, w_k], and its time `t` [n]; in
+    a cascade `image` and `level` too: call it with `point.condition(labels)`. `target` is what its head
+    `main` should return, at `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n], bands
+    of `data` (x1) and `noise` (x0, in the segment's unit), and the `flow`. `fraction` is n over the batch
+    size. `labels` [n] are the classes that the network is told (`labelled`), for an objective that looks at
+    them.
     """
 
     state: State
@@ -68,15 +69,20 @@ class TrainingPoint:
         return replace(self, labels=labels if labels is None or self.index is None else labels[self.index])
 
     def condition(self, labels: Tensor | None = None) -> Condition:
-        """The network's third argument, with the class labels of the *whole batch* [b]; by default those the pair has."""
-        return Condition(self.labels if labels is None else self.labelled(labels).labels, self.image, self.level)
+        """The network's third argument, with the class labels of the *whole batch* [b]; by default those the
+        pair has."""
+        return Condition(
+            self.labels if labels is None else self.labelled(labels).labels, self.image, self.level
+        )
 
 
 class Flow:
-    """decomposition + intervals + path + bridge (+ the noise, + what the network predicts and sees, + what training minimises).
+    """decomposition + intervals + path + bridge (+ the noise, + what the network predicts and sees, + what
+    training minimises).
 
-    The law check (`lapflow.core.laws`) runs when a Flow is made and raises `LawError` for a composition whose sampler
-    would not follow the law that training assumes. `check=False` skips it, to study such a composition.
+    The law check (`lapflow.core.laws`) runs when a Flow is made and raises `LawError` for a composition whose
+    sampler would not follow the law that training assumes. `check=False` skips it, to study such a
+    composition.
     """
 
     def __init__(
@@ -119,8 +125,8 @@ class Flow:
         return self.decomposition.bands(shape)
 
     def views(self, shape: tuple[int, int, int]) -> dict[int, Band]:
-        """What a network sees of an image of `shape`: the bands, or the merged images at the resolutions of the segments,
-        coarse to fine, with the channels of the condition that comes beside each."""
+        """What a network sees of an image of `shape`: the bands, or the merged images at the resolutions of
+        the segments, coarse to fine, with the channels of the condition that comes beside each."""
         bands = self.bands(shape)
         if self.view == "bands":
             return bands
@@ -141,7 +147,11 @@ class Flow:
 
     def split(self, state: Mapping[int, Tensor], segment: Segment) -> State:
         """The active bands of a view: the inverse of `show`."""
-        return dict(state) if self.view == "bands" else self.decomposition.analyze(state[segment.finest], segment.finest)
+        return (
+            dict(state)
+            if self.view == "bands"
+            else self.decomposition.analyze(state[segment.finest], segment.finest)
+        )
 
     def noise_std(self, scale: int, segment: Segment) -> float:
         """Std of a segment's noise per orthonormal direction of the range of band `scale`."""
@@ -157,34 +167,56 @@ class Flow:
     ) -> list[TrainingPoint]:
         """The training pairs of a batch `x` [b, c, h, w]; each sample is in exactly one of them.
 
-        Draws, in this order: what is common to the batch, from `stage_generator` (default: the first of `generator`);
-        then each sample's time, noise and, in a cascade, level and noise of its condition, from `generator`.
+        Draws, in this order: what is common to the batch, from `stage_generator` (default: the first of
+        `generator`); then each sample's time, noise and, in a cascade, level and noise of its condition, from
+        `generator`.
         """
         stage = first_generator(generator) if stage_generator is None else stage_generator
         batch, dtype = x.shape[0], torch.float64 if x.dtype == torch.float64 else torch.float32
         draws = self.training_draws(batch, generator, stage, dtype=dtype, device=x.device)
         data = self.decomposition.analyze(x)
         shape = (x.shape[1], x.shape[2], x.shape[3])
-        # One set of white draws for each sample, whichever segment it is in, so that its noise is its own generator's alone.
+        # One set of white draws for each sample, whichever segment it is in, so that its noise is its own
+        # generator's alone.
         white = self.noise.draw_white(shape, batch, generator, dtype=x.dtype, device=x.device)
         finest = self.pyramids()
-        noise = {k: self.noise.from_white(white, k) for k in {finest[self.bridge.pyramid(d.segment)] for d in draws}}
+        noise = {
+            k: self.noise.from_white(white, k)
+            for k in {finest[self.bridge.pyramid(d.segment)] for d in draws}
+        }
         extra = None
         if self.bridge.conditional:
             level = self.bridge.draw_level(rand((batch,), generator, dtype=dtype, device=x.device))
             extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
-        return [self._point(data, noise[finest[self.bridge.pyramid(d.segment)]], d, batch, extra) for d in draws]
+        return [
+            self._point(data, noise[finest[self.bridge.pyramid(d.segment)]], d, batch, extra) for d in draws
+        ]
 
     def training_draws(
-        self, batch: int, generator: Generators, stage_generator: torch.Generator, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        batch: int,
+        generator: Generators,
+        stage_generator: torch.Generator,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
     ) -> list[Draw]:
-        """Which samples of a batch train in which segment, at which times: what `training_points` draws first."""
+        """Which samples of a batch train in which segment, at which times: what `training_points` draws
+        first."""
         ends = [self.path.trained_to(segment) for segment in self.segments]
         return self.intervals.draw(
-            self.segments, batch, generator=generator, stage_generator=stage_generator, ends=ends, dtype=dtype, device=device
+            self.segments,
+            batch,
+            generator=generator,
+            stage_generator=stage_generator,
+            ends=ends,
+            dtype=dtype,
+            device=device,
         )
 
-    def training_point(self, x: Tensor, generator: Generators, stage_generator: torch.Generator | None = None) -> TrainingPoint:
+    def training_point(
+        self, x: Tensor, generator: Generators, stage_generator: torch.Generator | None = None
+    ) -> TrainingPoint:
         """The one training pair of a batch, for a schedule that draws one segment per batch."""
         points = self.training_points(x, generator, stage_generator)
         if len(points) != 1:
@@ -197,11 +229,20 @@ class Flow:
         return points[0]
 
     def _point(
-        self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], draw: Draw, batch: int, extra: tuple[Tensor, State] | None = None
+        self,
+        data: Mapping[int, Tensor],
+        noise: Mapping[int, Tensor],
+        draw: Draw,
+        batch: int,
+        extra: tuple[Tensor, State] | None = None,
     ) -> TrainingPoint:
         segment, rows = draw.segment, slice(None) if draw.index is None else draw.index
         data = take_rows({k: data[k] for k in segment.scales}, rows)
-        noise = {k: x if segment.unit == 1 else x * segment.unit for k, x in take_rows(noise, rows).items() if k in segment.scales}
+        noise = {
+            k: x if segment.unit == 1 else x * segment.unit
+            for k, x in take_rows(noise, rows).items()
+            if k in segment.scales
+        }
         t = self.path.snap(draw.t, segment)
         coefficients = self.coefficients(t, segment, data)
         bands = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in coefficients.items()}
@@ -227,13 +268,18 @@ class Flow:
             level,
         )
 
-    def coefficients(self, t: Tensor, segment: Segment, like: Mapping[int, Tensor]) -> dict[int, Coefficients]:
-        """The path's coefficients of the active bands at clock times `t`, shaped to multiply the bands `like`."""
+    def coefficients(
+        self, t: Tensor, segment: Segment, like: Mapping[int, Tensor]
+    ) -> dict[int, Coefficients]:
+        """The path's coefficients of the active bands at clock times `t`, shaped to multiply the bands
+        `like`."""
         return {k: self.path.coefficients(t, segment, k).expand(like[k]) for k in segment.scales}
 
-    def interpolate(self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], t: Tensor, segment: Segment) -> tuple[State, State]:
-        """(bands, velocities) of the segment's scales at clock times `t`: x = alpha x1 + sigma x0 and its d/dt, with x0 in the
-        segment's unit."""
+    def interpolate(
+        self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], t: Tensor, segment: Segment
+    ) -> tuple[State, State]:
+        """(bands, velocities) of the segment's scales at clock times `t`: x = alpha x1 + sigma x0 and its
+        d/dt, with x0 in the segment's unit."""
         found = self.coefficients(t, segment, data)
         state = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
         return state, {k: c.velocity(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
@@ -242,9 +288,13 @@ class Flow:
         """What the network should return, in its view, at the bands x of the pair (x1, x0)."""
         return self._target(bands, data, noise, segment, self.coefficients(t, segment, bands))
 
-    def _target(self, bands: State, data: State, noise: State, segment: Segment, found: Mapping[int, Coefficients]) -> State:
+    def _target(
+        self, bands: State, data: State, noise: State, segment: Segment, found: Mapping[int, Coefficients]
+    ) -> State:
         target = {
-            k: self.prediction.target(c, bands[k], data[k], noise[k], self.noise_std(k, segment)).to(data[k].dtype)
+            k: self.prediction.target(c, bands[k], data[k], noise[k], self.noise_std(k, segment)).to(
+                data[k].dtype
+            )
             for k, c in found.items()
         }
         return self.show(target, segment)
@@ -258,7 +308,10 @@ class Flow:
         weights: dict[int, Tensor | float] = {}
         for k in segment.scales if self.view == "bands" else (segment.finest,):
             c = self.path.coefficients(t, segment, k if self.view == "bands" else self.levels - 1)
-            weight, scale = self.prediction.weight(c, self.noise_std(k, segment)), self.intervals.scale_weight(k, self.levels)
+            weight, scale = (
+                self.prediction.weight(c, self.noise_std(k, segment)),
+                self.intervals.scale_weight(k, self.levels),
+            )
             weights[k] = scale if isinstance(weight, float) else scale * weight
         return weights
 
@@ -271,21 +324,33 @@ class Flow:
         bands = self.split(state, segment)
         return self.show(self._given(bands, self.coefficients(t, segment, bands)), segment)
 
-    def velocity(self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> State:
+    def velocity(
+        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
+    ) -> State:
         """dx/dt [view], given the network's main output at `state`."""
         if self.prediction.is_velocity:
             return dict(output)
         bands, predicted = self.split(state, segment), self.split(output, segment)
         found = self.coefficients(t, segment, bands)
-        velocity = {k: self.prediction.velocity(c, bands[k], predicted[k], self.noise_std(k, segment)) for k, c in found.items()}
+        velocity = {
+            k: self.prediction.velocity(c, bands[k], predicted[k], self.noise_std(k, segment))
+            for k, c in found.items()
+        }
         return self.show({k: v.to(bands[k].dtype) for k, v in velocity.items()}, segment)
 
-    def endpoints(self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> tuple[State, State]:
+    def endpoints(
+        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
+    ) -> tuple[State, State]:
         """(x1, x0) as bands, given the network's main output at `state` [view]."""
         bands, predicted = self.split(state, segment), self.split(output, segment)
         found = self.coefficients(t, segment, bands)
-        pairs = {k: self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment)) for k, c in found.items()}
-        return {k: d.to(bands[k].dtype) for k, (d, _) in pairs.items()}, {k: n.to(bands[k].dtype) for k, (_, n) in pairs.items()}
+        pairs = {
+            k: self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment))
+            for k, c in found.items()
+        }
+        return {k: d.to(bands[k].dtype) for k, (d, _) in pairs.items()}, {
+            k: n.to(bands[k].dtype) for k, (_, n) in pairs.items()
+        }
 
     def _given(self, bands: Mapping[int, Tensor], found: Mapping[int, Coefficients]) -> State:
         return {k: self.prediction.precondition(c, bands[k]).to(bands[k].dtype) for k, c in found.items()}
@@ -293,26 +358,44 @@ class Flow:
     # ------------------------------------------------------------------ sampling
 
     def last(self, segment: Segment) -> float:
-        """The last clock time of a segment at which the velocity is finite: the path's, or a thousandth of the segment before
-        where the prediction needs some noise and there is none (SiT's t1)."""
+        """The last clock time of a segment at which the velocity is finite: the path's, or a thousandth of
+        the segment before where the prediction needs some noise and there is none (SiT's t1)."""
         last = self.path.last(segment)
         if self.prediction.needs_noise:
-            least = min(self.path.coefficients(clock(last), segment, k).sigma.min().item() for k in segment.scales)
+            least = min(
+                self.path.coefficients(clock(last), segment, k).sigma.min().item() for k in segment.scales
+            )
             last = last if least > 0 else last - LATE * (segment.stop - segment.start)
         return last
 
     def draw_noise(
-        self, shape: tuple[int, int, int], batch: int, generator: Generators, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        shape: tuple[int, int, int],
+        batch: int,
+        generator: Generators,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
     ) -> list[State]:
-        """All the noise that starts, bridges and conditions of `batch` samples of image shape (c, h, w) need: the noise pyramids,
-        in the order in which `Bridge.pyramid` names them."""
+        """All the noise that starts, bridges and conditions of `batch` samples of image shape (c, h, w) need:
+        the noise pyramids, in the order in which `Bridge.pyramid` names them."""
         return self.noise_from(self.draw_white(shape, batch, generator, dtype=dtype, device=device))
 
     def draw_white(
-        self, shape: tuple[int, int, int], batch: int, generator: Generators, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        shape: tuple[int, int, int],
+        batch: int,
+        generator: Generators,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
     ) -> list[State]:
-        """The white draws behind `draw_noise`, in the same order: of each pyramid those that `Noise.white_shapes` names."""
-        return [self.noise.draw_white(shape, batch, generator, dtype=dtype, device=device) for _ in self.pyramids()]
+        """The white draws behind `draw_noise`, in the same order: of each pyramid those that
+        `Noise.white_shapes` names."""
+        return [
+            self.noise.draw_white(shape, batch, generator, dtype=dtype, device=device)
+            for _ in self.pyramids()
+        ]
 
     def noise_from(self, white: Sequence[Mapping[int, Tensor]]) -> list[State]:
         """The noise pyramids of white draws: `draw_noise` is `noise_from` of `draw_white`."""
@@ -321,27 +404,39 @@ class Flow:
     def pyramids(self) -> list[int]:
         """The finest scale for which each of a sample's noise pyramids is used."""
         finest = {self.bridge.pyramid(segment): segment.finest for segment in self.segments}
-        return [finest.get(i, 0) if self.bridge.pyramids(len(self.segments)) > 1 else 0 for i in range(self._count)]
+        return [
+            finest.get(i, 0) if self.bridge.pyramids(len(self.segments)) > 1 else 0
+            for i in range(self._count)
+        ]
 
     def enter(self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]) -> State:
-        """The state [view] at the start of segment `index`, from that at the end of the one before (empty for the first)
-        and the sample's noise pyramids."""
+        """The state [view] at the start of segment `index`, from that at the end of the one before (empty for
+        the first) and the sample's noise pyramids."""
         after, before = self.segments[index], self.segments[index - 1] if index else None
         bands = {} if before is None else self.split(state, before)
         return self.show(self.bridge.cross(bands, noise, before, after, self.path), after)
 
-    def condition(self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]) -> Condition:
-        """What the network of segment `index` sees of the state at the end of the one before: nothing unless the bridge is
-        conditional."""
+    def condition(
+        self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]
+    ) -> Condition:
+        """What the network of segment `index` sees of the state at the end of the one before: nothing unless
+        the bridge is conditional."""
         if not self.bridge.conditional or index == 0:
             return Condition()
         before, after = self.segments[index - 1], self.segments[index]
         bands, corruption = self.split(state, before), noise[self.bridge.pyramid(after) + 1]
-        level = torch.full((next(iter(bands.values())).shape[0],), self.bridge.level, device=next(iter(bands.values())).device)
+        level = torch.full(
+            (next(iter(bands.values())).shape[0],),
+            self.bridge.level,
+            device=next(iter(bands.values())).device,
+        )
         return Condition(None, self.condition_image(bands, corruption, level, after), level)
 
-    def condition_image(self, bands: Mapping[int, Tensor], corruption: Mapping[int, Tensor], level: Tensor, after: Segment) -> State:
-        """{finest: the finished bands, corrupted at `level` [b] and upsampled}: training and sampling make it here."""
+    def condition_image(
+        self, bands: Mapping[int, Tensor], corruption: Mapping[int, Tensor], level: Tensor, after: Segment
+    ) -> State:
+        """{finest: the finished bands, corrupted at `level` [b] and upsampled}: training and sampling make it
+        here."""
         before = self.segments[after.index - 1]
         return self.show(self.bridge.corrupt(bands, corruption, level, before, after), after)
 
@@ -357,13 +452,20 @@ class Flow:
         self._direction = {k: self.noise.direction_std(band) for k, band in bands.items()}
         self._count = self.bridge.pyramids(len(segments))
         units = [1 / bands[s.finest].direction_std if self.intervals.unit_noise else 1.0 for s in segments]
-        return tuple(replace(s, unit=unit, late=self._first(s) - s.start) for s, unit in zip(segments, units, strict=True))
+        return tuple(
+            replace(s, unit=unit, late=self._first(s) - s.start)
+            for s, unit in zip(segments, units, strict=True)
+        )
 
     def _first(self, segment: Segment) -> float:
-        """The clock time at which sampling enters a segment: the path's, or later where the prediction needs some data."""
+        """The clock time at which sampling enters a segment: the path's, or later where the prediction needs
+        some data."""
         first = self.path.first(segment)
         if self.prediction.needs_data:
-            least = min(self.path.coefficients(clock(first), segment, k).alpha.abs().min().item() for k in segment.scales)
+            least = min(
+                self.path.coefficients(clock(first), segment, k).alpha.abs().min().item()
+                for k in segment.scales
+            )
             first = first if least > 0 else first + LATE * (segment.stop - segment.start)
         return first
 
@@ -377,7 +479,10 @@ class Flow:
             )
         if self.bridge.conditional and not self.noise.white:
             raise ConfigError("a cascade's noise is white", got="blurred noise", expected="noise: decomposed")
-        if any(s.late and s.index and not (self.bridge.conditional or self.bridge.designed) for s in self.segments):
+        if any(
+            s.late and s.index and not (self.bridge.conditional or self.bridge.designed)
+            for s in self.segments
+        ):
             raise ConfigError(
                 f"{name} divides by alpha, and a scale enters a later segment where it is 0",
                 got=f"{name} with {len(self.segments)} segments",
@@ -385,7 +490,15 @@ class Flow:
             )
         if self.bridge.conditional and self.view == "bands":
             raise ConfigError(
-                f"{type(self.bridge).__name__} hands an image on", got="view: bands", expected="view: merged", remedy="set flow.view=merged"
+                f"{type(self.bridge).__name__} hands an image on",
+                got="view: bands",
+                expected="view: merged",
+                remedy="set flow.view=merged",
             )
-        if self.view == "merged" and any(b.finest == a.finest for a, b in zip(self.segments, self.segments[1:])):
-            raise ConfigError("two segments have the same resolution", expected="one resolution per segment in the merged view")
+        if self.view == "merged" and any(
+            b.finest == a.finest for a, b in zip(self.segments, self.segments[1:])
+        ):
+            raise ConfigError(
+                "two segments have the same resolution",
+                expected="one resolution per segment in the merged view",
+            )

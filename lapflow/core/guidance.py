@@ -29,5 +29,7 @@ class Guidance(Component):
         """Whether the unconditional prediction is needed at time `t`; where not, it is not computed."""
 
     @abstractmethod
-    def combine(self, conditional: Mapping[int, Tensor], unconditional: Mapping[int, Tensor], levels: int) -> State:
+    def combine(
+        self, conditional: Mapping[int, Tensor], unconditional: Mapping[int, Tensor], levels: int
+    ) -> State:
         """The guided velocity of every active scale; `levels` is the composition's number of scales."""

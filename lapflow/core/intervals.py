@@ -17,10 +17,11 @@ from lapflow.core.random import Generators
 class Segment:
     """A piece [start, stop] of the clock [0, 1] in which the set of active scales is constant.
 
-    The path has a variable u of its own, which runs linearly over `window` while the clock t runs from start to stop
-    (default: u = t). Windows of different segments may overlap: a stage may go back in u. `entry[k]` is the value of u at
-    which scale k became active, for each active scale, coarse to fine. The noise of the segment is `unit` times the bands
-    of the sample's noise. Sampling enters at `begin`, start unless the path or the prediction is not defined there.
+    The path has a variable u of its own, which runs linearly over `window` while the clock t runs from start
+    to stop (default: u = t). Windows of different segments may overlap: a stage may go back in u. `entry[k]`
+    is the value of u at which scale k became active, for each active scale, coarse to fine. The noise of the
+    segment is `unit` times the bands of the sample's noise. Sampling enters at `begin`, start unless the path
+    or the prediction is not defined there.
     """
 
     index: int
@@ -71,7 +72,8 @@ def even_grid(start: float, stop: float, steps: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a training step drew: the samples `index` of the batch (None: all) train in `segment` at times `t` [n].
+    """What a training step drew: the samples `index` of the batch (None: all) train in `segment` at times `t`
+    [n].
 
     `t` may lie past `segment.stop`, where the path of the segment's scales is still defined.
     """
@@ -82,21 +84,23 @@ class Draw:
 
 
 class IntervalSchedule(Component):
-    """Segments that partition the clock [0, 1], t = 0 noise and t = 1 data, and the law of the training times."""
+    """Segments that partition the clock [0, 1], t = 0 noise and t = 1 data, and the law of the training
+    times."""
 
     kind = "intervals"
 
     unit_noise: bool = False
-    """Whether the noise has unit variance per pixel at every resolution (the segments' `unit`), rather than being what a
-    white image of full size is there."""
+    """Whether the noise has unit variance per pixel at every resolution (the segments' `unit`), rather than
+    being what a white image of full size is there."""
 
     common: bool = False
-    """Whether every process of a run trains the same segments in a step, each with the same number of samples: `draw` takes the
-    samples' segments from `stage_generator` alone."""
+    """Whether every process of a run trains the same segments in a step, each with the same number of
+    samples: `draw` takes the samples' segments from `stage_generator` alone."""
 
     @abstractmethod
     def segments(self, levels: int) -> tuple[Segment, ...]:
-        """The segments in time order for a decomposition of `levels` scales. Raises `ConfigError` when they do not fit."""
+        """The segments in time order for a decomposition of `levels` scales. Raises `ConfigError` when they
+        do not fit."""
 
     @abstractmethod
     def draw(
@@ -112,14 +116,14 @@ class IntervalSchedule(Component):
     ) -> list[Draw]:
         """Draw segments and times for `batch` training samples; every sample is in exactly one `Draw`.
 
-        What must be alike on all ranks comes from `stage_generator`, what belongs to a sample from `generator`.
-        `ends` are the clock times, per segment, at which the path ends; they may lie past a segment's stop. Times lie in
-        [segment.start, end).
+        What must be alike on all ranks comes from `stage_generator`, what belongs to a sample from
+        `generator`. `ends` are the clock times, per segment, at which the path ends; they may lie past a
+        segment's stop. Times lie in [segment.start, end).
         """
 
     def share_multiple(self, segments: int) -> int:
-        """The number of which each process's share of a batch must be a multiple, so that `draw` gives what it would give to one
-        process with the whole batch."""
+        """The number of which each process's share of a batch must be a multiple, so that `draw` gives what
+        it would give to one process with the whole batch."""
         return 1
 
     def scale_weight(self, scale: int, levels: int) -> float:

@@ -1,14 +1,16 @@
 """The law check: does the sampler's state follow the law that training assumes?
 
-Training pairs at time t have the law x_k = alpha_k(t) x1_k + sigma_k(t) x0_k. The sampler's state must have this law at
-the start of the first segment, after each bridge, and be the data itself at the end. Starts, bridges and paths are
-linear maps of (data, white noise), so two laws are equal for every data distribution when their mean operators are
-equal and their noise covariances N N^T are. Both are compared as operators in float64, by applying them to random
-vectors of the bands (two different linear operators agree on a random vector with probability 0), on a small image.
+Training pairs at time t have the law x_k = alpha_k(t) x1_k + sigma_k(t) x0_k. The sampler's state must have
+this law at the start of the first segment, after each bridge, and be the data itself at the end. Starts,
+bridges and paths are linear maps of (data, white noise), so two laws are equal for every data distribution
+when their mean operators are equal and their noise covariances N N^T are. Both are compared as operators in
+float64, by applying them to random vectors of the bands (two different linear operators agree on a random
+vector with probability 0), on a small image.
 
-Where a scale enters from noise alone while alpha > 0 (VP), the composition has a *prior error*: it is reported as
-alpha / sigma and not counted as a mistake while it is small, or where the bridge says that it is by design (Relay Diffusion).
-A conditional bridge starts every segment from noise alone, and is checked as a start.
+Where a scale enters from noise alone while alpha > 0 (VP), the composition has a *prior error*: it is
+reported as alpha / sigma and not counted as a mistake while it is small, or where the bridge says that it is
+by design (Relay Diffusion). A conditional bridge starts every segment from noise alone, and is checked as a
+start.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ _White = Mapping[tuple[int, int], Tensor]
 class LawRow:
     """One band at one place of the clock: the sampler's law beside the training law.
 
-    `place` is `start`, `bridge` or `end`. Noise stds are per direction that the band's noise excites; `noise_error` and
-    `mean_error` are relative deviations of the covariance and of the mean operator. `prior` is alpha / sigma where the
-    scale enters from noise alone, else 0; `mean_error` does not count it, and `designed` says that no bound holds for it.
-    `allowed` bounds the errors.
+    `place` is `start`, `bridge` or `end`. Noise stds are per direction that the band's noise excites;
+    `noise_error` and `mean_error` are relative deviations of the covariance and of the mean operator. `prior`
+    is alpha / sigma where the scale enters from noise alone, else 0; `mean_error` does not count it, and
+    `designed` says that no bound holds for it. `allowed` bounds the errors.
     """
 
     segment: int
@@ -58,7 +60,11 @@ class LawRow:
 
     @property
     def right(self) -> bool:
-        return self.noise_error <= self.allowed and self.mean_error <= self.allowed and (self.designed or self.prior <= PRIOR_BOUND)
+        return (
+            self.noise_error <= self.allowed
+            and self.mean_error <= self.allowed
+            and (self.designed or self.prior <= PRIOR_BOUND)
+        )
 
 
 @dataclass(frozen=True)
@@ -92,9 +98,11 @@ class LawReport:
                 )
             raise LawError(
                 f"the sampler's law is not the training law: {where}",
-                got=f"noise std {row.noise_std:.6g} per direction, deviation of the mean operator {row.mean_error:.3g}",
+                got=f"noise std {row.noise_std:.6g} per direction, deviation of the mean operator "
+                f"{row.mean_error:.3g}",
                 expected=f"noise std {row.expected_noise_std:.6g}, no deviation of the mean",
-                remedy="the bridge must bring scale k in at sigma_k(its start) times its noise and leave the others as they are",
+                remedy="the bridge must bring scale k in at sigma_k(its start) times its noise and leave "
+                "the others as they are",
             )
 
 
@@ -119,7 +127,8 @@ def _left(flow: Flow, segment: Segment) -> float:
 
 
 def _end(flow: Flow, tolerance: float) -> list[LawRow]:
-    """The last segment must end at the data, up to what the path says that it leaves (VP ends short of t = 1)."""
+    """The last segment must end at the data, up to what the path says that it leaves (VP ends short of t =
+    1)."""
     last, allowed, rows = flow.segments[-1], max(tolerance, 1.01 * flow.path.residual), []
     for k in last.scales:
         c = flow.path.coefficients(clock(flow.path.last(last)), last, k)
@@ -130,7 +139,8 @@ def _end(flow: Flow, tolerance: float) -> list[LawRow]:
 
 @dataclass(frozen=True)
 class _Crossing:
-    """The start of `segment`, or the bridge to it from `before`, as linear maps of (data, white draws) to bands."""
+    """The start of `segment`, or the bridge to it from `before`, as linear maps of (data, white draws) to
+    bands."""
 
     flow: Flow
     before: Segment | None
@@ -145,7 +155,10 @@ class _Crossing:
 
     def pyramids(self, white: Mapping[tuple[int, int], Tensor]) -> list[State]:
         finest = self.flow.pyramids()
-        return [self.flow.noise.from_white({j: w for (i, j), w in white.items() if i == p}, k) for p, k in enumerate(finest)]
+        return [
+            self.flow.noise.from_white({j: w for (i, j), w in white.items() if i == p}, k)
+            for p, k in enumerate(finest)
+        ]
 
     def sampled(self, data: State, white: Mapping[tuple[int, int], Tensor]) -> State:
         """The bands where sampling enters."""
@@ -173,20 +186,27 @@ class _Crossing:
         flow, segment = self.flow, self.segment
         shapes = flow.noise.white_shapes(shape)
         white = {
-            (i, j): torch.zeros(1, *s, dtype=torch.float64, device="cpu") for i in range(len(flow.pyramids())) for j, s in shapes.items()
+            (i, j): torch.zeros(1, *s, dtype=torch.float64, device="cpu")
+            for i in range(len(flow.pyramids()))
+            for j, s in shapes.items()
         }
         got_mean, want_mean = self.sampled(data, white), self.trained(data, white)
         probe = {k: _random(want_mean[k].shape, k) for k in segment.scales}
         nothing = {k: torch.zeros_like(x) for k, x in data.items()}
         got, want, unit = (
-            _covariance(law, white, probe) for law in (lambda w: self.sampled(nothing, w), lambda w: self.trained(nothing, w), self.unit)
+            _covariance(law, white, probe)
+            for law in (lambda w: self.sampled(nothing, w), lambda w: self.trained(nothing, w), self.unit)
         )
         found = []
         for k in segment.scales:
-            # Along the probe, noise of unit path coefficient has the variance p.C p, and `noise_std` per direction.
+            # Along the probe, noise of unit path coefficient has the variance p.C p, and `noise_std` per
+            # direction.
             per_direction = flow.noise_std(k, segment) ** 2 / (probe[k] * unit[k]).sum()
-            std, want_std = (((probe[k] * c[k]).sum() * per_direction).clamp(min=0).sqrt().item() for c in (got, want))
-            # A scale that has finished holds no noise: what is too much is then measured by the segment's own.
+            std, want_std = (
+                ((probe[k] * c[k]).sum() * per_direction).clamp(min=0).sqrt().item() for c in (got, want)
+            )
+            # A scale that has finished holds no noise: what is too much is then measured by the segment's
+            # own.
             size = want[k].norm() if want[k].any() else unit[k].norm()
             noise_error = ((got[k] - want[k]).norm() / size).item()
             entered = k in self.entered
@@ -195,13 +215,26 @@ class _Crossing:
             difference = got_mean[k] if entered else got_mean[k] - want_mean[k]
             mean_error = (difference.norm() / data[k].norm()).item()
             designed = flow.bridge.designed and self.before is not None
-            row = LawRow(segment.index, segment.begin, place, k, std, want_std, noise_error, mean_error, prior, allowed, designed)
+            row = LawRow(
+                segment.index,
+                segment.begin,
+                place,
+                k,
+                std,
+                want_std,
+                noise_error,
+                mean_error,
+                prior,
+                allowed,
+                designed,
+            )
             found.append(row)
         return found
 
 
 def _covariance(law: Callable[[_White], State], white: _White, probe: State) -> State:
-    """N (N^T v) for the linear operator N = `law` of white draws, and the vector v = `probe`; N^T by reverse differentiation."""
+    """N (N^T v) for the linear operator N = `law` of white draws, and the vector v = `probe`; N^T by reverse
+    differentiation."""
     with torch.enable_grad():
         inputs = {k: torch.zeros_like(w).requires_grad_() for k, w in white.items()}
         output = law(inputs)

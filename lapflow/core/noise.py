@@ -1,10 +1,10 @@
 """The noise pyramid: the noise of every scale of a sample.
 
-`decomposed`: one white image, analysed. Its bands are independent, and the reconstruction of the noise is white.
-`independent`: unit white noise in each scale's tensor, dead dimensions included; the reconstruction is then not white.
-For an orthonormal decomposition the two are equal in law.
-`blurred`: Relay Diffusion's. At full resolution white noise plus a blurred white image, so that neighbouring pixels are
-correlated; at coarser scales alone, decomposed.
+`decomposed`: one white image, analysed. Its bands are independent, and the reconstruction of the noise is
+white. `independent`: unit white noise in each scale's tensor, dead dimensions included; the reconstruction is
+then not white. For an orthonormal decomposition the two are equal in law.
+`blurred`: Relay Diffusion's. At full resolution white noise plus a blurred white image, so that neighbouring
+pixels are correlated; at coarser scales alone, decomposed.
 All are linear maps of white draws, so that laws can be checked as operators.
 """
 
@@ -28,7 +28,8 @@ White = dict[int, Tensor]
 class Noise(ABC):
     """The law of a sample's noise pyramid for one decomposition.
 
-    `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws one per segment.
+    `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws one per
+    segment.
     """
 
     white: bool = True
@@ -67,10 +68,19 @@ class Noise(ABC):
         return self.from_white(self.draw_white(shape, batch, generator, dtype=dtype, device=device), finest)
 
     def draw_white(
-        self, shape: tuple[int, int, int], batch: int, generator: Generators, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        shape: tuple[int, int, int],
+        batch: int,
+        generator: Generators,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
     ) -> White:
         """The white draws behind one pyramid of each of `batch` samples."""
-        return {k: randn((batch, *s), generator, dtype=dtype, device=device) for k, s in self.white_shapes(shape).items()}
+        return {
+            k: randn((batch, *s), generator, dtype=dtype, device=device)
+            for k, s in self.white_shapes(shape).items()
+        }
 
 
 class DecomposedNoise(Noise):
@@ -100,8 +110,9 @@ class IndependentNoise(Noise):
 
 
 class BlurredNoise(Noise):
-    """Relay Diffusion's noise eps + r box (Teng et al. 2023): eps white, box the circular BLOCK x BLOCK sum over BLOCK of an
-    independent white image, variance 1, so the total has variance 1 + r^2. Its bands are neither white nor independent."""
+    """Relay Diffusion's noise eps + r box (Teng et al. 2023): eps white, box the circular BLOCK x BLOCK sum
+    over BLOCK of an independent white image, variance 1, so the total has variance 1 + r^2. Its bands are
+    neither white nor independent."""
 
     white = False
     STRENGTH, BLOCK = 0.15, 4
@@ -117,4 +128,8 @@ class BlurredNoise(Noise):
         return self.decomposition.analyze(white[0] + self.STRENGTH * box)
 
 
-NOISES: dict[str, type[Noise]] = {"decomposed": DecomposedNoise, "independent": IndependentNoise, "blurred": BlurredNoise}
+NOISES: dict[str, type[Noise]] = {
+    "decomposed": DecomposedNoise,
+    "independent": IndependentNoise,
+    "blurred": BlurredNoise,
+}

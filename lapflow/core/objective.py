@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class Objective(Component):
     """(heads, training pair) -> named losses. Their sum is minimised; each is logged under its name.
 
-    An objective may have weights of its own, such as a discriminator's. They are trained by the same sum, in the same
-    backward pass and by the same optimizer as the network's, so that every engine can carry them: a loss that is for one of
-    the two keeps its gradient from the other, by `detach` of what the network returned, or by `held` around the use of the
-    module. They are saved with each checkpoint and go on with it. The average of weights leaves them out, and sampling does
-    without them.
+    An objective may have weights of its own, such as a discriminator's. They are trained by the same sum, in
+    the same backward pass and by the same optimizer as the network's, so that every engine can carry them: a
+    loss that is for one of the two keeps its gradient from the other, by `detach` of what the network
+    returned, or by `held` around the use of the module. They are saved with each checkpoint and go on with
+    it. The average of weights leaves them out, and sampling does without them.
     """
 
     kind = "objective"
@@ -36,19 +36,22 @@ class Objective(Component):
     """The weights of its own, made by `build`; None: it has none."""
 
     def build(self, bands: Mapping[int, Band], num_classes: int) -> None:
-        """Make `module`, for what the network sees (`Flow.views`) and its classes. Called once before training, under a seed of
-        the run's."""
+        """Make `module`, for what the network sees (`Flow.views`) and its classes. Called once before
+        training, under a seed of the run's."""
 
     @abstractmethod
     def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
-        """Named scalar losses, each a mean over the point's samples. Draws nothing: the point's `noise` is the sample's own."""
+        """Named scalar losses, each a mean over the point's samples. Draws nothing: the point's `noise` is
+        the sample's own."""
 
 
 @contextmanager
 def held(module: nn.Module) -> Iterator[None]:
-    """Hold a module's weights fixed in what it computes inside: gradients go through to its inputs, and none to its weights.
+    """Hold a module's weights fixed in what it computes inside: gradients go through to its inputs, and none
+    to its weights.
 
-    The weights stay the tensors that they are, so that an engine which shards or gathers them sees nothing unusual.
+    The weights stay the tensors that they are, so that an engine which shards or gathers them sees nothing
+    unusual.
     """
     held = [p for p in module.parameters() if p.requires_grad]
     for p in held:
@@ -61,8 +64,8 @@ def held(module: nn.Module) -> Iterator[None]:
 
 
 class Judged(nn.Module):
-    """A network and an objective that has weights, as the one module that an engine trains: what engines hook is one forward
-    for each backward, so the losses are made inside it."""
+    """A network and an objective that has weights, as the one module that an engine trains: what engines hook
+    is one forward for each backward, so the losses are made inside it."""
 
     def __init__(self, network: Backbone, objective: Objective) -> None:
         super().__init__()
@@ -70,7 +73,9 @@ class Judged(nn.Module):
         self.network, self.objective = network, objective.module
         self.judge = objective.__call__
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition, point: TrainingPoint) -> Mapping[str, Tensor]:
+    def forward(
+        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition, point: TrainingPoint
+    ) -> Mapping[str, Tensor]:
         """The named losses at a training pair."""
         return self.judge(self.network(state, t, condition), point)
 
@@ -80,11 +85,14 @@ class Judged(nn.Module):
 
 
 class MSE(Objective):
-    """The mean squared error of each active scale's prediction, times the scale's weight (LapFlow, w_k = 1) and what the
-    prediction weighs a time with."""
+    """The mean squared error of each active scale's prediction, times the scale's weight (LapFlow, w_k = 1)
+    and what the prediction weighs a time with."""
 
     def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
-        return {f"scale{k}": weighted_error(heads["main"][k], target, point.weights[k]) for k, target in point.target.items()}
+        return {
+            f"scale{k}": weighted_error(heads["main"][k], target, point.weights[k])
+            for k, target in point.target.items()
+        }
 
 
 def weighted_error(output: Tensor, target: Tensor, weight: Tensor | float) -> Tensor:

@@ -1,7 +1,9 @@
-"""Contract: how data and noise mix along time in each band, and the conversions among what a network may predict.
+"""Contract: how data and noise mix along time in each band, and the conversions among what a network may
+predict.
 
-A path is affine: x_t = alpha(t) x1 + sigma(t) x0, with x1 the data's band and x0 the noise's band, t = 0 noise and
-t = 1 data (the stochastic interpolants of Albergo & Vanden-Eijnden 2022, equation form of SiT, Ma et al. 2024).
+A path is affine: x_t = alpha(t) x1 + sigma(t) x0, with x1 the data's band and x0 the noise's band, t = 0
+noise and t = 1 data (the stochastic interpolants of Albergo & Vanden-Eijnden 2022, equation form of SiT, Ma
+et al. 2024).
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from lapflow.core.transfer import upload
 
 @dataclass(frozen=True)
 class Coefficients:
-    """alpha, sigma and their derivatives by the clock at given times, shaped like the times (a scalar or [b]).
+    """alpha, sigma and their derivatives by the clock at given times, shaped like the times (a scalar or
+    [b]).
 
-    With `pattern` a last axis holds one value per sub-band of the band (block-DCT: per frequency), the same for every image channel.
+    With `pattern` a last axis holds one value per sub-band of the band (block-DCT: per frequency), the same
+    for every image channel.
     """
 
     alpha: Tensor
@@ -40,7 +44,9 @@ class Coefficients:
             return Coefficients(a, b, da, db)
         tiles = like.shape[1] // self.alpha.shape[-1]
         # A scalar may stay on the CPU, a tensor with a pattern must be where the band is.
-        a, b, da, db = (upload(c.reshape(-1, c.shape[-1]).repeat(1, tiles)[:, :, None, None], like.device) for c in values)
+        a, b, da, db = (
+            upload(c.reshape(-1, c.shape[-1]).repeat(1, tiles)[:, :, None, None], like.device) for c in values
+        )
         return Coefficients(a, b, da, db)
 
     def position(self, data: Tensor, noise: Tensor) -> Tensor:
@@ -52,7 +58,8 @@ class Coefficients:
         return self.dalpha * data + self.dsigma * noise
 
     def endpoints_from_velocity(self, x: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """(x1, x0) that give position x and this velocity. Finite where alpha' sigma - alpha sigma' is: t < 1 for VP, else all t."""
+        """(x1, x0) that give position x and this velocity. Finite where alpha' sigma - alpha sigma' is: t < 1
+        for VP, else all t."""
         determinant = self.dalpha * self.sigma - self.alpha * self.dsigma
         data = (self.sigma * velocity - self.dsigma * x) / determinant
         noise = (self.dalpha * x - self.alpha * velocity) / determinant
@@ -67,11 +74,13 @@ class Coefficients:
         return (x - self.sigma * noise) / self.alpha, noise
 
     def endpoints_from_score(self, x: Tensor, score: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
-        """(x1, x0) from the score of x_t, for x0 white of `noise_std` per direction of the band's range. Finite where alpha > 0."""
+        """(x1, x0) from the score of x_t, for x0 white of `noise_std` per direction of the band's range.
+        Finite where alpha > 0."""
         return self.endpoints_from_noise(x, -self.sigma * noise_std**2 * score)
 
     def score(self, noise: Tensor, noise_std: float) -> Tensor:
-        """The score -x0 / (sigma g^2) of x_t given x1, for x0 white of std g = `noise_std`. Finite where sigma > 0."""
+        """The score -x0 / (sigma g^2) of x_t given x1, for x0 white of std g = `noise_std`. Finite where
+        sigma > 0."""
         return -noise / (self.sigma * noise_std**2)
 
 
@@ -81,15 +90,16 @@ class Path(Component):
     kind = "path"
 
     end: float = 1.0
-    """The last u at which every coefficient is finite; training times and the solvers of an ODE stay at or below it."""
+    """The last u at which every coefficient is finite; training times and the solvers of an ODE stay at or
+    below it."""
 
     residual: float = 0.0
     """The noise std left at `end`, per direction of a band of unit noise."""
 
     @abstractmethod
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        """Coefficients of band `scale` at clock times `t` (a scalar or [b]), u in [segment.entry[scale], end]. Derivatives
-        are by the clock. Shaped like `t` (and the pattern)."""
+        """Coefficients of band `scale` at clock times `t` (a scalar or [b]), u in [segment.entry[scale],
+        end]. Derivatives are by the clock. Shaped like `t` (and the pattern)."""
 
     def end_of(self, segment: Segment) -> float:
         """The clock time of `end`; it may lie past the segment's stop."""
@@ -104,7 +114,8 @@ class Path(Component):
         return min(segment.stop, self.end_of(segment))
 
     def first(self, segment: Segment) -> float:
-        """The first clock time of `segment` at which sampling may enter; training draws from segment.start on."""
+        """The first clock time of `segment` at which sampling may enter; training draws from segment.start
+        on."""
         return segment.start
 
     def grid(self, segment: Segment, steps: int) -> list[float]:
@@ -112,7 +123,8 @@ class Path(Component):
         return segment.grid(steps)
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
-        """The time that the network is given, in the shape of `t`: the clock unless the path says otherwise."""
+        """The time that the network is given, in the shape of `t`: the clock unless the path says
+        otherwise."""
         return t
 
     def snap(self, t: Tensor, segment: Segment) -> Tensor:
@@ -121,24 +133,28 @@ class Path(Component):
 
     def step_after(self, t: Tensor, segment: Segment) -> Tensor:
         """The next of the path's discrete times after `t`. Raises `ConfigError` for a path without."""
-        raise ConfigError(f"{type(self).__name__} has no discrete times", expected="a path such as vp-discrete")
+        raise ConfigError(
+            f"{type(self).__name__} has no discrete times", expected="a path such as vp-discrete"
+        )
 
 
 def posterior_variance(c: Coefficients, after: Coefficients) -> Tensor:
-    """Variance per unit of noise variance of the state at `after` given the state at `c` and the data, of the Markov process
-    whose marginals the path has: sigma'^2 (sigma^2 - (alpha/alpha')^2 sigma'^2) / sigma^2, primes at `after`, the later
-    time (the betatilde of Ho et al. 2020, eq. 7, for any alpha and sigma)."""
+    """Variance per unit of noise variance of the state at `after` given the state at `c` and the data, of the
+    Markov process whose marginals the path has: sigma'^2 (sigma^2 - (alpha/alpha')^2 sigma'^2) / sigma^2,
+    primes at `after`, the later time (the betatilde of Ho et al. 2020, eq. 7, for any alpha and sigma)."""
     return after.sigma**2 * forward_variance(c, after) / c.sigma**2
 
 
 def forward_variance(c: Coefficients, after: Coefficients) -> Tensor:
-    """Variance that the noising from `after` back to `c` adds: sigma^2 - (alpha/alpha')^2 sigma'^2 (beta of Ho et al. 2020)."""
+    """Variance that the noising from `after` back to `c` adds: sigma^2 - (alpha/alpha')^2 sigma'^2 (beta of
+    Ho et al. 2020)."""
     return c.sigma**2 - (c.alpha / after.alpha) ** 2 * after.sigma**2
 
 
 def learned_variance(output: Tensor, c: Coefficients, after: Coefficients) -> Tensor:
-    """The variance that a learned range stands for: ln s^2 = v ln beta + (1 - v) ln betatilde, v = (output + 1) / 2, between the
-    `posterior_variance` and the `forward_variance` of the step (Nichol & Dhariwal 2021, eq. 15); v is not clamped. In the step
-    into sigma = 0, where betatilde is 0, it is beta (DiT's code takes the range of the step before, and samples no noise there)."""
+    """The variance that a learned range stands for: ln s^2 = v ln beta + (1 - v) ln betatilde, v = (output +
+    1) / 2, between the `posterior_variance` and the `forward_variance` of the step (Nichol & Dhariwal 2021,
+    eq. 15); v is not clamped. In the step into sigma = 0, where betatilde is 0, it is beta (DiT's code takes
+    the range of the step before, and samples no noise there)."""
     v, large, small = (output + 1) / 2, forward_variance(c, after), posterior_variance(c, after)
     return torch.exp(v * torch.log(large) + (1 - v) * torch.log(torch.where(small > 0, small, large)))

@@ -14,6 +14,9 @@ def eight_bits(images: Tensor) -> Tensor:
     Raises `ConfigError` where a pixel is not a number.
     """
     if torch.isnan(images).any():
-        raise ConfigError("a picture cannot be made of pixels that are not numbers", got=f"{int(torch.isnan(images).sum())} NaN")
+        raise ConfigError(
+            "a picture cannot be made of pixels that are not numbers",
+            got=f"{int(torch.isnan(images).sum())} NaN",
+        )
     levels = (images.detach().float().clamp(-1, 1) + 1) * 127.5
     return levels.round().to(torch.uint8)

@@ -1,8 +1,8 @@
 """Contract: what the network's main output stands for. And the usual ones.
 
-A path mixes data and noise as x = alpha x1 + sigma x0; whatever a network predicts of the pair (x1, x0) given x, linear in
-it, converts into any other such quantity (Kingma & Gao 2023, appendix D, gives the table). Training takes `target`,
-sampling `endpoints`, both from here.
+A path mixes data and noise as x = alpha x1 + sigma x0; whatever a network predicts of the pair (x1, x0) given
+x, linear in it, converts into any other such quantity (Kingma & Gao 2023, appendix D, gives the table).
+Training takes `target`, sampling `endpoints`, both from here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from lapflow.core.path import Coefficients
 
 
 class Prediction(Component):
-    """What the head `main` is trained towards, and how (x1, x0) come back from it. All arguments are shaped alike."""
+    """What the head `main` is trained towards, and how (x1, x0) come back from it. All arguments are shaped
+    alike."""
 
     kind = "prediction"
 
     needs_data: bool = False
-    """Whether `endpoints` divides by alpha: sampling then enters a segment a thousandth late (SiT's t0 = 1e-3) if alpha is 0
-    where it starts."""
+    """Whether `endpoints` divides by alpha: sampling then enters a segment a thousandth late (SiT's t0 =
+    1e-3) if alpha is 0 where it starts."""
 
     needs_noise: bool = False
     """Whether `endpoints` divides by sigma: an ODE solver then ends where sigma is still positive."""
@@ -44,7 +45,9 @@ class Prediction(Component):
         """What the network should return at x; `noise_std` is x0's per direction of the band's range."""
 
     @abstractmethod
-    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
+    def endpoints(
+        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
+    ) -> tuple[Tensor, Tensor]:
         """(x1, x0), given the network's output at x."""
 
     def velocity(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Tensor:
@@ -61,14 +64,17 @@ class Prediction(Component):
 
 
 class VelocityPrediction(Prediction):
-    """dx/dt = alpha' x1 + sigma' x0 (flow matching; Lipman et al. 2023). Finite wherever the path's velocity is."""
+    """dx/dt = alpha' x1 + sigma' x0 (flow matching; Lipman et al. 2023). Finite wherever the path's velocity
+    is."""
 
     is_velocity = True
 
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return c.velocity(data, noise)
 
-    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
+    def endpoints(
+        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
+    ) -> tuple[Tensor, Tensor]:
         return c.endpoints_from_velocity(x, output)
 
     def velocity(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Tensor:
@@ -83,7 +89,9 @@ class DenoisedPrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return data
 
-    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
+    def endpoints(
+        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
+    ) -> tuple[Tensor, Tensor]:
         return c.endpoints_from_denoised(x, output)
 
 
@@ -95,13 +103,16 @@ class NoisePrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return noise
 
-    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
+    def endpoints(
+        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
+    ) -> tuple[Tensor, Tensor]:
         return c.endpoints_from_noise(x, output)
 
 
 class ScorePrediction(Prediction):
-    """The score -x0 / (sigma g^2) of white noise of std g (Song et al. 2021), its error weighted by (sigma g)^2 as SiT does, so
-    that the loss is that of x0 / g. Finite where sigma > 0; x1 from it where alpha > 0."""
+    """The score -x0 / (sigma g^2) of white noise of std g (Song et al. 2021), its error weighted by (sigma
+    g)^2 as SiT does, so that the loss is that of x0 / g. Finite where sigma > 0; x1 from it where alpha >
+    0."""
 
     needs_data = needs_noise = True
     any_noise = False
@@ -109,7 +120,9 @@ class ScorePrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return c.score(noise, noise_std)
 
-    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
+    def endpoints(
+        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
+    ) -> tuple[Tensor, Tensor]:
         return c.endpoints_from_score(x, output, noise_std)
 
     def weight(self, c: Coefficients, noise_std: float) -> Tensor | float:
@@ -117,12 +130,13 @@ class ScorePrediction(Prediction):
 
 
 class EDMPrediction(Prediction):
-    """The denoised image behind EDM's preconditioning (Karras et al. 2022, table 1): D = c_skip x + c_out F(c_in x), with
+    """The denoised image behind EDM's preconditioning (Karras et al. 2022, table 1): D = c_skip x + c_out
+    F(c_in x), with
 
         c_skip = sd^2 / (s^2 + sd^2),   c_out = s sd / sqrt(s^2 + sd^2),   c_in = 1 / sqrt(s^2 + sd^2),
 
-    s the noise level and sd = `sigma_data`. The network is trained as F; EDM's weight (s^2 + sd^2) / (s sd)^2 of the error
-    of D is weight 1 of the error of F. `most_weight` clips EDM's weight, as Relay does at 1e5.
+    s the noise level and sd = `sigma_data`. The network is trained as F; EDM's weight (s^2 + sd^2) / (s sd)^2
+    of the error of D is weight 1 of the error of F. `most_weight` clips EDM's weight, as Relay does at 1e5.
     """
 
     needs_noise = preconditions = True
@@ -130,8 +144,12 @@ class EDMPrediction(Prediction):
     def __init__(
         self,
         *,
-        sigma_data: Annotated[float, Field(gt=0, description="standard deviation of the data's pixels")] = 0.5,
-        most_weight: Annotated[float | None, Field(gt=0, description="largest weight of the denoised image's error; null: none")] = None,
+        sigma_data: Annotated[
+            float, Field(gt=0, description="standard deviation of the data's pixels")
+        ] = 0.5,
+        most_weight: Annotated[
+            float | None, Field(gt=0, description="largest weight of the denoised image's error; null: none")
+        ] = None,
     ) -> None:
         self.sigma_data, self.most_weight = sigma_data, most_weight
 
@@ -139,7 +157,9 @@ class EDMPrediction(Prediction):
         skip, out = self._skip_and_out(c)
         return (data - skip * x) / out
 
-    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
+    def endpoints(
+        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
+    ) -> tuple[Tensor, Tensor]:
         skip, out = self._skip_and_out(c)
         return c.endpoints_from_denoised(x, skip * x + out * output)
 

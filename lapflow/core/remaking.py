@@ -1,7 +1,8 @@
-"""Results that the backward pass makes again rather than find: those that cost little and fill much memory, such as norms and
-activation functions (selective recomputation of activations; Korthikanti et al. 2022).
+"""Results that the backward pass makes again rather than find: those that cost little and fill much memory,
+such as norms and activation functions (selective recomputation of activations; Korthikanti et al. 2022).
 
-Autograd keeps what a layer was given. Where that is only the norm of something that is kept as well, `remade` keeps how it was made.
+Autograd keeps what a layer was given. Where that is only the norm of something that is kept as well, `remade`
+keeps how it was made.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def remaking() -> Iterator[None]:
 
 
 def is_remaking() -> bool:
-    """Whether results are to be made again. Not where torch.compile looks on, whose graphs make again what is cheap in any case, nor
-    under the transforms of torch.func, which allow no hooks."""
+    """Whether results are to be made again. Not where torch.compile looks on, whose graphs make again what is
+    cheap in any case, nor under the transforms of torch.func, which allow no hooks."""
     looked_on = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return not looked_on and _remaking.get() and torch.is_grad_enabled()
 
@@ -56,11 +57,13 @@ def under_remaking(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def remade(use: Callable[[Tensor], Tensor], make: Callable[..., Tensor], *given: Tensor) -> Tensor:
-    """use(make(*given)). Within `remaking` what `make` returns is not kept for the backward pass of `use`, which calls `make` again:
-    with the same tensors, in the same autocast, so the gradient is the same to the bit.
+    """use(make(*given)). Within `remaking` what `make` returns is not kept for the backward pass of `use`,
+    which calls `make` again: with the same tensors, in the same autocast, so the gradient is the same to the
+    bit.
 
-    `make` must be a function of `given`, and of weights, alone. What it keeps for its own backward pass it keeps. What `use` changes
-    in place is kept as it is then. The backward pass raises `RuntimeError` if `given`, or what `use` keeps, was changed in place since.
+    `make` must be a function of `given`, and of weights, alone. What it keeps for its own backward pass it
+    keeps. What `use` changes in place is kept as it is then. The backward pass raises `RuntimeError` if
+    `given`, or what `use` keeps, was changed in place since.
     """
     made = make(*given)
     if not is_remaking() or made.layout != torch.strided:
@@ -77,9 +80,13 @@ class _Kept:
     version: int
 
     def unchanged(self) -> Tensor:
-        """The tensor. Raises `RuntimeError` if it was changed in place since, as autograd does for what it keeps itself."""
+        """The tensor. Raises `RuntimeError` if it was changed in place since, as autograd does for what it
+        keeps itself."""
         if self.tensor._version != self.version:
-            raise RuntimeError("a tensor of the forward pass that the backward pass needs was changed in place (within `remaking`)")
+            raise RuntimeError(
+                "a tensor of the forward pass that the backward pass needs was changed in place (within "
+                "`remaking`)"
+            )
         return self.tensor
 
 
@@ -92,10 +99,16 @@ class _View:
     offset: int
 
 
-def _hooks(made: Tensor, make: Callable[..., Tensor], given: tuple[Tensor, ...]) -> tuple[Callable[..., object], Callable[..., Tensor]]:
-    # These hooks live as long as what they pack: they hold neither the result nor the graph behind what it is made of. While they
-    # pack the result is there, and nothing else can lie in its storage.
-    storage, kind, plain = made.untyped_storage()._cdata, _kind(made), tuple(_Kept(x.detach(), x._version) for x in given)
+def _hooks(
+    made: Tensor, make: Callable[..., Tensor], given: tuple[Tensor, ...]
+) -> tuple[Callable[..., object], Callable[..., Tensor]]:
+    # These hooks live as long as what they pack: they hold neither the result nor the graph behind what it is
+    # made of. While they pack the result is there, and nothing else can lie in its storage.
+    storage, kind, plain = (
+        made.untyped_storage()._cdata,
+        _kind(made),
+        tuple(_Kept(x.detach(), x._version) for x in given),
+    )
     device, dtype = made.device, autocast_dtype(made.device)
 
     def pack(x: Tensor) -> object:

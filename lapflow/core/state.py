@@ -13,7 +13,9 @@ from torch import Tensor
 State = dict[int, Tensor]
 
 
-def map_state(function: Callable[..., Tensor], first: Mapping[int, Tensor], *rest: Mapping[int, Tensor]) -> State:
+def map_state(
+    function: Callable[..., Tensor], first: Mapping[int, Tensor], *rest: Mapping[int, Tensor]
+) -> State:
     """`{k: function(first[k], ...)}` over the scales of `first`, in its order."""
     return {k: function(x, *(other[k] for other in rest)) for k, x in first.items()}
 

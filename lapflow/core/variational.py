@@ -1,12 +1,14 @@
-"""DiT's objective: the squared error of the noise, plus the variational term that trains the learned variance.
+"""DiT's objective: the squared error of the noise, plus the variational term that trains the learned
+variance.
 
-Per step n -> n-1 (Nichol & Dhariwal 2021, sections 2.1 and 3.1; DiT's `GaussianDiffusion.training_losses` with MSE):
+Per step n -> n-1 (Nichol & Dhariwal 2021, sections 2.1 and 3.1; DiT's `GaussianDiffusion.training_losses`
+with MSE):
 
     L = |eps - eps_theta|^2 + KL(q(x_(n-1) | x_n, x1) || p_theta(x_(n-1) | x_n)) / ln 2,
 
-q and p_theta Gaussians with the path's posterior mean of the true and the predicted x1, betatilde and the learned variance;
-the predicted mean is detached, so that the term trains the variance alone. At n = 0 it is the negative log-likelihood of the
-data in bins of `bin_width` under p_theta.
+q and p_theta Gaussians with the path's posterior mean of the true and the predicted x1, betatilde and the
+learned variance; the predicted mean is detached, so that the term trains the variance alone. At n = 0 it is
+the negative log-likelihood of the data in bins of `bin_width` under p_theta.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from lapflow.core.path import Coefficients, learned_variance, posterior_variance
 
 
 class VariationalMSE(Objective):
-    """The default objective, plus the variational bound's term for the head `variance`. Wants a path with discrete times."""
+    """The default objective, plus the variational bound's term for the head `variance`. Wants a path with
+    discrete times."""
 
     heads = (VARIANCE,)
 
@@ -35,7 +38,8 @@ class VariationalMSE(Objective):
         self,
         *,
         weight: Annotated[float, Field(ge=0, description="weight of the variational term, in bits")] = 1.0,
-        bin_width: Annotated[float, Field(gt=0, description="width of a grey level in the data's units")] = 2 / 255,
+        bin_width: Annotated[float, Field(gt=0, description="width of a grey level in the data's units")] = 2
+        / 255,
     ) -> None:
         self.weight, self.bin_width, self._squares = weight, bin_width, MSE()
 
@@ -55,7 +59,9 @@ class VariationalMSE(Objective):
         flow, segment = point.flow, point.segment
         bands, _ = flow.interpolate(point.data, point.noise, point.clock, segment)
         state = flow.show(bands, segment)
-        predicted, _ = flow.endpoints({k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment)
+        predicted, _ = flow.endpoints(
+            {k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment
+        )
         head = flow.split(heads[VARIANCE], segment)
         after = point.flow.path.step_after(point.clock, segment)
         total = []
@@ -64,7 +70,16 @@ class VariationalMSE(Objective):
             total.append(self._band(c, d, bands[k], x1, predicted[k], head[k], flow.noise_std(k, segment)))
         return torch.stack(total).sum()
 
-    def _band(self, c: Coefficients, after: Coefficients, x: Tensor, data: Tensor, predicted: Tensor, head: Tensor, std: float) -> Tensor:
+    def _band(
+        self,
+        c: Coefficients,
+        after: Coefficients,
+        x: Tensor,
+        data: Tensor,
+        predicted: Tensor,
+        head: Tensor,
+        std: float,
+    ) -> Tensor:
         last = after.sigma == 0
         small = posterior_variance(c, after)
         log_true = torch.log(torch.where(last, torch.ones_like(small), small)).float()
@@ -82,7 +97,9 @@ class VariationalMSE(Objective):
 
     def _likelihood(self, data: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """ln of the probability of data's bin under a normal law; the outermost bins of [-1, 1] are open."""
-        low = torch.where(data < -1 + self.bin_width / 2, -torch.inf, (data - self.bin_width / 2 - mean) / std)
+        low = torch.where(
+            data < -1 + self.bin_width / 2, -torch.inf, (data - self.bin_width / 2 - mean) / std
+        )
         high = torch.where(data > 1 - self.bin_width / 2, torch.inf, (data + self.bin_width / 2 - mean) / std)
         normal = torch.special.ndtr
         return torch.log((normal(high) - normal(low)).clamp(min=1e-12))

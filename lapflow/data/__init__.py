@@ -1,4 +1,5 @@
-"""Data sets and their order: digits and glyphs (built in), image folder, cached latents, batches, features."""
+"""Data sets and their order: digits and glyphs (built in), image folder, cached latents, batches,
+features."""
 
 from lapflow.data.digits import Digits
 from lapflow.data.features import InceptionFeatures, ModuleFeatures, PixelFeatures

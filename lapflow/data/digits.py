@@ -1,6 +1,8 @@
-"""The built-in data set: scikit-learn's handwritten digits (UCI "Optical Recognition of Handwritten Digits", test part).
+"""The built-in data set: scikit-learn's handwritten digits (UCI "Optical Recognition of Handwritten Digits",
+test part).
 
-1,797 real 8x8 images with grey levels 0..16, about 180 of each digit, shipped inside scikit-learn: no download.
+1,797 real 8x8 images with grey levels 0..16, about 180 of each digit, shipped inside scikit-learn: no
+download.
 """
 
 from __future__ import annotations
@@ -19,15 +21,22 @@ from lapflow.core.errors import BackendError, DataError
 class Digits(Dataset):
     """1,797 handwritten digits, 8x8, one channel, ten classes; 17 grey levels.
 
-    The split is fixed: of the n images of a class, the last round(held_out n) in scikit-learn's file are the test split, the
-    others the train split, both in the file's order. The file goes writer by writer, so the held-out digits are other
-    people's handwriting; a random split would put the same hands on both sides. The default gives 1,438 and 359 images.
+    The split is fixed: of the n images of a class, the last round(held_out n) in scikit-learn's file are the
+    test split, the others the train split, both in the file's order. The file goes writer by writer, so the
+    held-out digits are other people's handwriting; a random split would put the same hands on both sides. The
+    default gives 1,438 and 359 images.
     Raises `BackendError` when scikit-learn is not installed, at the first reading and not before.
     """
 
     grey_levels = 16
 
-    def __init__(self, *, held_out: Annotated[float, Field(ge=0, lt=1, description="share of each class in the test split")] = 0.2) -> None:
+    def __init__(
+        self,
+        *,
+        held_out: Annotated[
+            float, Field(ge=0, lt=1, description="share of each class in the test split")
+        ] = 0.2,
+    ) -> None:
         self.held_out = held_out
 
     @property
@@ -44,7 +53,9 @@ class Digits(Dataset):
     def read(self, split: Split, index: int) -> tuple[Tensor, int]:
         members = _split(self.held_out)[split]
         if not 0 <= index < len(members):
-            raise DataError(f"the digits' {split} split has no image {index}", expected=f"0 <= index < {len(members)}")
+            raise DataError(
+                f"the digits' {split} split has no image {index}", expected=f"0 <= index < {len(members)}"
+            )
         images, labels = _load()
         at = members[index]
         return images[at].clone(), labels[at]

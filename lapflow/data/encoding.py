@@ -1,8 +1,8 @@
 """Encoding: a data set's images through a codec into a cache of moments, once and for all.
 
-The work is cut into shards. A shard is whole or it is not there, so a repeated command goes on where the last one was
-stopped, and any number of processes may work in one folder: each makes its own shards, and whoever finds all of them in
-place writes the manifest. No process waits for another.
+The work is cut into shards. A shard is whole or it is not there, so a repeated command goes on where the last
+one was stopped, and any number of processes may work in one folder: each makes its own shards, and whoever
+finds all of them in place writes the manifest. No process waits for another.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from lapflow.data.shards import MANIFEST, SETTINGS, Dtype, Manifest, Settings, S
 class Encoder:
     """Makes the cache of `settings` in the folder `out`, as process `rank` of `world_size`.
 
-    `workers` read the images; `progress` is called with the number of images done. Up to the share `bad_images` of them may be
-    unreadable: as in training each is replaced by another, and listed in the cache's `quarantine.jsonl`. Raises `DataError` for
-    a folder that holds something else (saying what differs), too many unreadable images, moments that are not finite, and a
-    disk that refuses; what is whole by then stays and is taken up by the next call.
+    `workers` read the images; `progress` is called with the number of images done. Up to the share
+    `bad_images` of them may be
+    unreadable: as in training each is replaced by another, and listed in the cache's `quarantine.jsonl`.
+    Raises `DataError` for a folder that holds something else (saying what differs), too many unreadable
+    images, moments that are not finite, and a disk that refuses; what is whole by then stays and is taken up
+    by the next call.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class Encoder:
         self.bad_images = bad_images
 
     def run(self) -> list[str]:
-        """Make this process's shards, and the manifest if all others are there; the names of those that are not."""
+        """Make this process's shards, and the manifest if all others are there; the names of those that are
+        not."""
         with self._writing(SETTINGS):
             self._claim()
         quarantine = Quarantine(self.out / QUARANTINE, sum(self.settings.counts.values()), self.bad_images)
@@ -106,7 +109,11 @@ class Encoder:
     def _encoded(self, shard: Shard, samples: Iterator[Content], quarantine: Quarantine) -> dict[str, Tensor]:
         """The tensors of a shard, from the stream of the samples that it begins."""
         dtype = getattr(torch, self.settings.dtype)
-        found: dict[str, list[Tensor]] = {"moments": [], "labels": [], **({"flipped": []} if self.settings.flip else {})}
+        found: dict[str, list[Tensor]] = {
+            "moments": [],
+            "labels": [],
+            **({"flipped": []} if self.settings.flip else {}),
+        }
         for rows, (images, labels, unreadable) in zip(batches(shard, self.batch_size), samples, strict=False):
             quarantine.add(unreadable)
             images = images.to(self.device)
@@ -131,7 +138,9 @@ class Encoder:
                     remedy="repeat the command: it is made anew",
                 )
             self.hashes[shard.name] = digest
-        manifest = Manifest(**dict(self.settings), sha256={shard.name: self.hashes[shard.name] for shard in self.shards})
+        manifest = Manifest(
+            **dict(self.settings), sha256={shard.name: self.hashes[shard.name] for shard in self.shards}
+        )
         with self._writing(MANIFEST):
             replace_file(self.out / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
@@ -144,7 +153,8 @@ class Encoder:
             raise DataError(
                 f"{name} could not be written: {error.strerror or error}",
                 got=str(self.out),
-                remedy="free some space or mend the folder, and repeat the command: whole shards are taken as they are",
+                remedy="free some space or mend the folder, and repeat the command: whole shards are taken "
+                "as they are",
             ) from error
 
 
@@ -159,10 +169,11 @@ def plan(
     flip: bool = True,
     shard_size: int = 1024,
 ) -> Settings:
-    """The settings of the cache that `codec` makes of `dataset`; `made_by` and `images` are the two as a config names them.
+    """The settings of the cache that `codec` makes of `dataset`; `made_by` and `images` are the two as a
+    config names them.
 
-    Loads the codec and encodes one blank image. Raises `DataError` for a set that holds moments already or no image, and
-    what codec and data set raise.
+    Loads the codec and encodes one blank image. Raises `DataError` for a set that holds moments already or no
+    image, and what codec and data set raise.
     """
     if dataset.encoding is not None:
         raise DataError("the data are latents already", got=dict(images), expected="a data set of images")
@@ -192,7 +203,10 @@ def _require_finite(moments: Tensor, shard: Shard, rows: range, dtype: Dtype) ->
     finite = torch.isfinite(moments).flatten(1).all(1)
     if not bool(finite.all()):
         raise DataError(
-            f"the moments of image {rows[int(finite.int().argmin())]} of the {shard.split} split are not finite in {dtype}",
+            f"the moments of image {rows[int(finite.int().argmin())]} of the {shard.split} split are not "
+            f"finite in {dtype}",
             expected="finite numbers",
-            remedy="encode with --dtype float32, or look at the image" if dtype != "float32" else "look at the image and the codec",
+            remedy="encode with --dtype float32, or look at the image"
+            if dtype != "float32"
+            else "look at the image and the codec",
         )

@@ -31,7 +31,11 @@ def _pair(size: Any) -> Any:
 
 
 Side = Annotated[int, Field(ge=1)]
-Root = Annotated[str, BeforeValidator(text_path), Field(min_length=1, description="the folder; its subfolders are the classes")]
+Root = Annotated[
+    str,
+    BeforeValidator(text_path),
+    Field(min_length=1, description="the folder; its subfolders are the classes"),
+]
 Size = Annotated[
     Side | Annotated[list[Side], Field(min_length=2, max_length=2)],
     BeforeValidator(_pair),
@@ -41,7 +45,8 @@ Size = Annotated[
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds: class names, and per split the pictures' paths below the root with their labels."""
+    """What a folder holds: class names, and per split the pictures' paths below the root with their
+    labels."""
 
     names: tuple[str, ...]
     splits: dict[Split, list[tuple[str, int]]]
@@ -50,20 +55,21 @@ class Listing:
 class ImageFolder(Dataset):
     """Pictures in a folder, of any size, cropped to the centre and resized.
 
-    - Subfolders of `root` are classes, sorted by name; pictures count at any depth below them. Without subfolders the
-      pictures directly in `root` form a set without classes. Pictures beside class folders are an error, and so is a
-      class folder without pictures.
-    - png, jpg, jpeg and webp in any case; other files, and names that begin with a dot, are passed over. Whatever else has
-      such a name counts as a picture (a link to nowhere, a pipe): it is missed by name at reading, not in silence.
+    - Subfolders of `root` are classes, sorted by name; pictures count at any depth below them. Without
+      subfolders the pictures directly in `root` form a set without classes. Pictures beside class folders are
+      an error, and so is a class folder without pictures.
+    - png, jpg, jpeg and webp in any case; other files, and names that begin with a dot, are passed over.
+      Whatever else has such a name counts as a picture (a link to nowhere, a pipe): it is missed by name at
+      reading, not in silence.
     - Links are followed; one to a folder above itself is passed over, since all it holds is there already.
-    - `read` decodes as `lapflow.data.picture` says: EXIF orientation applied, transparency on white, 16 bits to 8,
-      grey or colour to `channels`, ADM's crop and resize.
-    - A picture is in the test split when a hash of its path below `root` is less than `held_out`, so the split does not
-      change when others are added.
+    - `read` decodes as `lapflow.data.picture` says: EXIF orientation applied, transparency on white, 16 bits
+      to 8, grey or colour to `channels`, ADM's crop and resize.
+    - A picture is in the test split when a hash of its path below `root` is less than `held_out`, so the
+      split does not change when others are added.
 
-    Nothing is read at construction. The folder is listed once, when first needed. With `num_classes` given, a model can
-    be built where the pictures are not: `shape`, `num_classes` and `class_names` ('0', '1', ...) then answer without
-    the folder, and reading raises `DataError`.
+    Nothing is read at construction. The folder is listed once, when first needed. With `num_classes` given, a
+    model can be built where the pictures are not: `shape`, `num_classes` and `class_names` ('0', '1', ...)
+    then answer without the folder, and reading raises `DataError`.
     """
 
     def __init__(
@@ -72,8 +78,12 @@ class ImageFolder(Dataset):
         root: Root,
         size: Size = 64,
         channels: Annotated[Channels, Field(description="1 grey, 3 colour")] = 3,
-        num_classes: Annotated[int | None, Field(ge=0, description="subfolders, if known; checked at reading")] = None,
-        held_out: Annotated[float, Field(ge=0, lt=1, description="share of the images in the test split")] = 0.0,
+        num_classes: Annotated[
+            int | None, Field(ge=0, description="subfolders, if known; checked at reading")
+        ] = None,
+        held_out: Annotated[
+            float, Field(ge=0, lt=1, description="share of the images in the test split")
+        ] = 0.0,
     ) -> None:
         self.root = Path(root).expanduser()
         self.height, self.width = (size, size) if isinstance(size, int) else size
@@ -109,12 +119,17 @@ class ImageFolder(Dataset):
     def _entry(self, split: Split, index: int) -> tuple[str, int]:
         entries = self.listing.splits[split]
         if not 0 <= index < len(entries):
-            raise DataError(f"the {split} split has no image {index}", where=str(self.root), expected=f"0 <= index < {len(entries)}")
+            raise DataError(
+                f"the {split} split has no image {index}",
+                where=str(self.root),
+                expected=f"0 <= index < {len(entries)}",
+            )
         return entries[index]
 
     @functools.cached_property
     def listing(self) -> Listing:
-        """The folder's content, listed at the first call. Raises `DataError` where it is not as described above."""
+        """The folder's content, listed at the first call. Raises `DataError` where it is not as described
+        above."""
         try:
             names, entries = list_folder(self.root)
         except OSError as error:
@@ -140,7 +155,8 @@ class ImageFolder(Dataset):
 
 
 def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
-    """(class names, [(path below root with forward slashes, label)]), both sorted. Raises `DataError` (see `ImageFolder`)."""
+    """(class names, [(path below root with forward slashes, label)]), both sorted. Raises `DataError` (see
+    `ImageFolder`)."""
     _check_root(root)
     children, above = _children(root), frozenset({_identity(root)})
     classes = [child for child in children if _is_folder(child) and _identity(child) not in above]
@@ -149,7 +165,8 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
         raise DataError(
             "pictures lie beside class folders, so their class is unknown",
             where=str(root),
-            got=f"{len(loose)} loose pictures ({_some(loose)}) and {len(classes)} subfolders ({_some([c.name for c in classes])})",
+            got=f"{len(loose)} loose pictures ({_some(loose)}) and {len(classes)} subfolders "
+            f"({_some([c.name for c in classes])})",
             expected="either class folders only, or pictures only",
             remedy="move the loose pictures into a class folder, or name another root",
         )
@@ -157,7 +174,9 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
         raise DataError(
             "the image folder holds no pictures",
             where=str(root),
-            got="an empty folder" if not children else f"{len(children)} other files ({_some([c.name for c in children])})",
+            got="an empty folder"
+            if not children
+            else f"{len(children)} other files ({_some([c.name for c in children])})",
             expected=f"{_KINDS} files, or one subfolder of them per class",
             remedy="check data.root",
         )
@@ -179,9 +198,16 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
 
 def _check_root(root: Path) -> None:
     if not root.exists():
-        raise DataError("the image folder does not exist", where=str(root), remedy="set data.root to a folder of images")
+        raise DataError(
+            "the image folder does not exist", where=str(root), remedy="set data.root to a folder of images"
+        )
     if not root.is_dir():
-        raise DataError("the image folder is not a folder", where=str(root), got="a file", remedy="set data.root to the images' folder")
+        raise DataError(
+            "the image folder is not a folder",
+            where=str(root),
+            got="a file",
+            remedy="set data.root to the images' folder",
+        )
 
 
 def _is_picture(name: str) -> bool:
@@ -189,7 +215,8 @@ def _is_picture(name: str) -> bool:
 
 
 def _pictures_below(root: Path, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Paths below `root` of the pictures at any depth in `folder`, in sorted order; `above` are the folders that hold it.
+    """Paths below `root` of the pictures at any depth in `folder`, in sorted order; `above` are the folders
+    that hold it.
 
     A stack and no recursion: a path may be deeper than Python's calls.
     """
@@ -207,9 +234,12 @@ def _pictures_below(root: Path, folder: str, above: frozenset[tuple[int, int]]) 
 
 
 def _children(folder: Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder by name, those with a dot in front left out. `os.scandir` gives each one's kind without another call."""
+    """The entries of a folder by name, those with a dot in front left out. `os.scandir` gives each one's kind
+    without another call."""
     with os.scandir(folder) as found:
-        return sorted((child for child in found if not child.name.startswith(".")), key=lambda child: child.name)
+        return sorted(
+            (child for child in found if not child.name.startswith(".")), key=lambda child: child.name
+        )
 
 
 def _is_folder(child: os.DirEntry[str]) -> bool:

@@ -1,8 +1,9 @@
 """The second built-in data set: letters and digits rendered from real typefaces, at any size.
 
-62 classes (0-9, A-Z, a-z), one grey channel. Image `index` of a split is a pure function of (seed, split, index): class
-index mod 62, a typeface, and a random scale, slant, rotation and shift, stated below. The held-out images are other draws of
-the same typefaces, or of typefaces that training never shows (`held_out: typefaces`).
+62 classes (0-9, A-Z, a-z), one grey channel. Image `index` of a split is a pure function of (seed, split,
+index): class index mod 62, a typeface, and a random scale, slant, rotation and shift, stated below. The
+held-out images are other draws of the same typefaces, or of typefaces that training never shows (`held_out:
+typefaces`).
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ OVERSAMPLE = 4
 BODY = 0.62
 """Font size over the side of the image, before the random scale."""
 SCALE, SLANT, ROTATION, SHIFT = 0.15, 0.2, 8.0, 0.06
-"""Largest deviations: of the scale from 1, of the shear from 0, degrees, and shares of the side. All uniform."""
+"""Largest deviations: of the scale from 1, of the shear from 0, degrees, and shares of the side. All
+uniform."""
 
 
 class Glyphs(Dataset):
     """Letters and digits in the typefaces that matplotlib brings (or a folder's), 62 classes, white on black.
 
-    Raises `BackendError` without matplotlib where no folder is given, `DataError` for a folder without a usable typeface.
+    Raises `BackendError` without matplotlib where no folder is given, `DataError` for a folder without a
+    usable typeface.
     """
 
     def __init__(
@@ -49,11 +52,16 @@ class Glyphs(Dataset):
         size: Annotated[int, Field(ge=16, le=256, description="side of the images in pixels")] = 32,
         train: Annotated[int, Field(ge=1, description="number of training images")] = 50_000,
         test: Annotated[int, Field(ge=0, description="number of held-out images")] = 5_000,
-        fonts: Annotated[str | None, Field(description="a folder of .ttf or .otf files; null: matplotlib's")] = None,
+        fonts: Annotated[
+            str | None, Field(description="a folder of .ttf or .otf files; null: matplotlib's")
+        ] = None,
         held_out: Annotated[
-            Literal["draws", "typefaces"], Field(description="test images are other draws, or every fifth typeface, kept out of training")
+            Literal["draws", "typefaces"],
+            Field(description="test images are other draws, or every fifth typeface, kept out of training"),
         ] = "draws",
-        seed: Annotated[int, Field(ge=0, description="every image is a function of this, its split and its index")] = 0,
+        seed: Annotated[
+            int, Field(ge=0, description="every image is a function of this, its split and its index")
+        ] = 0,
     ) -> None:
         self.side, self.counts, self.fonts = size, {"train": train, "test": test}, fonts
         self.held_out, self.seed = held_out, seed
@@ -72,9 +80,14 @@ class Glyphs(Dataset):
 
     def read(self, split: Split, index: int) -> tuple[Tensor, int]:
         if not 0 <= index < self.counts[split]:
-            raise DataError(f"the glyphs' {split} split has no image {index}", expected=f"0 <= index < {self.counts[split]}")
+            raise DataError(
+                f"the glyphs' {split} split has no image {index}",
+                expected=f"0 <= index < {self.counts[split]}",
+            )
         typefaces = self._typefaces(split)
-        draws = torch.rand(6, generator=keyed_generator("glyphs", self.seed, split, index), dtype=torch.float64).tolist()
+        draws = torch.rand(
+            6, generator=keyed_generator("glyphs", self.seed, split, index), dtype=torch.float64
+        ).tolist()
         label = index % len(CLASSES)
         path = typefaces[int(draws[0] * len(typefaces))]
         pixels = _render(CLASSES[label], path, self.side, [2 * u - 1 for u in draws[1:]])
@@ -86,26 +99,36 @@ class Glyphs(Dataset):
             return found
         if len(found) < 5:
             raise DataError(
-                "too few typefaces to hold some out", got=f"{len(found)}", expected="at least 5", remedy="set data.held_out=draws"
+                "too few typefaces to hold some out",
+                got=f"{len(found)}",
+                expected="at least 5",
+                remedy="set data.held_out=draws",
             )
         return [path for i, path in enumerate(found) if (i % 5 == 4) == (split == "test")]
 
 
 def _render(character: str, path: str, side: int, draws: list[float]) -> np.ndarray:
-    """The character, centred, scaled, sheared, rotated and shifted by `draws` in [-1, 1]; float32 grey levels [side, side]."""
+    """The character, centred, scaled, sheared, rotated and shifted by `draws` in [-1, 1]; float32 grey levels
+    [side, side]."""
     scale, slant, rotation, right, down = draws
     canvas = side * OVERSAMPLE
     font = _font(path, round(canvas * BODY * (1 + SCALE * scale)))
     left, top, stop, bottom = font.getbbox(character)
     image = Image.new("L", (canvas, canvas), 0)
-    ImageDraw.Draw(image).text(((canvas - left - stop) / 2, (canvas - top - bottom) / 2), character, font=font, fill=255)
-    # The affine map from output to input pixels about the centre: inverse rotation, then inverse shear, then shift.
+    ImageDraw.Draw(image).text(
+        ((canvas - left - stop) / 2, (canvas - top - bottom) / 2), character, font=font, fill=255
+    )
+    # The affine map from output to input pixels about the centre: inverse rotation, then inverse shear, then
+    # shift.
     angle, c = math.radians(ROTATION * rotation), canvas / 2
     cos, sin, shear = math.cos(angle), math.sin(angle), SLANT * slant
     a, b, d, e = cos + shear * sin, -sin + shear * cos, sin, cos
     x, y = c + SHIFT * right * canvas, c + SHIFT * down * canvas
     turned = image.transform(
-        image.size, Image.Transform.AFFINE, (a, b, c - a * x - b * y, d, e, c - d * x - e * y), Image.Resampling.BILINEAR
+        image.size,
+        Image.Transform.AFFINE,
+        (a, b, c - a * x - b * y, d, e, c - d * x - e * y),
+        Image.Resampling.BILINEAR,
     )
     return np.asarray(turned.resize((side, side), Image.Resampling.BOX), dtype=np.float32).copy()
 
@@ -145,12 +168,17 @@ def _files(folder: str | None) -> list[Path]:
     else:
         root = Path(folder).expanduser()
         if not root.is_dir():
-            raise DataError("the folder of typefaces does not exist", got=str(root), expected="a folder of .ttf or .otf files")
+            raise DataError(
+                "the folder of typefaces does not exist",
+                got=str(root),
+                expected="a folder of .ttf or .otf files",
+            )
     return sorted(path for path in root.rglob("*") if path.suffix.lower() in (".ttf", ".otf"))
 
 
 def _draws_all(path: Path) -> bool:
-    """Whether the characters have pictures of their own: not empty, not the box of a missing one, and not one for all."""
+    """Whether the characters have pictures of their own: not empty, not the box of a missing one, and not one
+    for all."""
     try:
         font = ImageFont.truetype(str(path), 32)
     except OSError:

@@ -22,15 +22,24 @@ _REMEDY = "remove it and repeat the `lapflow encode` that made the folder: it is
 
 
 class Latents(Dataset):
-    """The moments that `lapflow encode --out PATH` left in a folder, mapped into memory and widened to float32.
+    """The moments that `lapflow encode --out PATH` left in a folder, mapped into memory and widened to
+    float32.
 
-    Shape, classes and splits stand in the manifest, so a model can be built without opening a shard. A shard's SHA-256 is
-    checked when it is first opened, once for all processes that read ahead. Mirrored variants are those that were encoded.
-    Raises `DataError` for a cache that is not whole, and by name for a shard that is missing or not what was saved.
+    Shape, classes and splits stand in the manifest, so a model can be built without opening a shard. A
+    shard's SHA-256 is checked when it is first opened, once for all processes that read ahead. Mirrored
+    variants are those that were encoded.
+    Raises `DataError` for a cache that is not whole, and by name for a shard that is missing or not what was
+    saved.
     """
 
     def __init__(
-        self, *, path: Annotated[str, BeforeValidator(text_path), Field(min_length=1, description="the folder that `lapflow encode` wrote")]
+        self,
+        *,
+        path: Annotated[
+            str,
+            BeforeValidator(text_path),
+            Field(min_length=1, description="the folder that `lapflow encode` wrote"),
+        ],
     ) -> None:
         self.path = Path(path).expanduser()
 
@@ -45,7 +54,9 @@ class Latents(Dataset):
                 f"the latents in {self.path} are not whole" if begun else f"{self.path} holds no latents",
                 got=f"{MANIFEST}: {error.strerror}",
                 expected="a folder that `lapflow encode` has finished",
-                remedy="repeat the command that began it: whole shards are taken as they are" if begun else "check data.path",
+                remedy="repeat the command that began it: whole shards are taken as they are"
+                if begun
+                else "check data.path",
             ) from None
 
     @property
@@ -97,7 +108,11 @@ class _Shards:
         self.shards = {split: [s for s in manifest.shards() if s.split == split] for split in manifest.counts}
         self.opened: dict[str, Any] = {}
         if missing := [name for name in manifest.sha256 if not (folder / name).is_file()]:
-            raise DataError(f"{missing[0]} is missing from the latents in {folder}", got=f"{len(missing)} missing shards", remedy=_REMEDY)
+            raise DataError(
+                f"{missing[0]} is missing from the latents in {folder}",
+                got=f"{len(missing)} missing shards",
+                remedy=_REMEDY,
+            )
         self._share()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,7 +131,11 @@ class _Shards:
         """Row `index` of the split's tensor `name` as float32, a copy, and its label."""
         count = self.manifest.counts.get(split, 0)
         if not 0 <= index < count:
-            raise DataError(f"the {split} split has no image {index}", where=str(self.folder), expected=f"0 <= index < {count}")
+            raise DataError(
+                f"the {split} split has no image {index}",
+                where=str(self.folder),
+                expected=f"0 <= index < {count}",
+            )
         place, row = divmod(index, self.manifest.shard_size)
         shard = self.shards[split][place]
         try:
@@ -124,7 +143,9 @@ class _Shards:
             moments = file.get_slice(name)[row].to(torch.float32, copy=True)
             return moments, int(file.get_slice("labels")[row : row + 1].item())
         except (OSError, SafetensorError, IndexError) as error:
-            raise DataError(f"{shard.name} cannot be read: {error}", where=str(self.folder / shard.name), remedy=_REMEDY) from None
+            raise DataError(
+                f"{shard.name} cannot be read: {error}", where=str(self.folder / shard.name), remedy=_REMEDY
+            ) from None
 
     def _open(self, name: str) -> Any:
         if name not in self.opened:

@@ -18,7 +18,8 @@ from lapflow.data.substitute import Sample, Unreadable, read_or_substitute
 from lapflow.data.workers import unheeding, watched
 
 CACHE_BYTES = 256 * 2**20
-"""A split that takes less memory than this is kept decoded once read (without workers only: each would keep its own)."""
+"""A split that takes less memory than this is kept decoded once read (without workers only: each would keep
+its own)."""
 
 
 Key = tuple[int, bool]
@@ -27,8 +28,8 @@ Key = tuple[int, bool]
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` [b, c, h, w] float32 in [-1, 1] (or the moments that the set holds), `labels` [b] int64, and each sample's
-    position in the run's data order.
+    """`images` [b, c, h, w] float32 in [-1, 1] (or the moments that the set holds), `labels` [b] int64, and
+    each sample's position in the run's data order.
 
     `unreadable` are the samples among them that were replaced, each time they are.
     """
@@ -44,15 +45,17 @@ Content = tuple[Tensor, Tensor, tuple[Unreadable, ...]]
 
 
 class Batches:
-    """Iterates for ever over a split in the order of `lapflow.data.order`, from the sample at position `consumed` on.
+    """Iterates for ever over a split in the order of `lapflow.data.order`, from the sample at position
+    `consumed` on.
 
-    `batch_size` counts the samples of all `world_size` processes; the process `rank` gets its contiguous slice of each
-    batch. After n batches the run stands at `consumed + n batch_size`. `flip` mirrors each sample with probability one
-    half. `workers` > 0 reads in that many processes ahead of need; the batches are the same bit for bit. An image that
-    cannot be read is replaced by another (`lapflow.data.substitute`), and the batch says so.
+    `batch_size` counts the samples of all `world_size` processes; the process `rank` gets its contiguous
+    slice of each batch. After n batches the run stands at `consumed + n batch_size`. `flip` mirrors each
+    sample with probability one half. `workers` > 0 reads in that many processes ahead of need; the batches
+    are the same bit for bit. An image that cannot be read is replaced by another (`lapflow.data.substitute`),
+    and the batch says so.
 
-    Raises `ConfigError` when the batch does not divide among the processes, `DataError` for an empty split, and while
-    iterating when an image and all that could replace it cannot be read, or when a worker dies.
+    Raises `ConfigError` when the batch does not divide among the processes, `DataError` for an empty split,
+    and while iterating when an image and all that could replace it cannot be read, or when a worker dies.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Batches:
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise ConfigError(
-                "the batch does not divide among the processes", got=f"batch_size {batch_size}", expected=f"a multiple of {world_size}"
+                "the batch does not divide among the processes",
+                got=f"batch_size {batch_size}",
+                expected=f"a multiple of {world_size}",
             )
         assert 0 <= rank < world_size, f"rank {rank} of {world_size} processes"
         assert min(consumed, workers) >= 0, f"consumed {consumed} and workers {workers} cannot be negative"
@@ -80,7 +85,11 @@ class Batches:
         self.rank, self.first = rank, rank * self.share
         self.size = dataset.size(split)
         if self.size == 0:
-            raise DataError(f"the {split} split is empty", expected="at least one image", remedy="check data.held_out, or add images")
+            raise DataError(
+                f"the {split} split is empty",
+                expected="at least one image",
+                remedy="check data.held_out, or add images",
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         source = self._read_ahead() if self.workers else self._read_here()
@@ -113,17 +122,20 @@ class Batches:
             yield reader.batch(keys)
 
 
-def read_batches(dataset: Dataset, split: Split, keys: Iterable[list[Key]], workers: int = 0, rank: int = 0) -> Iterator[Content]:
-    """The samples, labels and replaced ones of batch after batch of `keys`, read ahead by `workers` processes if any.
+def read_batches(
+    dataset: Dataset, split: Split, keys: Iterable[list[Key]], workers: int = 0, rank: int = 0
+) -> Iterator[Content]:
+    """The samples, labels and replaced ones of batch after batch of `keys`, read ahead by `workers` processes
+    if any.
 
-    Raises `DataError` for an image that cannot be read and for which no other can, and when a worker dies; what else the data
-    set raises.
+    Raises `DataError` for an image that cannot be read and for which no other can, and when a worker dies;
+    what else the data set raises.
     """
     if not workers:
         yield from (_stack([read_or_substitute(dataset, split, *key) for key in batch]) for batch in keys)
         return
-    # Everything is a function of the key, so the workers' random state is never used. DataLoader draws a base seed for
-    # them all the same: from its own generator, to leave the global one alone.
+    # Everything is a function of the key, so the workers' random state is never used. DataLoader draws a base
+    # seed for them all the same: from its own generator, to leave the global one alone.
     loader = DataLoader(
         _Samples(dataset, split),
         batch_sampler=keys,
@@ -139,10 +151,11 @@ def read_batches(dataset: Dataset, split: Split, keys: Iterable[list[Key]], work
 
 
 def load_split(dataset: Dataset, split: Split, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """The samples [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n may be 0.
+    """The samples [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n
+    may be 0.
 
-    Images that cannot be read are left out and none takes their place: a measure counts each real image once. Raises
-    `ImageError` when none can be read.
+    Images that cannot be read are left out and none takes their place: a measure counts each real image once.
+    Raises `ImageError` when none can be read.
     """
     images, labels, refused = load_images(dataset, split, spaced(dataset.size(split), most))
     if refused and not len(images):
@@ -150,8 +163,11 @@ def load_split(dataset: Dataset, split: Split, most: int | None = None) -> tuple
     return images, labels
 
 
-def load_images(dataset: Dataset, split: Split, indices: Iterable[int]) -> tuple[Tensor, Tensor, list[tuple[int, ImageError]]]:
-    """The samples [n, c, h, w] and labels [n] at `indices` of a split, and which of these cannot be read, with the cause."""
+def load_images(
+    dataset: Dataset, split: Split, indices: Iterable[int]
+) -> tuple[Tensor, Tensor, list[tuple[int, ImageError]]]:
+    """The samples [n, c, h, w] and labels [n] at `indices` of a split, and which of these cannot be read,
+    with the cause."""
     images, labels, refused = [], [], []
     for index in indices:
         try:
@@ -196,7 +212,8 @@ class _Remembering:
 
 
 class _Samples(torch.utils.data.Dataset[Any]):
-    """The samples by key, for workers. An error for the user travels back as a value, so that it arrives as it was raised."""
+    """The samples by key, for workers. An error for the user travels back as a value, so that it arrives as
+    it was raised."""
 
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split
@@ -219,4 +236,8 @@ def _collate(samples: Sequence[Sample | LapflowError]) -> Content | LapflowError
 
 def _stack(samples: Sequence[Sample]) -> Content:
     images, labels, unreadable = zip(*samples)
-    return torch.stack(images), torch.tensor(labels, dtype=torch.int64), tuple(one for one in unreadable if one is not None)
+    return (
+        torch.stack(images),
+        torch.tensor(labels, dtype=torch.int64),
+        tuple(one for one in unreadable if one is not None),
+    )

@@ -1,7 +1,7 @@
 """One picture file -> one tensor: decoding, colours, cropping and resizing, with Pillow.
 
-A file is read right or it is refused with the cause: what the bytes are decides, not what the name says, and nothing that
-a file holds can hang the reader, fill the memory or start another program.
+A file is read right or it is refused with the cause: what the bytes are decides, not what the name says, and
+nothing that a file holds can hang the reader, fill the memory or start another program.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from lapflow.core.errors import ImageError, printable
 Channels = Literal[1, 3]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""What a file may hold, whatever its suffix. Pillow knows more, among them EPS, for which it starts Ghostscript."""
+"""What a file may hold, whatever its suffix. Pillow knows more, among them EPS, for which it starts
+Ghostscript."""
 
 MOST_PIXELS = 89_478_485
-"""The largest picture that is decoded: Pillow's own warning level, a quarter of a gigabyte at 3 bytes a pixel."""
+"""The largest picture that is decoded: Pillow's own warning level, a quarter of a gigabyte at 3 bytes a
+pixel."""
 
 LONGEST = 16
 """Of a picture more than this many times as long as the crop needs, only the middle is scaled."""
@@ -53,13 +55,16 @@ class _RefusedError(Exception):
 def read_picture(path: Path, size: tuple[int, int], channels: Channels) -> Tensor:
     """The picture in `path` as float32 [channels, h, w] in [-1, 1], cropped and resized to `size` = (h, w).
 
-    Of an animation or a file of several pages the first. Raises `ImageError`, naming the file and the cause, when it is no
-    regular file, missing, empty, truncated, damaged, larger than `MOST_PIXELS` or not a picture. What the process itself is
-    short of (memory, open files) is no fault of the picture's and raised as it comes.
+    Of an animation or a file of several pages the first. Raises `ImageError`, naming the file and the cause,
+    when it is no regular file, missing, empty, truncated, damaged, larger than `MOST_PIXELS` or not a
+    picture. What the process itself is short of (memory, open files) is no fault of the picture's and raised
+    as it comes.
     """
     try:
         with _open(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a picture is read or refused; Pillow would warn once for each of a million
+            warnings.simplefilter(
+                "ignore"
+            )  # a picture is read or refused; Pillow would warn once for each of a million
             picture = crop_resize(plain(_decoded(file), channels), size)
     except Exception as error:  # on bytes from anywhere a decoder may raise anything
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SHORT_OF:
@@ -78,10 +83,10 @@ def read_picture(path: Path, size: tuple[int, int], channels: Channels) -> Tenso
 def plain(picture: Image.Image, channels: Channels) -> Image.Image:
     """Any mode -> "L" or "RGB", 8 bits, upright.
 
-    The EXIF orientation is applied; a damaged EXIF block has none. Transparency (alpha channel, transparent palette entry or
-    colour) is composited on white. 16-bit grey is divided by 257, so that white stays white. Colour becomes grey by the luma
-    of ITU-R 601; colour profiles are not applied. Refuses what has no known white: floating point, and 32-bit values beyond
-    16 bits.
+    The EXIF orientation is applied; a damaged EXIF block has none. Transparency (alpha channel, transparent
+    palette entry or colour) is composited on white. 16-bit grey is divided by 257, so that white stays white.
+    Colour becomes grey by the luma of ITU-R 601; colour profiles are not applied. Refuses what has no known
+    white: floating point, and 32-bit values beyond 16 bits.
     """
     picture = _upright(picture)
     if picture.mode == "F":
@@ -97,11 +102,12 @@ def plain(picture: Image.Image, channels: Channels) -> Image.Image:
 
 
 def crop_resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale to cover `size` = (h, w) and keep the centre, as ADM does (Dhariwal & Nichol 2021, `center_crop_arr`).
+    """Scale to cover `size` = (h, w) and keep the centre, as ADM does (Dhariwal & Nichol 2021,
+    `center_crop_arr`).
 
-    Halve with a box filter while both sides stay at least twice the target, then one antialiased bicubic step. We crop
-    to any aspect, ADM to squares; for those the result is ADM's. A sliver is cut to its middle first (`LONGEST`): scaled
-    whole, 30000x1 pixels would need gigabytes.
+    Halve with a box filter while both sides stay at least twice the target, then one antialiased bicubic
+    step. We crop to any aspect, ADM to squares; for those the result is ADM's. A sliver is cut to its middle
+    first (`LONGEST`): scaled whole, 30000x1 pixels would need gigabytes.
     """
     height, width = size
     picture = _middle(picture, size)
@@ -118,7 +124,9 @@ def _open(path: Path) -> IO[bytes]:
     """The regular file at `path`. A pipe or a device is refused unopened: reading one may wait for ever."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        raise _RefusedError("a folder" if stat.S_ISDIR(mode) else "not a regular file (a pipe, socket or device)")
+        raise _RefusedError(
+            "a folder" if stat.S_ISDIR(mode) else "not a regular file (a pipe, socket or device)"
+        )
     file = path.open("rb")
     if os.fstat(file.fileno()).st_size == 0:
         file.close()
@@ -145,7 +153,8 @@ def _decoded(file: IO[bytes]) -> Image.Image:
 
 
 def _scale_key(picture: ImageFile.ImageFile) -> None:
-    """A PNG's transparent colour in the 8 bits that its pixels are decoded to; Pillow leaves it in the file's own depth."""
+    """A PNG's transparent colour in the 8 bits that its pixels are decoded to; Pillow leaves it in the file's
+    own depth."""
     key, depth = picture.info.get("transparency"), str(picture.tile[0][3])
     if isinstance(key, int) and depth == "L;2" and key < 4:
         picture.info["transparency"] = key * 85
@@ -156,12 +165,17 @@ def _scale_key(picture: ImageFile.ImageFile) -> None:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says. Pillow's `exif_transpose` also writes the block anew, and fails where it is damaged."""
+    """Turned as its EXIF orientation says. Pillow's `exif_transpose` also writes the block anew, and fails
+    where it is damaged."""
     try:
         orientation: Any = picture.getexif().get(0x0112)
     except Exception:  # as with pixels: a parser on bytes from anywhere
         return picture
-    return picture.transpose(_UPRIGHT[orientation]) if isinstance(orientation, int) and orientation in _UPRIGHT else picture
+    return (
+        picture.transpose(_UPRIGHT[orientation])
+        if isinstance(orientation, int) and orientation in _UPRIGHT
+        else picture
+    )
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
@@ -171,11 +185,14 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         raise _RefusedError(f"32-bit grey from {levels.min()} to {levels.max()}, whose white is not known")
     grey = np.rint(levels / 257).astype(np.uint8)
     key = picture.info.get("transparency")
-    return Image.fromarray(grey if key is None else np.stack([grey, np.where(levels == key, 0, 255).astype(np.uint8)], -1))
+    return Image.fromarray(
+        grey if key is None else np.stack([grey, np.where(levels == key, 0, 255).astype(np.uint8)], -1)
+    )
 
 
 def _middle(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of a picture that is over `LONGEST` times as long as a crop to `size` = (h, w) needs; others unchanged."""
+    """The middle of a picture that is over `LONGEST` times as long as a crop to `size` = (h, w) needs; others
+    unchanged."""
     height, width = size
     widest = -(-LONGEST * picture.height * width // height)
     highest = -(-LONGEST * picture.width * height // width)
@@ -184,7 +201,9 @@ def _middle(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _centre(picture: Image.Image, width: int, height: int) -> Image.Image:
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return picture.crop((left, top, left + width, top + height)) if (width, height) != picture.size else picture
+    return (
+        picture.crop((left, top, left + width, top + height)) if (width, height) != picture.size else picture
+    )
 
 
 def _cause(error: Exception) -> str:

@@ -17,10 +17,11 @@ QUARANTINE = "quarantine.jsonl"
 
 
 class Quarantine:
-    """Opens the list in `file`, which need not exist, for a training set of `size` images of which the share `budget` may be bad.
+    """Opens the list in `file`, which need not exist, for a training set of `size` images of which the share
+    `budget` may be bad.
 
-    What an earlier part of the run wrote counts; a line cut off by a crash does not. Raises `DataError` when the file cannot be
-    read.
+    What an earlier part of the run wrote counts; a line cut off by a crash does not. Raises `DataError` when
+    the file cannot be read.
     """
 
     def __init__(self, file: Path, size: int, budget: float) -> None:
@@ -42,7 +43,8 @@ class Quarantine:
     def add(self, unreadable: Iterable[Unreadable]) -> list[str]:
         """Lists those not listed yet, flushed to the disk, and returns their names.
 
-        Raises `DataError` when one of them, new or not, comes while more are listed than `allowed`, or when the disk refuses.
+        Raises `DataError` when one of them, new or not, comes while more are listed than `allowed`, or when
+        the disk refuses.
         """
         met = {one.name: one for one in unreadable}
         if not met:
@@ -89,7 +91,8 @@ class Quarantine:
             where=str(self.file),
             got=f"{self.count} of {self.size}: {first}" + (", ..." if self.count > 3 else ""),
             expected=f"at most {self.allowed} (training.bad_images={self.budget:g})",
-            remedy="mend or remove them, delete the list and continue; or start anew with a larger training.bad_images",
+            remedy="mend or remove them, delete the list and continue; or start anew with a larger "
+            "training.bad_images",
         )
 
     def _trouble(self, what: str, error: OSError) -> DataError:

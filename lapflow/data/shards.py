@@ -3,7 +3,8 @@
 encoding.json              how it is made; written first
 train-00000.safetensors    `moments` [n, m, h, w], `labels` [n] and, where asked for, `flipped` [n, m, h, w]
 train-00001.safetensors    the next images of the split, in its order
-manifest.json              encoding.json with every shard's SHA-256; written last: without it the cache is not whole
+manifest.json              encoding.json with every shard's SHA-256; written last: without it the cache is not
+whole
 
 Reading takes JSON and safetensors only: nothing in a cache is ever executed.
 """
@@ -48,7 +49,8 @@ class Shard:
 
 
 class Settings(pydantic.BaseModel):
-    """How a cache is made. `codec` is the codec's identity; moments are kept as the codec gives them, unscaled."""
+    """How a cache is made. `codec` is the codec's identity; moments are kept as the codec gives them,
+    unscaled."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -80,7 +82,8 @@ class Settings(pydantic.BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The settings in a file. Raises `DataError` for what is not such a file; `OSError` where there is none."""
+        """The settings in a file. Raises `DataError` for what is not such a file; `OSError` where there is
+        none."""
         data = path.read_bytes()
         try:
             return cls.model_validate_json(data)
@@ -112,7 +115,8 @@ def pack(settings: Settings, shard: Shard, tensors: Mapping[str, Tensor]) -> byt
 
 
 def verified(path: Path, settings: Settings, shard: Shard) -> str | None:
-    """The SHA-256 of the file `path` if it holds this shard of a cache of these settings, undamaged; otherwise None."""
+    """The SHA-256 of the file `path` if it holds this shard of a cache of these settings, undamaged;
+    otherwise None."""
     try:
         with safe_open(path, "pt") as file:
             mark = (file.metadata() or {}).get("lapflow")
@@ -130,7 +134,7 @@ def batches(shard: Shard, batch_size: int) -> Iterator[range]:
 
 
 def _mark(settings: Settings, shard: Shard, tensors: Mapping[str, Tensor]) -> str:
-    """What a shard says of itself, so that it is known before there is a manifest. One string: the order of several in a
-    safetensors file is not fixed."""
+    """What a shard says of itself, so that it is known before there is a manifest. One string: the order of
+    several in a safetensors file is not fixed."""
     made = hashlib.sha256(json.dumps(settings.what_matters(), sort_keys=True).encode()).hexdigest()
     return json.dumps({"settings": made, "shard": shard.name, "tensors": tensors_sha256(tensors)})

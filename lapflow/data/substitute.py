@@ -1,7 +1,7 @@
 """What takes the place of an image that cannot be read: another of the same split, with its own label.
 
-The substitute is a pure function of (split, index): whatever the number of workers and processes, and after a resume, the
-same image stands in for the same bad one.
+The substitute is a pure function of (split, index): whatever the number of workers and processes, and after a
+resume, the same image stands in for the same bad one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ TRIES = 16
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that was replaced: its `name` and `index` in the split, the `cause` in one line, the `substitute`'s name."""
+    """An image that was replaced: its `name` and `index` in the split, the `cause` in one line, the
+    `substitute`'s name."""
 
     name: str
     index: int
@@ -34,11 +35,11 @@ Sample = tuple[Tensor, int, Unreadable | None]
 
 
 def read_or_substitute(dataset: Dataset, split: Split, index: int, mirrored: bool = False) -> Sample:
-    """Image `index` of a split, `mirrored` or not, or where reading it raises `ImageError` the first of `substitutes` that can
-    be read.
+    """Image `index` of a split, `mirrored` or not, or where reading it raises `ImageError` the first of
+    `substitutes` that can be read.
 
-    Raises `DataError` with the first image's cause when none can. Other exceptions are bugs, or a lack of something that the
-    images cannot help, and pass.
+    Raises `DataError` with the first image's cause when none can. Other exceptions are bugs, or a lack of
+    something that the images cannot help, and pass.
     """
     read = dataset.read_mirrored if mirrored else dataset.read
     try:

@@ -23,9 +23,9 @@ _REMEDIES = {
 def watched(loader: DataLoader[Any], rank: int) -> Iterator[Any]:
     """The batches of `loader`, which has workers.
 
-    Raises `DataError` within seconds of a worker's death (DataLoader looks every five), saying which, of which rank, and how it
-    died. An exception that a worker raised arrives with its own type, its traceback in the message. A worker that hangs cannot
-    be told from one that reads slowly.
+    Raises `DataError` within seconds of a worker's death (DataLoader looks every five), saying which, of
+    which rank, and how it died. An exception that a worker raised arrives with its own type, its traceback in
+    the message. A worker that hangs cannot be told from one that reads slowly.
     """
     handler = signal.getsignal(signal.SIGCHLD)
     others = multiprocessing.active_children()
@@ -39,7 +39,11 @@ def watched(loader: DataLoader[Any], rank: int) -> Iterator[Any]:
             batch = next(source)
         except StopIteration:
             return
-        except (RuntimeError, OSError, EOFError) as error:  # OSError: the tensors that it had ready are gone with it
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+        ) as error:  # OSError: the tensors that it had ready are gone with it
             if dead := _dead(workers):
                 raise _death(workers, dead, rank) from error
             raise
@@ -47,8 +51,8 @@ def watched(loader: DataLoader[Any], rank: int) -> Iterator[Any]:
 
 
 def unheeding(_: int) -> None:
-    """What a worker does first: it leaves signals that ask a run to stop to the training process, which then ends its workers.
-    Schedulers and terminals send them to all processes of a run."""
+    """What a worker does first: it leaves signals that ask a run to stop to the training process, which then
+    ends its workers. Schedulers and terminals send them to all processes of a run."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

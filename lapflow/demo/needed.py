@@ -1,4 +1,5 @@
-"""What the page is served by: names of starlette, and uvicorn. Importing this raises `BackendError` without them."""
+"""What the page is served by: names of starlette, and uvicorn. Importing this raises `BackendError` without
+them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,11 @@ try:
     from starlette.routing import Route
     from starlette.types import Receive, Scope, Send
 except ImportError as error:
-    raise BackendError("the page needs the packages starlette and uvicorn", got=str(error), remedy="pip install 'lapflow[demo]'") from error
+    raise BackendError(
+        "the page needs the packages starlette and uvicorn",
+        got=str(error),
+        remedy="pip install 'lapflow[demo]'",
+    ) from error
 
 __all__ = [
     "ClientDisconnect",

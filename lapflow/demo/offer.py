@@ -1,4 +1,5 @@
-"""What a run lets one choose: its classes, the solvers that fit it, whether guidance means anything; and the bounds of each field."""
+"""What a run lets one choose: its classes, the solvers that fit it, whether guidance means anything; and the
+bounds of each field."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ MOST_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Offer:
-    """`pipeline` of the folder `run`; the names of the `solvers` that fit it, its own first; `unguided`, why guidance cannot be
-    chosen, or None; `title`, the recipe's name or the folder's.
+    """`pipeline` of the folder `run`; the names of the `solvers` that fit it, its own first; `unguided`, why
+    guidance cannot be chosen, or None; `title`, the recipe's name or the folder's.
 
     `options` of the command line choose the weights and where they run: what repeats a picture repeats them.
     """
@@ -44,8 +45,11 @@ class Offer:
     @classmethod
     def of(cls, run: Path, pipeline: Pipeline, options: Mapping[str, str]) -> Offer:
         own = str(pipeline.config.sampling.solver["name"])
-        fitting = [name for name in dict.fromkeys([own, *names("solver")]) if name == own or _fits(pipeline, name)]
-        # Named even where it is the newest: a run that trains on has a newer one by the time that the command is used.
+        fitting = [
+            name for name in dict.fromkeys([own, *names("solver")]) if name == own or _fits(pipeline, name)
+        ]
+        # Named even where it is the newest: a run that trains on has a newer one by the time that the command
+        # is used.
         pinned = {} if is_exported(run) else {"--checkpoint": checkpoint_name(pipeline.step)}
         title = recipe_of(pipeline.config) or run.resolve().name
         return cls(run, pipeline, {**pinned, **options}, tuple(fitting), _unguided(pipeline), title)
@@ -64,7 +68,8 @@ class Offer:
             "facts": [
                 f"step {pipeline.step:,}",
                 f"{pipeline.weights} weights",
-                f"{h}x{w}, {c} channel{'s' if c > 1 else ''}" + ("" if pipeline.config.codec["name"] == "pixels" else ", latents"),
+                f"{h}x{w}, {c} channel{'s' if c > 1 else ''}"
+                + ("" if pipeline.config.codec["name"] == "pixels" else ", latents"),
                 f"{len(scales)} scale{'s' if len(scales) > 1 else ''}",
                 str(pipeline.engine.device),
             ],
@@ -86,13 +91,22 @@ class Offer:
         if "steps" not in fields:
             return {"takes_steps": False, "steps": None}
         steps = solver_spec(self.pipeline.config, name, None).get("steps", fields["steps"].default)
-        return {"takes_steps": True, "steps": steps if isinstance(steps, int) and steps <= MOST_STEPS else None}
+        return {
+            "takes_steps": True,
+            "steps": steps if isinstance(steps, int) and steps <= MOST_STEPS else None,
+        }
 
     def _panels(self) -> dict[str, dict[str, Any]]:
-        """The settings with which the two panels begin: the run's own, and one thing changed of which one sees what it does."""
+        """The settings with which the two panels begin: the run's own, and one thing changed of which one
+        sees what it does."""
         name = self.solvers[0]
         steps = self._steps(name)["steps"]
-        own = {"class": next(iter(self.pipeline.class_names), None), "guidance": _scale(self.pipeline), "solver": name, "steps": steps}
+        own = {
+            "class": next(iter(self.pipeline.class_names), None),
+            "guidance": _scale(self.pipeline),
+            "solver": name,
+            "steps": steps,
+        }
         a = {**own, "seed": 0}
         if self.unguided is None:
             return {"a": a, "b": {**a, "guidance": 1.0 if (own["guidance"] or 1.0) > 1.5 else 2.5}}
@@ -102,7 +116,8 @@ class Offer:
 
 
 def recipe_of(config: Config) -> str | None:
-    """The recipe that has this flow, network, codec and data set; None for a composition of the user's own."""
+    """The recipe that has this flow, network, codec and data set; None for a composition of the user's
+    own."""
     wanted = _composition(config)
     for name in recipes():
         with suppress(ConfigError):  # a recipe that needs an argument, such as where the images lie
@@ -118,7 +133,9 @@ def _composition(config: Config) -> dict[str, Any]:
 
 def _fits(pipeline: Pipeline, name: str) -> bool:
     """Whether a solver with its defaults can sample the run."""
-    with suppress(LapflowError):  # one that does not fit, a broken plugin, two plugins of one name, arguments without a default
+    with suppress(
+        LapflowError
+    ):  # one that does not fit, a broken plugin, two plugins of one name, arguments without a default
         pipeline.require(create("solver", solver_spec(pipeline.config, name, None)), 1.0)
         return True
     return False
@@ -138,4 +155,8 @@ def _scale(pipeline: Pipeline) -> float | None:
     if not isinstance(own, ClassifierFreeGuidance) or isinstance(own.scale, tuple):
         return None
     plain = ClassifierFreeGuidance(scale=own.scale)
-    return float(own.scale) if (own.first, own.last, own.channels) == (plain.first, plain.last, plain.channels) else None
+    return (
+        float(own.scale)
+        if (own.first, own.last, own.channels) == (plain.first, plain.last, plain.channels)
+        else None
+    )

@@ -1,10 +1,12 @@
-"""One sample, told while it is made: the state after a step, each column of the strip of scales once it is settled, the picture.
+"""One sample, told while it is made: the state after a step, each column of the strip of scales once it is
+settled, the picture.
 
 What is told are plain mappings, as the page reads them:
 
-    {event: step, t, scale, picture}         what the finest active scale shows now; not more often than the eye needs
-    {event: column, index, t, pictures}      a column of the strip: {scale: picture}, as `lapflow sample` draws it in scales.png
-    {event: done, picture, ...}              the sample itself; a picture is a PNG as a data URL
+    {event: step, t, scale, picture}         what the finest active scale shows now; not more often than the
+    eye needs {event: column, index, t, pictures}      a column of the strip: {scale: picture}, as `lapflow
+    sample` draws it in scales.png {event: done, picture, ...}              the sample itself; a picture is a
+    PNG as a data URL
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ Tell = Callable[[Event], None]
 SECONDS_BETWEEN = 0.08
 """At least, between two pictures of the state: each costs the sampler the time to make it."""
 LIVE_SIDE, STRIP_SIDE = 512, 128
-"""Larger pictures of the state, and of the strip, are made smaller on the way to the page. The sample itself never is."""
+"""Larger pictures of the state, and of the strip, are made smaller on the way to the page. The sample itself
+never is."""
 
 
 class NotWantedError(Exception):
@@ -43,7 +46,8 @@ class NotWantedError(Exception):
 def paint(offer: Offer, drawing: Drawing, tell: Tell, cancelled: Callable[[], bool]) -> None:
     """Draw the sample number 0 of the drawing's seed, which is the one that `lapflow sample --num 1` writes.
 
-    Raises `NotWantedError` before the next evaluation of the network once `cancelled` says so, and what sampling raises.
+    Raises `NotWantedError` before the next evaluation of the network once `cancelled` says so, and what
+    sampling raises.
     """
     pipeline, began = offer.pipeline, time.perf_counter()
     watching = _Watching(Trajectory(pipeline.flow), tell)
@@ -56,7 +60,12 @@ def paint(offer: Offer, drawing: Drawing, tell: Tell, cancelled: Callable[[], bo
     hook = pipeline.model.register_forward_pre_hook(look)
     try:
         images, work = pipeline.draw(
-            range(1), labels=drawing.labels, solver=drawing.solver, guidance=drawing.guidance, seed=drawing.seed, observe=watching.observer
+            range(1),
+            labels=drawing.labels,
+            solver=drawing.solver,
+            guidance=drawing.guidance,
+            seed=drawing.seed,
+            observe=watching.observer,
         )
     finally:
         hook.remove()
@@ -100,8 +109,8 @@ class _Watching:
             self._column()
 
     def _settled(self, column: float, t: float) -> bool:
-        """Whether no frame after one at `t` can be nearer to `column`. Of frames at one time the last counts, so that time must
-        be over."""
+        """Whether no frame after one at `t` can be nearer to `column`. Of frames at one time the last counts,
+        so that time must be over."""
         return any(column <= at < t for at, _, _ in self.trajectory.frames)
 
     def _column(self) -> None:
@@ -115,7 +124,9 @@ class _Watching:
     def _step(self, t: float) -> None:
         [(_, images)] = Trajectory(self.trajectory.flow, frames=self.trajectory.frames[-1:]).images([t])
         scale = list(images)[-1]
-        self.tell({"event": "step", "t": t, "scale": scale, **_pictures({"picture": images[scale]}, LIVE_SIDE)})
+        self.tell(
+            {"event": "step", "t": t, "scale": scale, **_pictures({"picture": images[scale]}, LIVE_SIDE)}
+        )
 
 
 def _pictures(images: Mapping[str, Tensor], side: int) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""Serving a page: the socket, which is bound before anything slow is done, and an end that waits for nobody."""
+"""Serving a page: the socket, which is bound before anything slow is done, and an end that waits for
+nobody."""
 
 from __future__ import annotations
 
@@ -19,10 +20,14 @@ SECONDS_TO_END = 5
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens at `host`, `port` (0: a free one). Raises `BackendError` where it cannot."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise BackendError("there is no such address", got=f"--host {host}: {error.strerror}", expected="such as 127.0.0.1") from None
+        raise BackendError(
+            "there is no such address", got=f"--host {host}: {error.strerror}", expected="such as 127.0.0.1"
+        ) from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
@@ -30,7 +35,9 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise BackendError(
-            f"the page cannot be served at {host}:{port}", got=error.strerror, remedy="name another --port; 0 takes a free one"
+            f"the page cannot be served at {host}:{port}",
+            got=error.strerror,
+            remedy="name another --port; 0 takes a free one",
         ) from None
     return listening
 
@@ -49,8 +56,8 @@ def is_private(listening: socket.socket) -> bool:
 
 
 class Server(uvicorn.Server):
-    """Calls `ready` once it answers and Ctrl-C is heard; ends the drawings before it waits for the answers, which would otherwise go
-    on as long as they."""
+    """Calls `ready` once it answers and Ctrl-C is heard; ends the drawings before it waits for the answers,
+    which would otherwise go on as long as they."""
 
     def __init__(self, app: App, worker: Worker, ready: Callable[[], None]) -> None:
         super().__init__(

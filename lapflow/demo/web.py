@@ -1,6 +1,8 @@
-"""The addresses of the page: `GET /` is the page, `GET /offer` what can be chosen, `POST /draw` a sample while it is made.
+"""The addresses of the page: `GET /` is the page, `GET /offer` what can be chosen, `POST /draw` a sample
+while it is made.
 
-An answer to /draw is a line of JSON for each event of `painter`. There is no other address, and no file is read for any.
+An answer to /draw is a line of JSON for each event of `painter`. There is no other address, and no file is
+read for any.
 """
 
 from __future__ import annotations
@@ -47,7 +49,13 @@ def application(offer: Offer, worker: Worker, names: tuple[str, ...] = ()) -> Ap
     async def choose(request: Request) -> Response:
         return JSONResponse(document)
 
-    app = Starlette(routes=[Route("/", show), Route("/offer", choose), Route("/draw", _Draw(offer, worker), methods=["POST"])])
+    app = Starlette(
+        routes=[
+            Route("/", show),
+            Route("/offer", choose),
+            Route("/draw", _Draw(offer, worker), methods=["POST"]),
+        ]
+    )
     app.router.redirect_slashes = False
     return Guard(app, page, names)
 
@@ -110,8 +118,8 @@ def _error(status: int, text: str, headers: dict[str, str] | None = None) -> Res
 
 
 class Events:
-    """A job's events on their way from the worker's thread to the answer. A picture of the state that a slow page has not read
-    gives way to the next: what it reads is never old, and little lies ready for it."""
+    """A job's events on their way from the worker's thread to the answer. A picture of the state that a slow
+    page has not read gives way to the next: what it reads is never old, and little lies ready for it."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()

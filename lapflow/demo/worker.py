@@ -25,7 +25,8 @@ class BusyError(LapflowError):
 
 
 class Job:
-    """A piece of work in the queue. `tell` is called from the worker's thread with each event, the last being one of `ENDS`."""
+    """A piece of work in the queue. `tell` is called from the worker's thread with each event, the last being
+    one of `ENDS`."""
 
     def __init__(self, work: Work, tell: Tell) -> None:
         self.work, self.tell, self.cancelled = work, tell, threading.Event()
@@ -64,7 +65,8 @@ class Worker:
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """End a job that nobody waits for: at once if it has not begun, else before its next evaluation of the network."""
+        """End a job that nobody waits for: at once if it has not begun, else before its next evaluation of
+        the network."""
         with self._changed:
             job.cancelled.set()
             with suppress(ValueError):
@@ -101,9 +103,17 @@ class Worker:
                 job.tell({"event": "stopped"})
             except LapflowError as error:
                 job.tell({"event": "error", "text": str(error)})
-            except Exception as error:  # the page says that something broke, the terminal what, and the next job runs
+            except (
+                Exception
+            ) as error:  # the page says that something broke, the terminal what, and the next job runs
                 traceback.print_exc()
-                job.tell({"event": "error", "text": f"the sampler failed: {type(error).__name__}; the terminal of the server says more"})
+                job.tell(
+                    {
+                        "event": "error",
+                        "text": f"the sampler failed: {type(error).__name__}; the terminal of the server "
+                        f"says more",
+                    }
+                )
 
     def _next(self) -> Job | None:
         """The next job; None at the end."""

@@ -1,4 +1,5 @@
-"""Measures of a set of samples: Frechet and kernel distances, precision and recall, class agreement, memorisation, and the report."""
+"""Measures of a set of samples: Frechet and kernel distances, precision and recall, class agreement,
+memorisation, and the report."""
 
 from lapflow.evaluation.agreement import svm_agreement, svm_classifier
 from lapflow.evaluation.copies import CopyReport, copies

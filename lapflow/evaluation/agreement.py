@@ -13,11 +13,13 @@ from lapflow.data.features.pixels import PixelFeatures
 
 
 def svm_agreement(train_images: Tensor, train_labels: Tensor, images: Tensor, labels: Tensor) -> float:
-    """The share of `images` [b, c, h, w] that a support vector machine trained on real images assigns to their `labels` [b].
+    """The share of `images` [b, c, h, w] that a support vector machine trained on real images assigns to
+    their `labels` [b].
 
-    scikit-learn's SVC(gamma=0.001, C=10) on pixels in grey levels 0..16: the kernel width of scikit-learn's digits
-    example, on which it classifies 99 % of held-out digits. Pixels of larger images are poor features: take another
-    classifier there. Raises `BackendError` without scikit-learn, `DataError` without images or with one class only.
+    scikit-learn's SVC(gamma=0.001, C=10) on pixels in grey levels 0..16: the kernel width of scikit-learn's
+    digits example, on which it classifies 99 % of held-out digits. Pixels of larger images are poor features:
+    take another classifier there. Raises `BackendError` without scikit-learn, `DataError` without images or
+    with one class only.
     """
     judge = svm_classifier(train_images, train_labels)
     if not len(images):
@@ -36,7 +38,9 @@ def svm_classifier(train_images: Tensor, train_labels: Tensor) -> Callable[[Tens
 
 
 def _unmeasurable(got: str) -> DataError:
-    return DataError("the agreement of classes cannot be measured", got=got, expected="at least one image, and two classes")
+    return DataError(
+        "the agreement of classes cannot be measured", got=got, expected="at least one image, and two classes"
+    )
 
 
 def require_sklearn() -> Any:
@@ -46,6 +50,8 @@ def require_sklearn() -> Any:
     except ImportError as error:
         remedy = "pip install 'lapflow[demo]'"
         raise BackendError(
-            "the agreement of classes needs scikit-learn, which cannot be imported", got=str(error), remedy=remedy
+            "the agreement of classes needs scikit-learn, which cannot be imported",
+            got=str(error),
+            remedy=remedy,
         ) from error
     return SVC

@@ -1,7 +1,7 @@
 """Samples as one .npz in ADM's layout: `arr_0` uint8 [n, h, w, c], `arr_1` the labels [n].
 
-Any number of processes put their samples in their place in a file of bare pixels; when all are there the first one packs it.
-No more than a block of samples is in memory. The disk holds the pixels twice at the end.
+Any number of processes put their samples in their place in a file of bare pixels; when all are there the
+first one packs it. No more than a block of samples is in memory. The disk holds the pixels twice at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _PIECE = 2**22
 
 
 class Archive:
-    """Collects `num` images of `shape` (h, w, c) in `folder`, for the file `path`. Raises `DataError` where the disk refuses."""
+    """Collects `num` images of `shape` (h, w, c) in `folder`, for the file `path`. Raises `DataError` where
+    the disk refuses."""
 
     def __init__(self, path: Path, folder: Path, num: int, shape: tuple[int, int, int]) -> None:
         self.path, self.pixels, self.num, self.shape = path, folder / PIXELS, num, shape
@@ -30,7 +31,8 @@ class Archive:
         self._file: IO[bytes] | None = None
 
     def prepare(self) -> bool:
-        """Make room for all pixels; whether there was room already, of an earlier attempt. By one process, before any `put`."""
+        """Make room for all pixels; whether there was room already, of an earlier attempt. By one process,
+        before any `put`."""
         with writing(self.path):
             remove_leftovers(self.path)
             if self.pixels.is_file() and self.pixels.stat().st_size == self.num * self.bytes:
@@ -58,8 +60,13 @@ class Archive:
                 os.fsync(self._file.fileno())
 
     def pack(self, labels: np.ndarray) -> None:
-        """Write `path`, whole or not at all. By one process, when all samples are in their place and flushed."""
-        with writing(self.path), replacing(self.path) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        """Write `path`, whole or not at all. By one process, when all samples are in their place and
+        flushed."""
+        with (
+            writing(self.path),
+            replacing(self.path) as out,
+            zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive,
+        ):
             with archive.open("arr_0.npy", "w", force_zip64=True) as entry, self.pixels.open("rb") as pixels:
                 head = {"descr": "|u1", "fortran_order": False, "shape": (self.num, *self.shape)}
                 np.lib.format.write_array_header_1_0(entry, head)

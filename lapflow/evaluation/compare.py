@@ -1,7 +1,8 @@
 """Several configs under one budget, in one table: train each with each seed, sample, measure, gather.
 
-Every run is a run folder `OUT/NAME/seed-N`, made by the ordinary training loop; a finished one is taken as it is, an
-interrupted one goes on. So a comparison can be stopped, repeated, extended, or shared out over several commands.
+Every run is a run folder `OUT/NAME/seed-N`, made by the ordinary training loop; a finished one is taken as it
+is, an interrupted one goes on. So a comparison can be stopped, repeated, extended, or shared out over several
+commands.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Entry:
         label, colon, rest = text.partition(": ")
         words = shlex.split(rest if colon else text)
         if not words:
-            raise ConfigError("an entry names no recipe", got=repr(text), expected="RECIPE, or 'NAME: RECIPE key=value ...'")
+            raise ConfigError(
+                "an entry names no recipe", got=repr(text), expected="RECIPE, or 'NAME: RECIPE key=value ...'"
+            )
         name = label.strip() if colon else " ".join(words)
         return cls(name, words[0], tuple(words[1:]))
 
@@ -86,19 +89,25 @@ def compare(
     seeds: int = 3,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
-    """Train, sample and measure every entry with seeds 0 .. seeds-1; write `comparison.json` and `comparison.md` in `out`.
+    """Train, sample and measure every entry with seeds 0 .. seeds-1; write `comparison.json` and
+    `comparison.md` in `out`.
 
     `common` overrides apply to all. All configs are checked before any training. Raises what they raise.
     """
     if len({entry.folder(out, 0) for entry in entries}) < len(entries):
         raise ConfigError(
-            "two entries have one name", got=", ".join(e.name for e in entries), expected="'NAME: RECIPE ...' with names that differ"
+            "two entries have one name",
+            got=", ".join(e.name for e in entries),
+            expected="'NAME: RECIPE ...' with names that differ",
         )
     for entry in entries:
         parts = build(entry.config(common, 0))
         parts.require()
         if build_images(parts.dataset).size("test") < 2:
-            raise ConfigError(f"{entry.name}: its data hold no images out", expected="held-out images, to measure a distance to")
+            raise ConfigError(
+                f"{entry.name}: its data hold no images out",
+                expected="held-out images, to measure a distance to",
+            )
         settings = parts.config.evaluation
         if "frechet" not in settings.metrics or settings.against == "train":
             raise ConfigError(
@@ -110,7 +119,11 @@ def compare(
         for entry in entries:
             _measure(entry, out, common, seed, say)
     rows = [_row(entry, out, common, seeds) for entry in entries]
-    document = {"common": list(common), "entries": [asdict(e) for e in entries], "rows": [asdict(row) for row in rows]}
+    document = {
+        "common": list(common),
+        "entries": [asdict(e) for e in entries],
+        "rows": [asdict(row) for row in rows],
+    }
     replace_file(out / "comparison.json", (json.dumps(document, indent=2) + "\n").encode())
     replace_file(out / "comparison.md", (table(rows) + "\n").encode())
     return rows
@@ -134,7 +147,10 @@ def _measure(entry: Entry, out: Path, common: Sequence[str], seed: int, say: Cal
         ):
             return
     metrics = evaluate_run(folder, pipeline, num=config.evaluation.samples, evaluation=config.evaluation)
-    say(f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio {metrics['frechet_ratio']:.3f}")
+    say(
+        f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio "
+        f"{metrics['frechet_ratio']:.3f}"
+    )
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
@@ -148,7 +164,9 @@ def _metrics(folder: Path) -> dict[str, Any]:
         if not all(isinstance(part, dict) for part in parts) or "frechet_ratio" not in found:
             raise ValueError("it does not say what an evaluation says")
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read", got=error, remedy="remove it, to have it measured again") from None
+        raise CheckpointError(
+            f"{file} cannot be read", got=error, remedy="remove it, to have it measured again"
+        ) from None
     return found
 
 
@@ -176,7 +194,8 @@ def _row(entry: Entry, out: Path, common: Sequence[str], seeds: int) -> Row:
 
 
 def _work(pipeline: Pipeline, config: Config) -> tuple[int, int, float]:
-    """(evaluations, multiply-adds, seconds per evaluation) of sampling one batch, per sample but for the seconds."""
+    """(evaluations, multiply-adds, seconds per evaluation) of sampling one batch, per sample but for the
+    seconds."""
     import torch
 
     solver = create("solver", config.sampling.solver)
@@ -200,12 +219,26 @@ def _work(pipeline: Pipeline, config: Config) -> tuple[int, int, float]:
 
 def table(rows: Sequence[Row]) -> str:
     """The comparison as a Markdown table."""
-    head = "| system | Frechet ratio | agreement | multiply-adds a sample | evaluations | s / evaluation of 64 | parameters | solver |"
+    head = (
+        "| system | Frechet ratio | agreement | multiply-adds a sample | evaluations | s / evaluation of "
+        "64 | parameters | solver |"
+    )
     lines = [head, "|---|---:|---:|---:|---:|---:|---:|---|"]
     for row in rows:
-        ratio = f"{row.frechet_ratio:.3f}" + (f" ± {row.frechet_ratio_std:.3f}" if row.frechet_ratio_std is not None else "")
+        ratio = f"{row.frechet_ratio:.3f}" + (
+            f" ± {row.frechet_ratio_std:.3f}" if row.frechet_ratio_std is not None else ""
+        )
         agreement = "-" if row.agreement is None else f"{100 * row.agreement:.1f} %"
         adds, parameters = f"{row.multiply_adds / 1e6:.0f} M", f"{row.parameters / 1e6:.2f} M"
-        cells = (row.name, ratio, agreement, adds, row.evaluations, f"{row.seconds_per_evaluation:.4f}", parameters, row.solver)
+        cells = (
+            row.name,
+            ratio,
+            agreement,
+            adds,
+            row.evaluations,
+            f"{row.seconds_per_evaluation:.4f}",
+            parameters,
+            row.solver,
+        )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

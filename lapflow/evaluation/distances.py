@@ -13,7 +13,8 @@ CHUNK = 1024
 
 
 def squared_distances(rows: Tensor, references: Tensor) -> Iterator[Tensor]:
-    """Of `rows` [n, f] to `references` [m, f]: [n, <= CHUNK] for each piece of the references, in their order; float64, >= 0.
+    """Of `rows` [n, f] to `references` [m, f]: [n, <= CHUNK] for each piece of the references, in their
+    order; float64, >= 0.
 
     As |a|^2 + |b|^2 - 2 a.b, exact for whole numbers below 2^26 or so: 0 then means equality.
     """
@@ -27,4 +28,8 @@ def squared_distances(rows: Tensor, references: Tensor) -> Iterator[Tensor]:
 def require_same_length(a: int, b: int) -> None:
     """Raises `DataError` unless the features of two sets have one length."""
     if a != b:
-        raise DataError("the two sets have features of different lengths", got=f"{a} and {b}", expected="one extractor for both")
+        raise DataError(
+            "the two sets have features of different lengths",
+            got=f"{a} and {b}",
+            expected="one extractor for both",
+        )

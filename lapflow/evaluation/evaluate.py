@@ -21,28 +21,33 @@ Classifier = Callable[[Tensor, Tensor, Tensor, Tensor], float]
 MEANINGS = {
     "frechet": "Frechet distance of the samples to the held-out images; lower is better",
     "frechet_real": "the same for the real training images: what samples of the training law would get",
-    "frechet_to_training": "Frechet distance of the samples to the training images: the set has no held-out ones",
+    "frechet_to_training": "Frechet distance of the samples to the training images: the set has no held-out "
+    "ones",
     "frechet_ratio": "frechet / frechet_real; 1 is as near to held-out images as the training images are",
-    "kid": "kernel distance of the samples to the real images (KID in Inception's features): mean over subsets; lower is better, "
+    "kid": "kernel distance of the samples to the real images (KID in Inception's features): mean over "
+    "subsets; lower is better, "
     "about 0 for images of the same law",
     "kid_std": "its standard deviation over the subsets",
     "precision": "share of samples that lie among the real images: do they look real?",
     "recall": "share of real images that lie among the samples: is all that is real sampled?",
     "agreement": "share of samples in which a classifier trained on real images sees the class asked for",
     "agreement_real": "the same classifier on the held-out real images",
-    "copies.copies": "samples that are copies of a training image (exact, or nearer than any two real images)",
+    "copies.copies": "samples that are copies of a training image (exact, or nearer than any two real "
+    "images)",
     "copies.exact": "of these, equal after rounding to grey levels",
     "copies.near": "of these, not equal, but nearer than any two different real images are to each other",
     "copies.threshold": "distance between the two most similar real images, in grey levels",
     "copies.closest": "distance of the closest sample to a training image",
     "copies.median": "median distance of a sample to its nearest training image",
     "copies.held_out_closest": "the same for held-out real images",
-    "copies.held_out_median": "the same for held-out real images; a memorising model's samples are much nearer",
+    "copies.held_out_median": "the same for held-out real images; a memorising model's samples are much "
+    "nearer",
     "counts.samples": "images evaluated",
     "counts.train": "training images compared with",
     "counts.test": "held-out images compared with",
     "counts.unreadable": "real images left out of both, since they cannot be read",
-    "counts.replaced": "training images that could not be read; training took others in their place (quarantine.jsonl)",
+    "counts.replaced": "training images that could not be read; training took others in their place "
+    "(quarantine.jsonl)",
     "made_with.solver": "the solver, and its steps in each segment",
     "made_with.evaluations": "network evaluations per sample; a guided pair counts once",
     "made_with.tolerance": "relative and absolute tolerance of an adaptive solver",
@@ -55,10 +60,13 @@ MEANINGS = {
     "measured_in.features": "what images are compared in",
     "measured_in.extractor": "SHA-256 of what the features depend on: weights, resizing, settings",
     "measured_in.length": "numbers in the features of an image",
-    "measured_in.resize": "how images came to the extractor's size; figures of other resizing cannot be compared",
-    "measured_in.against": "the real images that samples are compared with: held-out (test) or training (train) ones",
+    "measured_in.resize": "how images came to the extractor's size; figures of other resizing cannot be "
+    "compared",
+    "measured_in.against": "the real images that samples are compared with: held-out (test) or training "
+    "(train) ones",
     "measured_in.data": "SHA-256 of what the real images are known by",
-    "measured_in.kept": "features of the samples, and of the real images, for kernel distance, precision and recall",
+    "measured_in.kept": "features of the samples, and of the real images, for kernel distance, precision "
+    "and recall",
     "measured_in.kid": "subsets of the kernel distance",
     "measured_in.neighbours": "the k of precision and recall",
 }
@@ -72,35 +80,43 @@ def evaluate_images(
     classifier: Classifier | None = None,
     most: int = 50_000,
 ) -> dict[str, Any]:
-    """Measure samples [n, c, h, w] in [-1, 1], n >= 2, against the real images of `dataset`; keys as in `MEANINGS`.
+    """Measure samples [n, c, h, w] in [-1, 1], n >= 2, against the real images of `dataset`; keys as in
+    `MEANINGS`.
 
-    `labels` [n] are the classes asked for. `features` default to `PixelFeatures`. `agreement` is there only with labels
-    and a `classifier`, the figures of held-out images only where the set has a test split (at least two images).
-    Of each split at most `most` images, evenly spaced, are used, and held in memory; those that cannot be read
-    are left out and counted. Raises `DataError` when of a split none can be read.
+    `labels` [n] are the classes asked for. `features` default to `PixelFeatures`. `agreement` is there only
+    with labels and a `classifier`, the figures of held-out images only where the set has a test split (at
+    least two images). Of each split at most `most` images, evenly spaced, are used, and held in memory; those
+    that cannot be read are left out and counted. Raises `DataError` when of a split none can be read.
 
     Without a test split there is `frechet_to_training` in place of the three. The bias of finite sets is a
-    good part of these distances on small sets: compare ratios at equal numbers of samples only. What does not fit in memory
-    is measured by `lapflow.evaluation.run.evaluate_run`.
+    good part of these distances on small sets: compare ratios at equal numbers of samples only. What does not
+    fit in memory is measured by `lapflow.evaluation.run.evaluate_run`.
     """
     features = features or PixelFeatures(grey_levels=dataset.grey_levels)
     train, train_labels = load_split(dataset, "train", most)
     test, test_labels = load_split(dataset, "test", most)
     held_out = Measured.of(test, features).statistics if len(test) >= 2 else None
-    metrics = frechet_figures(Measured.of(images, features).statistics, Measured.of(train, features).statistics, held_out)
+    metrics = frechet_figures(
+        Measured.of(images, features).statistics, Measured.of(train, features).statistics, held_out
+    )
     if classifier is not None and labels is not None and dataset.num_classes > 1:
         metrics["agreement"] = classifier(train, train_labels, images, labels)
         if len(test):
             metrics["agreement_real"] = classifier(train, train_labels, test, test_labels)
     metrics["copies"] = copy_figures(copies(images, train, test, dataset.grey_levels))
     left_out = min(most, dataset.size("train")) - len(train) + min(most, dataset.size("test")) - len(test)
-    metrics["counts"] = {"samples": len(images), "train": len(train), "test": len(test), "unreadable": left_out}
+    metrics["counts"] = {
+        "samples": len(images),
+        "train": len(train),
+        "test": len(test),
+        "unreadable": left_out,
+    }
     return metrics
 
 
 def frechet_figures(samples: Statistics, training: Statistics, held_out: Statistics | None) -> dict[str, Any]:
-    """The distance of the samples to the held-out images, that of the training images, and their ratio; without held-out
-    images the distance to the training images."""
+    """The distance of the samples to the held-out images, that of the training images, and their ratio;
+    without held-out images the distance to the training images."""
     if held_out is None:
         return {"frechet_to_training": frechet_distance(samples, training)}
     distance, real = frechet_distance(samples, held_out), frechet_distance(training, held_out)
@@ -109,4 +125,7 @@ def frechet_figures(samples: Statistics, training: Statistics, held_out: Statist
 
 def copy_figures(report: CopyReport) -> dict[str, Any]:
     """The report as the metrics hold it."""
-    return {"copies": report.copies, **{name: value for name, value in vars(report).items() if name != "samples"}}
+    return {
+        "copies": report.copies,
+        **{name: value for name, value in vars(report).items() if name != "samples"},
+    }

@@ -1,7 +1,8 @@
 """Multiply-adds of a composition: of an evaluation in each segment, of a sample, and against one scale alone.
 
-Counted: the network's token-wise layers, attention over the pairs that the mask lets be seen, and modulation. Left out:
-the embeddings of t and y, the codec, and what the flow and the solver compute themselves. A guided evaluation is two.
+Counted: the network's token-wise layers, attention over the pairs that the mask lets be seen, and modulation.
+Left out: the embeddings of t and y, the codec, and what the flow and the solver compute themselves. A guided
+evaluation is two.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ WITHOUT_MODULATION = ("linear", "attention")
 
 @dataclass(frozen=True)
 class SegmentCost:
-    """One evaluation of one sample in a segment, by part; and how many the config's solver makes there, of which `guided` twice
-    over (None: the solver chooses its steps by what it finds)."""
+    """One evaluation of one sample in a segment, by part; and how many the config's solver makes there, of
+    which `guided` twice over (None: the solver chooses its steps by what it finds)."""
 
     start: float
     stop: float
@@ -51,7 +52,8 @@ class SegmentCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """`single` is the count of the same network with one scale, by part; `num_classes` of the network, 0 if unconditional."""
+    """`single` is the count of the same network with one scale, by part; `num_classes` of the network, 0 if
+    unconditional."""
 
     parameters: int
     num_classes: int
@@ -72,7 +74,8 @@ class Cost:
         return self.mean / self.single_scale
 
     def ratio_of(self, parts: Collection[str], per_scale: bool = False) -> float:
-        """`ratio_to_single_scale` of these parts alone; `per_scale`: if every active scale took an evaluation of its own."""
+        """`ratio_to_single_scale` of these parts alone; `per_scale`: if every active scale took an evaluation
+        of its own."""
         weights = [(s.stop - s.start) * (len(s.scales) if per_scale else 1) for s in self.segments]
         mean = sum(weight * s.parts[part] for weight, s in zip(weights, self.segments) for part in parts)
         return mean / sum(self.single[part] for part in parts)
@@ -91,12 +94,20 @@ class Cost:
     @property
     def guided_sample(self) -> int | None:
         """Of one sample, with the config's guidance."""
-        return None if self.evaluations is None else self.of([(s.evaluations or 0) + (s.guided or 0) for s in self.segments])
+        return (
+            None
+            if self.evaluations is None
+            else self.of([(s.evaluations or 0) + (s.guided or 0) for s in self.segments])
+        )
 
     @property
     def sample_to_single_scale(self) -> float | None:
         """A sample, over as many evaluations of one scale."""
-        return None if self.sample is None or not self.evaluations else self.sample / (self.evaluations * self.single_scale)
+        return (
+            None
+            if self.sample is None or not self.evaluations
+            else self.sample / (self.evaluations * self.single_scale)
+        )
 
     def of(self, evaluations: Collection[int]) -> int:
         """Of so many evaluations in each segment."""
@@ -104,7 +115,15 @@ class Cost:
 
     def document(self) -> dict[str, Any]:
         """All of it as plain data."""
-        keys = ("mean", "single_scale", "ratio_to_single_scale", "evaluations", "sample", "guided_sample", "sample_to_single_scale")
+        keys = (
+            "mean",
+            "single_scale",
+            "ratio_to_single_scale",
+            "evaluations",
+            "sample",
+            "guided_sample",
+            "sample_to_single_scale",
+        )
         return {
             "parameters": self.parameters,
             "num_classes": self.num_classes,
@@ -115,8 +134,8 @@ class Cost:
 
 
 def cost(config: Config) -> Cost:
-    """The counts of a config's network and solver; nothing is allocated (the network is built on the meta device). Raises
-    `ConfigError` where solver or guidance do not fit the flow."""
+    """The counts of a config's network and solver; nothing is allocated (the network is built on the meta
+    device). Raises `ConfigError` where solver or guidance do not fit the flow."""
     flow, model = _on_meta(config)
     solver, guidance = build_solver(config), build_guidance(config)
     require_sampling(config, solver, guidance, flow)
@@ -126,14 +145,24 @@ def cost(config: Config) -> Cost:
         found = SegmentCost(segment.start, segment.stop, scales, model.multiply_adds(scales))
         if times is not None:
             at = times[segment.index]
-            found = replace(found, evaluations=len(at), guided=sum(map(guidance.active, at)) if model.num_classes else 0)
+            found = replace(
+                found, evaluations=len(at), guided=sum(map(guidance.active, at)) if model.num_classes else 0
+            )
         segments.append(found)
     single = resolved(config)
-    single["flow"] = {"decomposition": {"name": "identity"}, "intervals": {"name": "cumulative", "starts": [0.0]}}
+    single["flow"] = {
+        "decomposition": {"name": "identity"},
+        "intervals": {"name": "cumulative", "starts": [0.0]},
+    }
     if isinstance(single["model"].get("patch"), list | tuple):
         single["model"] = {**single["model"], "patch": single["model"]["patch"][-1]}
     _, alone = _on_meta(load_config(single))
-    return Cost(sum(p.numel() for p in model.parameters()), model.num_classes, tuple(segments), alone.multiply_adds((0,)))
+    return Cost(
+        sum(p.numel() for p in model.parameters()),
+        model.num_classes,
+        tuple(segments),
+        alone.multiply_adds((0,)),
+    )
 
 
 def seen(flow: Flow, segment: Segment) -> tuple[int, ...]:
@@ -143,4 +172,6 @@ def seen(flow: Flow, segment: Segment) -> tuple[int, ...]:
 
 def _on_meta(config: Config) -> tuple[Flow, Backbone]:
     flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
-    return flow, build_model(config, flow, codec.latent_shape(dataset.shape), dataset.num_classes, torch.device("meta"))
+    return flow, build_model(
+        config, flow, codec.latent_shape(dataset.shape), dataset.num_classes, torch.device("meta")
+    )

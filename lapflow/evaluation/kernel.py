@@ -4,8 +4,8 @@ The squared maximum mean discrepancy under the kernel k(x, y) = (x.y / f + 1)^3,
 
     MMD^2 = mean over i != j of k(x_i, x_j) + the same of y - 2 mean over i, j of k(x_i, y_j),
 
-over random subsets of both sets, as published figures are: their mean is unbiased at any size, so that, unlike Frechet
-distances, figures of different counts may be compared. It may be below 0 for sets of one law.
+over random subsets of both sets, as published figures are: their mean is unbiased at any size, so that,
+unlike Frechet distances, figures of different counts may be compared. It may be below 0 for sets of one law.
 """
 
 from __future__ import annotations
@@ -28,12 +28,20 @@ class KernelDistance:
     std: float
 
 
-def kernel_distance(a: Tensor, b: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> KernelDistance:
-    """Of features [n, f] and [m, f]. Each of the `subsets` draws `size` of either set without replacement, as a function of
-    (`seed`, its number). Raises `DataError` for fewer features than `size`, a size below 2, or different lengths."""
+def kernel_distance(
+    a: Tensor, b: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0
+) -> KernelDistance:
+    """Of features [n, f] and [m, f]. Each of the `subsets` draws `size` of either set without replacement, as
+    a function of (`seed`, its number). Raises `DataError` for fewer features than `size`, a size below 2, or
+    different lengths."""
     require_same_length(a.shape[1], b.shape[1])
     require_subsets(min(len(a), len(b)), size)
-    found = torch.stack([squared_mmd(*(_subset(x, size, seed, i, side) for side, x in enumerate((a, b)))) for i in range(subsets)])
+    found = torch.stack(
+        [
+            squared_mmd(*(_subset(x, size, seed, i, side) for side, x in enumerate((a, b))))
+            for i in range(subsets)
+        ]
+    )
     return KernelDistance(found.mean().item(), found.std(correction=0).item())
 
 
@@ -55,7 +63,9 @@ def require_subsets(count: int, size: int) -> None:
 
 
 def _subset(features: Tensor, size: int, seed: int, number: int, side: int) -> Tensor:
-    return features[torch.randperm(len(features), generator=keyed_generator(seed, "kernel", number, side))[:size]]
+    return features[
+        torch.randperm(len(features), generator=keyed_generator(seed, "kernel", number, side))[:size]
+    ]
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Precision and recall of samples, by manifolds of nearest neighbours (Kynkaanniemi et al. 2019).
 
-The manifold of a set is the union of a ball about each of its features, out to the k-th nearest other one. Precision is the
-share of the samples that lie in the real images' manifold (do samples look real?), recall the share of the real images
-that lie in the samples' (is all that is real sampled?). Both depend on the counts and on k: compare figures of equal ones.
+The manifold of a set is the union of a ball about each of its features, out to the k-th nearest other one.
+Precision is the share of the samples that lie in the real images' manifold (do samples look real?), recall
+the share of the real images that lie in the samples' (is all that is real sampled?). Both depend on the
+counts and on k: compare figures of equal ones.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ class PrecisionRecall:
 
 
 def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> PrecisionRecall:
-    """Of features [n, f] and [m, f]; `neighbours` is k. Costs (n + m)^2 distances, in memory CHUNK x max(n, m) of them.
+    """Of features [n, f] and [m, f]; `neighbours` is k. Costs (n + m)^2 distances, in memory CHUNK x max(n,
+    m) of them.
     Raises `DataError` for k or fewer features in either set, or for features of different lengths."""
     require_same_length(samples.shape[1], real.shape[1])
     require_neighbours(min(len(samples), len(real)), neighbours)
-    return PrecisionRecall(_inside(samples, real, _radii(real, neighbours)), _inside(real, samples, _radii(samples, neighbours)))
+    return PrecisionRecall(
+        _inside(samples, real, _radii(real, neighbours)), _inside(real, samples, _radii(samples, neighbours))
+    )
 
 
 def require_neighbours(count: int, neighbours: int) -> None:

@@ -1,4 +1,5 @@
-"""How figures came about, as the metrics state it: figures are compared by it, and a reader can make them again."""
+"""How figures came about, as the metrics state it: figures are compared by it, and a reader can make them
+again."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def made_with(
 
 def words(spec: Mapping[str, Any]) -> str:
     """A component's spec in one line: name, then what is set."""
-    return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in spec.items() if value is not None)
+    return " ".join(
+        str(value) if key == "name" else f"{key}={value}" for key, value in spec.items() if value is not None
+    )
 
 
 def _tolerance(solver: Mapping[str, Any]) -> str | None:

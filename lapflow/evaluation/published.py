@@ -1,7 +1,8 @@
 """The rows of LapFlow's paper, with the arithmetic that it publishes and the arithmetic that our counts give.
 
-Source: *Laplacian Multi-scale Flow Matching for Generative Modeling*, ICLR 2026, CelebA-HQ 256x256: GFLOPs of an evaluation, and
-milliseconds. Its absolute figures are on a scale of their own, so what can be compared is their ratio to LFM's.
+Source: *Laplacian Multi-scale Flow Matching for Generative Modeling*, ICLR 2026, CelebA-HQ 256x256: GFLOPs of
+an evaluation, and milliseconds. Its absolute figures are on a scale of their own, so what can be compared is
+their ratio to LFM's.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ ROUNDING = 0.05
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the paper and the recipe that stands for it. `gflops` is None where none are published. `all_read`: a count in which
-    each of the separate networks reads the tokens of all active scales, of a recipe with one expert for all."""
+    """A row of the paper and the recipe that stands for it. `gflops` is None where none are published.
+    `all_read`: a count in which each of the separate networks reads the tokens of all active scales, of a
+    recipe with one expert for all."""
 
     name: str
     recipe: str
@@ -53,8 +55,9 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Implied:
-    """What a row implies. `ratio` and `unmodulated` are ours, to one scale; `published` is the paper's, `between` what the rounding
-    of its two figures leaves open (None for the single scale that all are held against)."""
+    """What a row implies. `ratio` and `unmodulated` are ours, to one scale; `published` is the paper's,
+    `between` what the rounding of its two figures leaves open (None for the single scale that all are held
+    against)."""
 
     row: Row
     multiply_adds: float
@@ -65,8 +68,13 @@ class Implied:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether one of our two ratios is what the published figures say, within their rounding; None where there are none."""
-        return None if self.between is None else any(self.between[0] <= r <= self.between[1] for r in (self.ratio, self.unmodulated))
+        """Whether one of our two ratios is what the published figures say, within their rounding; None where
+        there are none."""
+        return (
+            None
+            if self.between is None
+            else any(self.between[0] <= r <= self.between[1] for r in (self.ratio, self.unmodulated))
+        )
 
     def document(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -87,4 +95,11 @@ def _implied(row: Row) -> Implied:
     if row.gflops not in (None, SINGLE):
         between = (row.gflops - ROUNDING) / (SINGLE + ROUNDING), (row.gflops + ROUNDING) / (SINGLE - ROUNDING)
     ratio = found.ratio_of(found.single, row.all_read)
-    return Implied(row, ratio * found.single_scale, ratio, found.ratio_of(WITHOUT_MODULATION, row.all_read), published, between)
+    return Implied(
+        row,
+        ratio * found.single_scale,
+        ratio,
+        found.ratio_of(WITHOUT_MODULATION, row.all_read),
+        published,
+        between,
+    )

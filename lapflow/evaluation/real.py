@@ -1,4 +1,5 @@
-"""The real images that samples are compared with: read block by block, what is measured of them, what they are known by."""
+"""The real images that samples are compared with: read block by block, what is measured of them, what they
+are known by."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ PROBES = 256
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a set of images: the `statistics` of all their features, and the `features` [k, f] of some of them (k = 0:
-    none were kept), by which kernel distance, precision and recall go."""
+    """What is known of a set of images: the `statistics` of all their features, and the `features` [k, f] of
+    some of them (k = 0: none were kept), by which kernel distance, precision and recall go."""
 
     statistics: Statistics
     features: Tensor
@@ -59,13 +60,19 @@ def measured(tally: Tally) -> Measured:
     if tally.statistics is None:
         raise DataError("there is no image to measure", expected="at least one that can be read")
     kept = tally.column(KEPT)
-    return Measured(tally.statistics, kept if len(kept) else torch.empty(0, len(tally.statistics.mean), dtype=torch.float64))
+    return Measured(
+        tally.statistics,
+        kept if len(kept) else torch.empty(0, len(tally.statistics.mean), dtype=torch.float64),
+    )
 
 
 class RealImages:
-    """At most `most` images of a split, evenly spaced. What `keep` makes of them stays in memory once they are read."""
+    """At most `most` images of a split, evenly spaced. What `keep` makes of them stays in memory once they
+    are read."""
 
-    def __init__(self, dataset: Dataset, split: Split, most: int, keep: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, split: Split, most: int, keep: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.dataset, self.split, self.most, self.keep = dataset, split, most, keep
         self.indices = spaced(dataset.size(split), most)
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -85,7 +92,8 @@ class RealImages:
         return images, [row for row in rows if self.indices[row] not in bad]
 
     def everything(self) -> tuple[Tensor, Tensor]:
-        """What `keep` makes of all that can be read, and their labels. Raises `ImageError` when none can be read."""
+        """What `keep` makes of all that can be read, and their labels. Raises `ImageError` when none can be
+        read."""
         assert self.keep is not None, "nothing is kept of these images"
         for start in range(0, len(self), BLOCK):
             if start not in self._kept:
@@ -97,9 +105,11 @@ class RealImages:
             raise self._cause
         return torch.cat(images), torch.cat(labels)
 
-    def measure(self, walk: Walk, features: FeatureExtractor, kept: int, progress: Progress) -> Measured | None:
-        """Walk over them: statistics of all, features of `kept` of them, evenly spaced. None on all processes but the first.
-        Collective. Raises `ImageError` when none can be read."""
+    def measure(
+        self, walk: Walk, features: FeatureExtractor, kept: int, progress: Progress
+    ) -> Measured | None:
+        """Walk over them: statistics of all, features of `kept` of them, evenly spaced. None on all processes
+        but the first. Collective. Raises `ImageError` when none can be read."""
         chosen = set(spaced(len(self), kept))
 
         def go() -> None:
@@ -121,8 +131,9 @@ class RealImages:
 
 
 def fingerprint(dataset: Dataset, split: Split, most: int) -> dict[str, Any]:
-    """What a split is known by, as JSON values, wherever it lies: its size, how many images of it are used, the SHA-256 of all
-    names, and of the pixels of `PROBES` of the images, evenly spaced. A change of other pixels under the same name is not seen."""
+    """What a split is known by, as JSON values, wherever it lies: its size, how many images of it are used,
+    the SHA-256 of all names, and of the pixels of `PROBES` of the images, evenly spaced. A change of other
+    pixels under the same name is not seen."""
     size = dataset.size(split)
     names = hashlib.sha256()
     for index in range(size):
@@ -130,7 +141,9 @@ def fingerprint(dataset: Dataset, split: Split, most: int) -> dict[str, Any]:
     pixels = hashlib.sha256()
     for index in spaced(size, PROBES):
         images, labels, refused = load_images(dataset, split, [index])
-        pixels.update(b"unreadable" if refused else tensors_sha256({"image": images, "label": labels}).encode())
+        pixels.update(
+            b"unreadable" if refused else tensors_sha256({"image": images, "label": labels}).encode()
+        )
     return {
         "shape": list(dataset.shape),
         "size": size,

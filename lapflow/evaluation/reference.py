@@ -1,7 +1,10 @@
-"""A file of what was measured of the real images, so that it is measured once: a safetensors file with JSON in its head.
+"""A file of what was measured of the real images, so that it is measured once: a safetensors file with JSON
+in its head.
 
-`SPLIT/mean`, `SPLIT/scatter` (float64, about the mean) and `SPLIT/features` of each split, and in the head what they were made
-of: the extractor, its resizing, the data. A file that was made of anything else is refused, and says what differs.
+`SPLIT/mean`, `SPLIT/scatter` (float64, about the mean) and `SPLIT/features` of each split, and in the head
+what they were made
+of: the extractor, its resizing, the data. A file that was made of anything else is refused, and says what
+differs.
 """
 
 from __future__ import annotations
@@ -31,7 +34,11 @@ def write_reference(path: Path, settings: Mapping[str, Any], splits: Mapping[Spl
     """Write the file as a whole. `settings` as `read_reference` is asked for. Raises `DataError`."""
     tensors: dict[str, Tensor] = {}
     for name, found in splits.items():
-        tensors |= {f"{name}/mean": found.statistics.mean, f"{name}/scatter": found.statistics.scatter, f"{name}/features": found.features}
+        tensors |= {
+            f"{name}/mean": found.statistics.mean,
+            f"{name}/scatter": found.statistics.scatter,
+            f"{name}/features": found.features,
+        }
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     counts = {name: found.count for name, found in splits.items()}
     head = {"format": FORMAT, "settings": settings, "counts": counts, "tensors": tensors_sha256(tensors)}
@@ -40,8 +47,9 @@ def write_reference(path: Path, settings: Mapping[str, Any], splits: Mapping[Spl
 
 
 def read_reference(path: Path, settings: Mapping[str, Any]) -> dict[Split, Measured]:
-    """{split: what was measured} for the splits in `settings["data"]`. Raises `DataError` for a file that is damaged, something
-    else, or made with other settings; `settings["kept"]` 0 is content with any number of features."""
+    """{split: what was measured} for the splits in `settings["data"]`. Raises `DataError` for a file that is
+    damaged, something else, or made with other settings; `settings["kept"]` 0 is content with any number of
+    features."""
     try:
         with safe_open(path, "pt") as file:
             head = json.loads((file.metadata() or {}).get("lapflow", "{}"))
@@ -56,7 +64,9 @@ def read_reference(path: Path, settings: Mapping[str, Any]) -> dict[Split, Measu
     return {
         name: Measured(
             Statistics(head["counts"][name], tensors[f"{name}/mean"], tensors[f"{name}/scatter"]),
-            tensors[f"{name}/features"] if settings["kept"] else torch.empty(0, len(tensors[f"{name}/mean"]), dtype=torch.float64),
+            tensors[f"{name}/features"]
+            if settings["kept"]
+            else torch.empty(0, len(tensors[f"{name}/mean"]), dtype=torch.float64),
         )
         for name in settings["data"]
     }

@@ -1,4 +1,5 @@
-"""The result of an evaluation as files: `metrics.json` for programs, `report.md` with its pictures for people."""
+"""The result of an evaluation as files: `metrics.json` for programs, `report.md` with its pictures for
+people."""
 
 from __future__ import annotations
 
@@ -25,14 +26,21 @@ def write_report(
 ) -> Path:
     """Write `metrics.json` and `report.md` into `folder`, made if need be; returns the path of the report.
 
-    `pictures` maps captions to picture files, which are linked relative to `folder`. `metrics` may nest; numbers that are
-    not finite become null. Each file is written aside and renamed, so a reader never sees half of one.
+    `pictures` maps captions to picture files, which are linked relative to `folder`. `metrics` may nest;
+    numbers that are not finite become null. Each file is written aside and renamed, so a reader never sees
+    half of one.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     plain = _plain(metrics)
     replace_file(folder / "metrics.json", (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
-    parts = [f"# {title}", metrics_table(plain), *_links(folder, pictures or {}), "## Config", fenced_yaml(config)]
+    parts = [
+        f"# {title}",
+        metrics_table(plain),
+        *_links(folder, pictures or {}),
+        "## Config",
+        fenced_yaml(config),
+    ]
     report = folder / "report.md"
     replace_file(report, ("\n\n".join(parts) + "\n").encode())
     return report
@@ -42,7 +50,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     """The figures of an evaluation as a Markdown table, one row each."""
     rows = ["| measure | value | meaning |", "|---|---:|---|"]
     rows += [
-        f"| {name.replace('_', ' ').replace('.', ': ')} | {_number(value)} | {MEANINGS.get(name, '')} |" for name, value in _flat(metrics)
+        f"| {name.replace('_', ' ').replace('.', ': ')} | {_number(value)} | {MEANINGS.get(name, '')} |"
+        for name, value in _flat(metrics)
     ]
     return "\n".join(rows)
 
@@ -55,7 +64,8 @@ def _links(folder: Path, pictures: Mapping[str, str | Path]) -> Iterator[str]:
 
 def fenced_yaml(config: Mapping[str, Any]) -> str:
     """A config as a block of YAML in Markdown."""
-    return f"```yaml\n{yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None, width=120).rstrip()}\n```"
+    text = yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None, width=120)
+    return f"```yaml\n{text.rstrip()}\n```"
 
 
 def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

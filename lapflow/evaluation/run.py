@@ -1,4 +1,5 @@
-"""Sample a run and measure it: what `lapflow evaluate` does, on one process or several, going on after a kill."""
+"""Sample a run and measure it: what `lapflow evaluate` does, on one process or several, going on after a
+kill."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ PICTURES = {
 
 
 def processes(device: str) -> Engine:
-    """The processes that share an evaluation: those that torchrun started, or this one alone. `start` joins them."""
+    """The processes that share an evaluation: those that torchrun started, or this one alone. `start` joins
+    them."""
     engine: Engine = create("engine", {"name": "torch", "device": device, "timeout": WAITS})
     return engine
 
@@ -48,17 +50,18 @@ def evaluate_run(
     engine: Engine | None = None,
     counter: Counter = uncounted,
 ) -> dict[str, Any]:
-    """Draw `num` images, classes in turn, measure them against the run's data, write `metrics.json` and `report.md` in `out`
-    (default: `run`); gives the metrics. They say how they were made and measured.
+    """Draw `num` images, classes in turn, measure them against the run's data, write `metrics.json` and
+    `report.md` in `out` (default: `run`); gives the metrics. They say how they were made and measured.
 
-    `solver` ({name: ..., **arguments}), `guidance` and `batch_size` replace the config's. `evaluation` says what is measured; it
-    is the caller's own word. Without it the run's config says it, which may have come with a checkpoint: an extractor there that
-    names code is refused. `npz` is a file for the samples (`lapflow.evaluation.archive`).
+    `solver` ({name: ..., **arguments}), `guidance` and `batch_size` replace the config's. `evaluation` says
+    what is measured; it is the caller's own word. Without it the run's config says it, which may have come
+    with a checkpoint: an extractor there that names code is refused. `npz` is a file for the samples
+    (`lapflow.evaluation.archive`).
 
-    `engine` are the processes that share the work, made by `processes` and started; without it those of this environment. What is
-    unfinished is saved in `out`/evaluation now and then, and the same call goes on from there. Samples are drawn in the same
-    batches by any number of processes. Raises `LapflowError` for what cannot be measured, before anything is drawn where that can
-    be known.
+    `engine` are the processes that share the work, made by `processes` and started; without it those of this
+    environment. What is unfinished is saved in `out`/evaluation now and then, and the same call goes on from
+    there. Samples are drawn in the same batches by any number of processes. Raises `LapflowError` for what
+    cannot be measured, before anything is drawn where that can be known.
     """
     config = pipeline.config
     if evaluation is None:
@@ -104,30 +107,48 @@ def summary(metrics: Mapping[str, Any]) -> str:
     """The figures of an evaluation in a few lines."""
     made = metrics["made_with"]
     rows = [
-        f"{metrics['counts']['samples']} samples, {made['evaluations']} evaluations each, {made['weights']} weights",
+        f"{metrics['counts']['samples']} samples, {made['evaluations']} evaluations each, {made['weights']} "
+        f"weights",
         f"solver {made['solver']}; guidance {made['guidance']}",
     ]
     if "frechet_ratio" in metrics:
         distance, real, ratio = (metrics[key] for key in ("frechet", "frechet_real", "frechet_ratio"))
-        rows.append(f"Frechet distance to held-out images {distance:.2f}; of the real training images {real:.2f}; ratio {ratio:.3f}")
+        rows.append(
+            f"Frechet distance to held-out images {distance:.2f}; of the real training images {real:.2f}; "
+            f"ratio {ratio:.3f}"
+        )
     elif "frechet_to_training" in metrics:
         rows.append(f"Frechet distance to the training images {metrics['frechet_to_training']:.2f}")
     if "kid" in metrics:
-        rows.append(f"kernel distance {metrics['kid']:.4g} ± {metrics['kid_std']:.2g} ({metrics['measured_in']['kid']})")
+        rows.append(
+            f"kernel distance {metrics['kid']:.4g} ± {metrics['kid_std']:.2g} "
+            f"({metrics['measured_in']['kid']})"
+        )
     if "precision" in metrics:
         k = metrics["measured_in"]["neighbours"]
-        rows.append(f"precision {metrics['precision']:.3f}, recall {metrics['recall']:.3f} ({k} nearest neighbours)")
+        rows.append(
+            f"precision {metrics['precision']:.3f}, recall {metrics['recall']:.3f} ({k} nearest neighbours)"
+        )
     if measured := metrics.get("measured_in"):
         rows.append(f"in the features {measured['features']}; resizing: {measured['resize']}")
         if metrics["counts"]["samples"] <= measured["length"]:
-            rows.append(f"no more samples than features ({measured['length']}): a Frechet distance of so few says little")
+            rows.append(
+                f"no more samples than features ({measured['length']}): a Frechet distance of so few says "
+                f"little"
+            )
     if "agreement" in metrics:
-        held_out = f" (held-out real images {100 * metrics['agreement_real']:.1f} %)" if "agreement_real" in metrics else ""
+        held_out = (
+            f" (held-out real images {100 * metrics['agreement_real']:.1f} %)"
+            if "agreement_real" in metrics
+            else ""
+        )
         rows.append(f"a classifier sees the class asked for in {100 * metrics['agreement']:.1f} %{held_out}")
     if left_out := metrics["counts"]["unreadable"]:
         rows.append(f"{left_out} real images cannot be read and are left out of these figures")
     if replaced := metrics["counts"]["replaced"]:
-        rows.append(f"{replaced} training images could not be read and were replaced in training: {QUARANTINE}")
+        rows.append(
+            f"{replaced} training images could not be read and were replaced in training: {QUARANTINE}"
+        )
     if "copies" in metrics:
         rows.append(f"copies of training images {metrics['copies']['copies']}")
     return "\n".join(rows)

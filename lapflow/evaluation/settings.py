@@ -1,4 +1,5 @@
-"""What an evaluation is asked for: the run's own settings, what a command changes of them, and whom they come from."""
+"""What an evaluation is asked for: the run's own settings, what a command changes of them, and whom they come
+from."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ SECTION, FEATURES = "evaluation", "evaluation.features"
 def evaluation_config(config: Config, overrides: Sequence[str]) -> Config:
     """The run's `config` with `key=value` overrides of its section `evaluation`.
 
-    A run's config may come from anybody, with its checkpoint. An extractor in it that names code is not taken over: the
-    overrides must name one themselves, whole. Raises `ConfigError`.
+    A run's config may come from anybody, with its checkpoint. An extractor in it that names code is not taken
+    over: the overrides must name one themselves, whole. Raises `ConfigError`.
     """
     for text in overrides:
         if not text.startswith(f"{SECTION}."):
@@ -40,5 +41,6 @@ def require_own_words(config: Config) -> None:
             "the run names code as its feature extractor, and a run may come from anybody",
             got=str(config.evaluation.features),
             expected="an extractor that you name yourself",
-            remedy="say it in the command, if you trust it: lapflow evaluate RUN 'evaluation.features={name: ..., ...}'",
+            remedy="say it in the command, if you trust it: lapflow evaluate RUN "
+            "'evaluation.features={name: ..., ...}'",
         )

@@ -24,7 +24,8 @@ _COLUMN = "column/"
 
 @dataclass
 class Column:
-    """Rows that some blocks gave, in few tensors however many the blocks are: `counts[i]` rows of block `blocks[i]`."""
+    """Rows that some blocks gave, in few tensors however many the blocks are: `counts[i]` rows of block
+    `blocks[i]`."""
 
     blocks: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -50,17 +51,21 @@ class Column:
 
 @dataclass
 class Tally:
-    """`statistics` of the features of the `blocks` done (None: no image yet), and named columns of what the blocks gave."""
+    """`statistics` of the features of the `blocks` done (None: no image yet), and named columns of what the
+    blocks gave."""
 
     statistics: Statistics | None = None
     blocks: set[int] = field(default_factory=set)
     columns: dict[str, Column] = field(default_factory=dict)
 
     def add(self, block: int, features: Tensor | None, rows: Mapping[str, Tensor]) -> None:
-        """Add a block: its `features` [n, f] (None or none: no statistics) and named rows, at most one per image or so."""
+        """Add a block: its `features` [n, f] (None or none: no statistics) and named rows, at most one per
+        image or so."""
         assert block not in self.blocks, f"block {block} twice"
         if features is not None and len(features):
-            self.statistics = Statistics.of(features) if self.statistics is None else self.statistics.update(features)
+            self.statistics = (
+                Statistics.of(features) if self.statistics is None else self.statistics.update(features)
+            )
         self.blocks.add(block)
         for name, value in rows.items():
             self.columns.setdefault(name, Column()).add([block], [len(value)], value)
@@ -85,7 +90,10 @@ class Tally:
         tensors = {_COLUMN + name: column.rows().contiguous() for name, column in self.columns.items()}
         count = 0
         if self.statistics is not None:
-            count, tensors = self.statistics.count, {**tensors, "mean": self.statistics.mean, "scatter": self.statistics.scatter}
+            count, tensors = (
+                self.statistics.count,
+                {**tensors, "mean": self.statistics.mean, "scatter": self.statistics.scatter},
+            )
         mark = {
             "key": key,
             "count": count,
@@ -104,8 +112,17 @@ class Tally:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         except (OSError, SafetensorError, ValueError):
             return None
-        if not isinstance(mark, dict) or mark.get("key") != key or mark.get("tensors") != tensors_sha256(tensors):
+        if (
+            not isinstance(mark, dict)
+            or mark.get("key") != key
+            or mark.get("tensors") != tensors_sha256(tensors)
+        ):
             return None
-        columns = {name: Column(blocks, counts, [tensors[_COLUMN + name]]) for name, (blocks, counts) in mark["columns"].items()}
-        statistics = Statistics(mark["count"], tensors["mean"], tensors["scatter"]) if "mean" in tensors else None
+        columns = {
+            name: Column(blocks, counts, [tensors[_COLUMN + name]])
+            for name, (blocks, counts) in mark["columns"].items()
+        }
+        statistics = (
+            Statistics(mark["count"], tensors["mean"], tensors["scatter"]) if "mean" in tensors else None
+        )
         return cls(statistics, set(mark["blocks"]), columns)

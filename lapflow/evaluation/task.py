@@ -79,23 +79,28 @@ class Task:
     counter: Counter = uncounted
 
     def measure(self, out: Path, report: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        """The metrics. Unfinished work is kept in `out`, until the first process has made its `report`. Collective."""
+        """The metrics. Unfinished work is kept in `out`, until the first process has made its `report`.
+        Collective."""
         self.engine.jointly(self.prepare)
         bench = Bench(out, self.engine, self.settings.save_every)
         try:
             real = self.measure_real(bench)
             samples = self.measure_samples(bench)
-            metrics: dict[str, Any] = self.engine.exchange(self.engine.first(lambda: self.figures(real, samples)))[0]
+            metrics: dict[str, Any] = self.engine.exchange(
+                self.engine.first(lambda: self.figures(real, samples))
+            )[0]
             self.engine.first(lambda: report(metrics))
             bench.clear()
             return metrics
         finally:
             bench.close()
 
-    # ------------------------------------------------------------------ what can be missing is missed before any work
+    # ------------------------------------------------------------------ what can be missing is missed before
+    # any work
 
     def prepare(self) -> None:
-        """Bring data set, solver and extractor, and see that the figures asked for can be had. Raises `LapflowError`."""
+        """Bring data set, solver and extractor, and see that the figures asked for can be had. Raises
+        `LapflowError`."""
         self.settings = self.config.evaluation
         self._fingerprints: dict[Split, dict[str, Any]] = {}
         self.metrics = set(self.settings.metrics)
@@ -103,19 +108,29 @@ class Task:
         self.guide = self.pipeline.require(self.method, self.guidance)
         self.images = build_images(self.pipeline.dataset)
         self.sizes = {split: min(self.settings.real_images, self.images.size(split)) for split in SPLITS}
-        self.judged = self.settings.classifier is not None and bool(self.pipeline.class_names) and self.images.num_classes > 1
+        self.judged = (
+            self.settings.classifier is not None
+            and bool(self.pipeline.class_names)
+            and self.images.num_classes > 1
+        )
         if self.judged:
             require_sklearn()
         self.against: Split = self._against()
         self._require_counts()
         held = self._held()
-        self.real = {split: RealImages(self.images, split, self.settings.real_images, held) for split in SPLITS}
+        self.real = {
+            split: RealImages(self.images, split, self.settings.real_images, held) for split in SPLITS
+        }
         self.extractor = build_features(self.config, self.images.grey_levels, self.pipeline.engine.device)
         if self.compared:
             self.extractor.load()
         for file in (self.npz, self.reference):
             if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-                raise ConfigError("a file cannot be written there", got=str(file), expected="a file's name in a folder that is there")
+                raise ConfigError(
+                    "a file cannot be written there",
+                    got=str(file),
+                    expected="a file's name in a folder that is there",
+                )
 
     @property
     def compared(self) -> bool:
@@ -136,7 +151,11 @@ class Task:
 
     @property
     def reference(self) -> Path | None:
-        return None if self.settings.reference is None or not self.compared else Path(self.settings.reference).expanduser()
+        return (
+            None
+            if self.settings.reference is None or not self.compared
+            else Path(self.settings.reference).expanduser()
+        )
 
     def _against(self) -> Split:
         held_out = self.sizes["test"] >= 2
@@ -154,7 +173,11 @@ class Task:
     def _require_counts(self) -> None:
         """Enough samples and real images for each figure."""
         if self.num < 2:
-            raise DataError("a covariance needs at least two images", got=f"{self.num} samples", remedy="draw more samples")
+            raise DataError(
+                "a covariance needs at least two images",
+                got=f"{self.num} samples",
+                remedy="draw more samples",
+            )
         smaller = min(self.settings.kept, self.num, self.sizes[self.against])
         if "kid" in self.metrics:
             require_subsets(smaller, self.settings.kid.subset_size)
@@ -162,7 +185,8 @@ class Task:
             require_neighbours(smaller, self.settings.neighbours)
 
     def _held(self) -> Callable[[Tensor], Tensor] | None:
-        """What is kept of real images in memory: all of it for a classifier, levels for copies, nothing without either."""
+        """What is kept of real images in memory: all of it for a classifier, levels for copies, nothing
+        without either."""
         levels = self.images.grey_levels
         if not self.judged and "copies" not in self.metrics:
             return None
@@ -171,18 +195,23 @@ class Task:
         if needed > HELD_MOST:
             raise DataError(
                 "copies and a classifier need the real images in memory, and these are too many",
-                got=f"{needed / 2**30:.1f} GiB for {sum(self.sizes.values())} images of {tuple(self.images.shape)}",
+                got=f"{needed / 2**30:.1f} GiB for {sum(self.sizes.values())} images of "
+                f"{tuple(self.images.shape)}",
                 expected=f"at most {HELD_MOST / 2**30:.1f} GiB",
-                remedy="leave them out: evaluation.metrics=[frechet] evaluation.classifier=null; or lower evaluation.real_images",
+                remedy="leave them out: evaluation.metrics=[frechet] evaluation.classifier=null; or lower "
+                "evaluation.real_images",
             )
         return (lambda images: images) if self.judged else (lambda images: whole_levels(images, levels))
 
     # ------------------------------------------------------------------ real images
 
     def measure_real(self, bench: Bench) -> dict[Split, Measured]:
-        """What is compared with, of each split; from the reference file if it is there. On the first process."""
+        """What is compared with, of each split; from the reference file if it is there. On the first
+        process."""
         data = {split: self._fingerprint(split) for split in self.splits}
-        common = {"extractor": self.extractor.identity(), "resize": self.extractor.resize} if self.compared else {}
+        common = (
+            {"extractor": self.extractor.identity(), "resize": self.extractor.resize} if self.compared else {}
+        )
         settings = {**common, "kept": self.kept, "data": data}
         path = self.reference
         if path is not None and self.engine.exchange(path.exists())[0]:
@@ -190,7 +219,9 @@ class Task:
         found: dict[Split, Measured] = {}
         for split in self.splits:
             kept = self.kept if split == self.against else 0
-            walk = bench.walk(f"real-{split}", {**common, "kept": kept, "data": data[split]}, len(self.real[split]), BLOCK)
+            walk = bench.walk(
+                f"real-{split}", {**common, "kept": kept, "data": data[split]}, len(self.real[split]), BLOCK
+            )
             walk.begin()
             with self._counter(f"real images ({split})", walk.mine, walk.done) as progress:
                 if (one := self.real[split].measure(walk, self.extractor, kept, progress)) is not None:
@@ -216,11 +247,15 @@ class Task:
         def go() -> None:
             for block, rows in walk:
                 labels = self.pipeline.labels(rows)
-                images, work = self.pipeline.draw(rows, labels=labels, solver=self.method, guidance=self.guide, seed=self.seed)
+                images, work = self.pipeline.draw(
+                    rows, labels=labels, solver=self.method, guidance=self.guide, seed=self.seed
+                )
                 _require_numbers(images, rows)
                 found = {"evaluations": torch.tensor([work.evaluations])}
                 features = extract(self.extractor, images) if self.compared else None
-                if features is not None and (keep := [i for i, number in enumerate(rows) if number in chosen]):
+                if features is not None and (
+                    keep := [i for i, number in enumerate(rows) if number in chosen]
+                ):
                     found[KEPT] = features[keep]
                 if seen is not None:
                     found["nearest"] = nearest_distances(whole_levels(images, self.images.grey_levels), seen)
@@ -242,7 +277,8 @@ class Task:
         return tally
 
     def _originals(self) -> Tensor | None:
-        """The levels of the training images, if copies are looked for; trains the classifier, if one judges."""
+        """The levels of the training images, if copies are looked for; trains the classifier, if one
+        judges."""
         if self.judged:
             self.judge = CLASSIFIERS[str(self.settings.classifier)](*self.real["train"].everything())
         return self._levels("train") if "copies" in self.metrics else None
@@ -253,7 +289,11 @@ class Task:
 
     def _sample_settings(self) -> dict[str, Any]:
         """All that the samples and what is kept of them depend on."""
-        parts = {name: value for name, value in resolved(self.config).items() if name in ("flow", "model", "codec", "attention")}
+        parts = {
+            name: value
+            for name, value in resolved(self.config).items()
+            if name in ("flow", "model", "codec", "attention")
+        }
         looked_at = self.judged or "copies" in self.metrics
         return {
             **parts,
@@ -280,10 +320,17 @@ class Task:
             if len(images):
                 metrics["agreement_real"] = int((self.judge(images) == labels).sum()) / len(images)
         if "copies" in self.metrics:
-            metrics["copies"] = copy_figures(copy_report(samples.column("nearest"), self._levels("train"), self._levels("test")))
+            metrics["copies"] = copy_figures(
+                copy_report(samples.column("nearest"), self._levels("train"), self._levels("test"))
+            )
         used = {split: self._used(split, real) for split in SPLITS}
         left_out = sum(self.sizes[split] - used[split] for split in SPLITS if self._looked_at(split))
-        metrics["counts"] = {"samples": self.num, **used, "unreadable": left_out, "replaced": listed(self.run / QUARANTINE)}
+        metrics["counts"] = {
+            "samples": self.num,
+            **used,
+            "unreadable": left_out,
+            "replaced": listed(self.run / QUARANTINE),
+        }
         metrics["made_with"] = self._made_with(int(samples.column("evaluations").max()))
         if self.compared:
             metrics["measured_in"] = self._measured_in(real, samples)
@@ -297,7 +344,13 @@ class Task:
             found |= frechet_figures(made.statistics, real["train"].statistics, held_out)
         if "kid" in self.metrics:
             kid = self.settings.kid
-            distance = kernel_distance(made.features, real[against].features, subsets=kid.subsets, size=kid.subset_size, seed=kid.seed)
+            distance = kernel_distance(
+                made.features,
+                real[against].features,
+                subsets=kid.subsets,
+                size=kid.subset_size,
+                seed=kid.seed,
+            )
             found |= {"kid": distance.mean, "kid_std": distance.std}
         if "precision-recall" in self.metrics:
             found |= vars(precision_recall(made.features, real[against].features, self.settings.neighbours))
@@ -323,7 +376,8 @@ class Task:
         return found
 
     def _readable(self, real: Mapping[Split, Measured]) -> Split:
-        """What samples are compared with after all: the training images, where fewer than two held-out ones can be read."""
+        """What samples are compared with after all: the training images, where fewer than two held-out ones
+        can be read."""
         few = self.settings.against == "auto" and self.against == "test" and real["test"].count < 2
         return "train" if few and "train" in real and not self.kept else self.against
 
@@ -337,7 +391,12 @@ class Task:
         return split in self.splits or self.real[split].keep is not None
 
     def _made_with(self, evaluations: int) -> dict[str, Any]:
-        how = {"solver": self.solver, "guidance": self.guidance, "seed": self.seed, "batch_size": self.batch_size}
+        how = {
+            "solver": self.solver,
+            "guidance": self.guidance,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
         return made_with(self.pipeline, evaluations, **how)  # type: ignore[arg-type]
 
     def _fingerprint(self, split: Split) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """A walk over many images in blocks, shared out over processes, that goes on where it was stopped.
 
-Every process keeps its own part, a file that is replaced as a whole now and then. A part says which blocks it holds, so that
-after a kill any number of processes can go on: the parts that are there are taken up, and the blocks in none of them dealt
-out anew. Blocks are the same whatever the number of processes, and what a block gives is a function of the block, so only
-the order in which parts are added up differs.
+Every process keeps its own part, a file that is replaced as a whole now and then. A part says which blocks it
+holds, so that after a kill any number of processes can go on: the parts that are there are taken up, and the
+blocks in none of them dealt out anew. Blocks are the same whatever the number of processes, and what a block
+gives is a function of the block, so only the order in which parts are added up differs.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from lapflow.core.files import take_lock
 from lapflow.evaluation.tally import Tally
 
 FOLDER, LOCK = "evaluation", ".evaluating"
-"""In the folder of the results: what interrupted walks left, and the file that says that somebody works there."""
+"""In the folder of the results: what interrupted walks left, and the file that says that somebody works
+there."""
 
 PARTS = "part-*.safetensors"
 
 
 class Bench:
-    """Where an evaluation into the folder `out` keeps its unfinished work, and the processes (`engine`) that share it.
+    """Where an evaluation into the folder `out` keeps its unfinished work, and the processes (`engine`) that
+    share it.
 
-    Every `save_every` seconds of a walk its part is saved. Raises `CheckpointError` where another evaluation works in `out`,
-    `DataError` where nothing can be written. Collective.
+    Every `save_every` seconds of a walk its part is saved. Raises `CheckpointError` where another evaluation
+    works in `out`, `DataError` where nothing can be written. Collective.
     """
 
     def __init__(self, out: Path, engine: Engine, save_every: float) -> None:
@@ -44,7 +46,8 @@ class Bench:
         engine.first(self._open)
 
     def walk(self, name: str, settings: Mapping[str, Any], count: int, size: int) -> Walk:
-        """A walk over `count` images in blocks of `size`; `settings` are all that its result depends on, as JSON values."""
+        """A walk over `count` images in blocks of `size`; `settings` are all that its result depends on, as
+        JSON values."""
         key = hashlib.sha256(json.dumps([settings, count, size], sort_keys=True).encode()).hexdigest()
         folder = self.out / FOLDER / f"{name}-{key[:12]}"
         self.used.append(folder)
@@ -80,13 +83,16 @@ class Bench:
 
 
 class Walk:
-    """Made by `Bench.walk`. Use: `begin`, then `for block, rows in walk: walk.add(block, ...)`, then `finish`.
+    """Made by `Bench.walk`. Use: `begin`, then `for block, rows in walk: walk.add(block, ...)`, then
+    `finish`.
 
-    `mine` counts the images of this process's share, `done` those of them that earlier attempts had done. What
-    `before_saving` does is on the disk before a part says that its blocks are done.
+    `mine` counts the images of this process's share, `done` those of them that earlier attempts had done.
+    What `before_saving` does is on the disk before a part says that its blocks are done.
     """
 
-    def __init__(self, folder: Path, key: str, count: int, size: int, engine: Engine, save_every: float) -> None:
+    def __init__(
+        self, folder: Path, key: str, count: int, size: int, engine: Engine, save_every: float
+    ) -> None:
         self.folder, self.key, self.count, self.size = folder, key, count, size
         self.engine, self.save_every = engine, save_every
         self.blocks = -(-count // size)
@@ -96,10 +102,15 @@ class Walk:
         self.done = self.mine = 0
 
     def begin(self, *, forget: bool = False) -> None:
-        """Take up what earlier attempts left; or, with `forget` on the first process, remove it. Collective."""
-        parts: list[tuple[str, list[int]]] = self.engine.exchange(self.engine.first(lambda: self._parts(forget)))[0]
+        """Take up what earlier attempts left; or, with `forget` on the first process, remove it.
+        Collective."""
+        parts: list[tuple[str, list[int]]] = self.engine.exchange(
+            self.engine.first(lambda: self._parts(forget))
+        )[0]
         held = {block for _, blocks in parts for block in blocks}
-        self._todo = [block for block in range(self.blocks) if block not in held][self.engine.rank :: self.engine.world_size]
+        self._todo = [block for block in range(self.blocks) if block not in held][
+            self.engine.rank :: self.engine.world_size
+        ]
         self.engine.jointly(lambda: self._take_up(parts))
         self.done = sum(len(self.rows(block)) for block in self.tally.blocks)
         self.mine = self.done + sum(len(self.rows(block)) for block in self._todo)
@@ -138,8 +149,8 @@ class Walk:
         return self.engine.first(self._merged) or self.tally
 
     def _parts(self, forget: bool) -> list[tuple[str, list[int]]]:
-        """(file, blocks) of the parts that earlier attempts left whole. Others are removed, and so are those that were merged
-        into another by a process that was killed before it removed them."""
+        """(file, blocks) of the parts that earlier attempts left whole. Others are removed, and so are those
+        that were merged into another by a process that was killed before it removed them."""
         found = {path: Tally.read(path, self.key) for path in sorted(self.folder.glob(PARTS))}
         blocks = {path: tally.blocks for path, tally in found.items() if tally is not None and not forget}
         kept: list[tuple[str, list[int]]] = []
@@ -159,7 +170,9 @@ class Walk:
         rank, processes = self.engine.rank, self.engine.world_size
         own = [self.folder / name for name, _ in parts[rank::processes]]
         taken = {name for name, _ in parts}
-        free = [name for i in range(len(parts) + processes) if (name := f"part-{i:05d}.safetensors") not in taken]
+        free = [
+            name for i in range(len(parts) + processes) if (name := f"part-{i:05d}.safetensors") not in taken
+        ]
         self.path = own[0] if own else self.folder / free[rank - len(parts)]
         for path in own:
             if (tally := Tally.read(path, self.key)) is None:

@@ -1,4 +1,5 @@
-"""Paths (how data and noise mix along time), bridges (how one segment hands over to the next), and guidance."""
+"""Paths (how data and noise mix along time), bridges (how one segment hands over to the next), and
+guidance."""
 
 from lapflow.flows.append import AppendBridge
 from lapflow.flows.condition import ConditionBridge

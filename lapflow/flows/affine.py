@@ -4,9 +4,9 @@ Scale k, which starts at T, has on [T, 1]
 
     alpha_k(t) = a((t - T) / (1 - T)),        sigma_k(t) = b(t),
 
-so its velocity target is a'((t - T) / (1 - T)) / (1 - T) x1_k + b'(t) x0_k, and at its own start it is b(T) x0_k.
-Here t is the segment's variable u: the clock, unless the schedule gives the segment a window (a cascade's stages each run
-over the whole of [0, 1]).
+so its velocity target is a'((t - T) / (1 - T)) / (1 - T) x1_k + b'(t) x0_k, and at its own start it is b(T)
+x0_k. Here t is the segment's variable u: the clock, unless the schedule gives the segment a window (a
+cascade's stages each run over the whole of [0, 1]).
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Cascaded diffusion's bridge (Ho et al. 2022, "Cascaded Diffusion Models", CDM; Saharia et al. 2022, Imagen).
+"""Cascaded diffusion's bridge (Ho et al. 2022, "Cascaded Diffusion Models", CDM; Saharia et al. 2022,
+Imagen).
 
-Every segment is a whole diffusion from pure noise. From the second on, the network sees beside its noisy image the finished
-coarser image, corrupted and upsampled: z = a(s) y + s n with a(s) = sqrt(1 - s^2), level s in [0, 1), which it is told.
-Training draws s, sampling fixes it and corrupts too, so that the network never meets a law it was not trained on.
+Every segment is a whole diffusion from pure noise. From the second on, the network sees beside its noisy
+image the finished coarser image, corrupted and upsampled: z = a(s) y + s n with a(s) = sqrt(1 - s^2), level s
+in [0, 1), which it is told. Training draws s, sampling fixes it and corrupts too, so that the network never
+meets a law it was not trained on.
 
-`before` adds white noise at the coarser resolution, then upsamples (CDM); `after` upsamples, then adds white noise at the
-full resolution (Imagen): the coarser image then sees half its std.
+`before` adds white noise at the coarser resolution, then upsamples (CDM); `after` upsamples, then adds white
+noise at the full resolution (Imagen): the coarser image then sees half its std.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from lapflow.core.state import State, expand_time
 
 
 class ConditionBridge(Bridge):
-    """The next segment starts from fresh noise; the finished coarser image goes on as a condition, corrupted at a known level."""
+    """The next segment starts from fresh noise; the finished coarser image goes on as a condition, corrupted
+    at a known level."""
 
     conditional = True
 
@@ -33,10 +36,13 @@ class ConditionBridge(Bridge):
         self,
         *,
         corrupt: Annotated[
-            Literal["before", "after"], Field(description="add the noise before upsampling (CDM), or after it (Imagen)")
+            Literal["before", "after"],
+            Field(description="add the noise before upsampling (CDM), or after it (Imagen)"),
         ] = "before",
         level: Annotated[float, Field(ge=0, lt=1, description="level s at which sampling corrupts")] = 0.1,
-        most: Annotated[float, Field(ge=0, lt=1, description="training draws s uniformly on [0, most]")] = 0.5,
+        most: Annotated[
+            float, Field(ge=0, lt=1, description="training draws s uniformly on [0, most]")
+        ] = 0.5,
     ) -> None:
         if level > most:
             raise ConfigError(
@@ -53,16 +59,30 @@ class ConditionBridge(Bridge):
         return 0 if segment.index == 0 else 2 * segment.index - 1
 
     def cross(
-        self, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]], before: Segment | None, after: Segment, path: Path
+        self,
+        state: Mapping[int, Tensor],
+        noise: Sequence[Mapping[int, Tensor]],
+        before: Segment | None,
+        after: Segment,
+        path: Path,
     ) -> State:
         return {k: entering(noise[self.pyramid(after)], after, k, path) for k in after.scales}
 
-    def corrupt(self, image: Mapping[int, Tensor], noise: Mapping[int, Tensor], level: Tensor, before: Segment, after: Segment) -> State:
+    def corrupt(
+        self,
+        image: Mapping[int, Tensor],
+        noise: Mapping[int, Tensor],
+        level: Tensor,
+        before: Segment,
+        after: Segment,
+    ) -> State:
         out = {}
         for k in after.scales:
             s = expand_time(level, noise[k]).to(noise[k].dtype)
             whole = self.where == "after" or k in image
-            out[k] = s * self.corruption_unit(before, after) * noise[k] if whole else torch.zeros_like(noise[k])
+            out[k] = (
+                s * self.corruption_unit(before, after) * noise[k] if whole else torch.zeros_like(noise[k])
+            )
             if k in image:
                 out[k] = out[k] + (1 - s**2).sqrt() * image[k]
         return out

@@ -1,12 +1,14 @@
-"""Variance-exploding paths with EDM's noise levels: plain, EdifyImage's band attenuation, Relay Diffusion's blurring.
+"""Variance-exploding paths with EDM's noise levels: plain, EdifyImage's band attenuation, Relay Diffusion's
+blurring.
 
-x = sum_k alpha_k bands + s eps. The clock is the quantile of the training law of the noise level s, so that uniform draws of
-u train ln s ~ N(-1.2, 1.2^2) (Karras et al. 2022), here cut to s <= 80 and s >= .002:
+x = sum_k alpha_k bands + s eps. The clock is the quantile of the training law of the noise level s, so that
+uniform draws of u train ln s ~ N(-1.2, 1.2^2) (Karras et al. 2022), here cut to s <= 80 and s >= .002:
 
     s(u) = exp(-1.2 + 1.2 Phi^-1(q)),    q = Phi(z(80)) (1 - u),    z(s) = (ln s + 1.2) / 1.2,
 
-down to s = .002; from there s falls smoothly to 0 at u = 1, the last step of an EDM sampler. Sampling grids are
-EDM's: rho = 7 in s, from the level at which the segment is entered to .002, then 0; or to the level at the segment's stop.
+down to s = .002; from there s falls smoothly to 0 at u = 1, the last step of an EDM sampler. Sampling grids
+are EDM's: rho = 7 in s, from the level at which the segment is entered to .002, then 0; or to the level at
+the segment's stop.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from lapflow.core.path import Coefficients, Path
 MEAN, SPREAD, RHO = -1.2, 1.2, 7.0
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 TAIL = 1e-3
-"""The share of the last stretch, from the lowest level to 0, that an ODE solver leaves out: there x0 = (x - x1) / s is lost to
-rounding."""
+"""The share of the last stretch, from the lowest level to 0, that an ODE solver leaves out: there x0 = (x -
+x1) / s is lost to rounding."""
 
 
 class EDMPath(Path):
@@ -56,8 +58,11 @@ class EDMPath(Path):
         """The std of the segment's noise at `level`."""
         return level
 
-    def alpha(self, u: Tensor, level: Tensor, rate: Tensor, segment: Segment, scale: int) -> tuple[Tensor, Tensor]:
-        """alpha of a band at u, where the noise level is `level` and its derivative `rate`; and alpha's derivative by u."""
+    def alpha(
+        self, u: Tensor, level: Tensor, rate: Tensor, segment: Segment, scale: int
+    ) -> tuple[Tensor, Tensor]:
+        """alpha of a band at u, where the noise level is `level` and its derivative `rate`; and alpha's
+        derivative by u."""
         return torch.ones_like(level), torch.zeros_like(level)
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
@@ -96,7 +101,12 @@ class EDMPath(Path):
         count = steps - 1 if finishes else steps
         roots = top ** (1 / RHO), bottom ** (1 / RHO)
         levels = [(roots[0] + (roots[1] - roots[0]) * i / count) ** RHO for i in range(1, count)]
-        return [segment.begin, *(self.time(s, segment) for s in levels), *([last] if finishes and count else []), segment.stop]
+        return [
+            segment.begin,
+            *(self.time(s, segment) for s in levels),
+            *([last] if finishes and count else []),
+            segment.stop,
+        ]
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
         """EDM's c_noise = ln(s) / 4, with s per pixel of the segment's resolution."""
@@ -107,40 +117,58 @@ class EDMPath(Path):
 
 
 class EdifyPath(EDMPath):
-    """EdifyImage's band attenuation (NVIDIA 2024): the coarsest band is whole throughout, alpha_k = max(0, 1 - s / s*_k) for the
-    finer ones. s is in units of the full image, s / unit per pixel of a resolution. The form of alpha_k is ours: the paper does
-    not publish it. s*_k is the level at which scale k enters, unless `edges` says; the shipped model enters at `enter`, below it."""
+    """EdifyImage's band attenuation (NVIDIA 2024): the coarsest band is whole throughout, alpha_k = max(0, 1
+    - s / s*_k) for the finer ones. s is in units of the full image, s / unit per pixel of a resolution. The
+      form of alpha_k is ours: the paper does
+    not publish it. s*_k is the level at which scale k enters, unless `edges` says; the shipped model enters
+    at `enter`, below it."""
 
     def __init__(
         self,
         *,
         edges: Annotated[
             Sequence[Annotated[float, Field(gt=0)]] | None,
-            Field(description="s*_k of the finer scales, coarse to fine; null: the level at which each enters"),
+            Field(
+                description="s*_k of the finer scales, coarse to fine; null: the level at which each enters"
+            ),
         ] = None,
         enter: Annotated[
-            float | None, Field(gt=0, description="noise level at which sampling enters later segments; null: where they start")
+            float | None,
+            Field(
+                gt=0,
+                description="noise level at which sampling enters later segments; null: where they start",
+            ),
         ] = None,
     ) -> None:
         self.edges, self.enter = None if edges is None else tuple(edges), enter
-        self.residual = 25 * 2 * SIGMA_MIN * TAIL  # alpha_k = 1 - s / s*_k is not 1 either, for s*_k down to 1/25
+        self.residual = (
+            25 * 2 * SIGMA_MIN * TAIL
+        )  # alpha_k = 1 - s / s*_k is not 1 either, for s*_k down to 1/25
 
     def first(self, segment: Segment) -> float:
         if self.enter is None or segment.index == 0:
             return segment.start
         top = self._level_at(segment.start, segment)
         if self.enter > top:
-            raise ConfigError("sampling would enter above what is trained", got=f"enter {self.enter}", expected=f"at most {top:.4g}")
+            raise ConfigError(
+                "sampling would enter above what is trained",
+                got=f"enter {self.enter}",
+                expected=f"at most {top:.4g}",
+            )
         return self.time(self.enter, segment)
 
     def sigma(self, level: Tensor, segment: Segment) -> Tensor:
         return level / segment.unit
 
-    def alpha(self, u: Tensor, level: Tensor, rate: Tensor, segment: Segment, scale: int) -> tuple[Tensor, Tensor]:
+    def alpha(
+        self, u: Tensor, level: Tensor, rate: Tensor, segment: Segment, scale: int
+    ) -> tuple[Tensor, Tensor]:
         if scale == max(segment.entry):
             return super().alpha(u, level, rate, segment, scale)
         edge = self._edge(segment, scale)
-        return (1 - level / edge).clamp(min=0), torch.where(level <= edge, -rate / edge, torch.zeros_like(rate))
+        return (1 - level / edge).clamp(min=0), torch.where(
+            level <= edge, -rate / edge, torch.zeros_like(rate)
+        )
 
     def _edge(self, segment: Segment, scale: int) -> float:
         coarsest = max(segment.entry)
@@ -148,33 +176,42 @@ class EdifyPath(EDMPath):
             return float(self.level(torch.tensor(segment.entry[scale], dtype=torch.float64), segment)[0])
         if coarsest > len(self.edges):
             raise ConfigError(
-                "path.edges must name every finer scale", got=f"{len(self.edges)} levels", expected=f"{coarsest}, coarse to fine"
+                "path.edges must name every finer scale",
+                got=f"{len(self.edges)} levels",
+                expected=f"{coarsest}, coarse to fine",
             )
         return self.edges[coarsest - 1 - scale]
 
 
 class RelayPath(EDMPath):
-    """Relay Diffusion (Teng et al. 2023): the first segment is EDM on the block means; in the second the block-DCT's other
-    coefficients (i, j) are blurred away,
+    """Relay Diffusion (Teng et al. 2023): the first segment is EDM on the block means; in the second the
+    block-DCT's other coefficients (i, j) are blurred away,
 
         alpha_ij = .999 exp(-(pi^2 (i^2 + j^2) / 16) sB^2 / 2) + .001,    sB = `blur` sin^2(pi (1 - u) / 2),
 
-    with s(u) = exp(-1.2 + 1.2 Phi^-1(`quantile` (1 - u))) >= 7.5e-3. Sampling enters the second segment at s = `enter`, its
-    training starts above. Published: quantile .93, blur 3 (ImageNet, enter .9), .89 and 2 (CelebA-HQ)."""
+    with s(u) = exp(-1.2 + 1.2 Phi^-1(`quantile` (1 - u))) >= 7.5e-3. Sampling enters the second segment at s
+    = `enter`, its training starts above. Published: quantile .93, blur 3 (ImageNet, enter .9), .89 and 2
+    (CelebA-HQ)."""
 
     SIGMA_LEAST, FREQUENCIES = 7.5e-3, 4
 
     def __init__(
         self,
         *,
-        quantile: Annotated[float, Field(gt=0.5, lt=1, description="l: the quantile of the highest noise level")] = 0.93,
+        quantile: Annotated[
+            float, Field(gt=0.5, lt=1, description="l: the quantile of the highest noise level")
+        ] = 0.93,
         blur: Annotated[float, Field(gt=0, description="the largest blurring sBmax")] = 3.0,
-        enter: Annotated[float, Field(gt=0, description="noise level at which sampling enters the second segment")] = 0.9,
+        enter: Annotated[
+            float, Field(gt=0, description="noise level at which sampling enters the second segment")
+        ] = 0.9,
     ) -> None:
         self.quantile, self.blur, self.enter = quantile, blur, enter
         if enter > _level(quantile):
             raise ConfigError(
-                "sampling would enter above what is trained", got=f"enter {enter}", expected=f"at most {_level(quantile):.3g}"
+                "sampling would enter above what is trained",
+                got=f"enter {enter}",
+                expected=f"at most {_level(quantile):.3g}",
             )
         self.residual = 2 * self.SIGMA_LEAST * TAIL * 1.05  # the blurred noise has variance 1.0225
 
@@ -184,7 +221,9 @@ class RelayPath(EDMPath):
     def first(self, segment: Segment) -> float:
         return segment.start if segment.index == 0 else self.time(self.enter, segment)
 
-    def alpha(self, u: Tensor, level: Tensor, rate: Tensor, segment: Segment, scale: int) -> tuple[Tensor, Tensor]:
+    def alpha(
+        self, u: Tensor, level: Tensor, rate: Tensor, segment: Segment, scale: int
+    ) -> tuple[Tensor, Tensor]:
         if segment.index == 0 or scale > segment.finest:
             return super().alpha(u, level, rate, segment, scale)
         i = torch.arange(self.FREQUENCIES**2, device=u.device, dtype=u.dtype)[1:]

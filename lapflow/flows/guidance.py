@@ -21,20 +21,35 @@ class ClassifierFreeGuidance(Guidance):
         self,
         *,
         scale: Annotated[
-            float | Sequence[float], Field(description="guidance scale s; a list gives one per scale, coarse to fine; 1 is off")
+            float | Sequence[float],
+            Field(description="guidance scale s; a list gives one per scale, coarse to fine; 1 is off"),
         ] = 1.0,
         interval: Annotated[
-            Sequence[float], Field(min_length=2, max_length=2, description="guide only at times in [first, last]; elsewhere s = 1")
+            Sequence[float],
+            Field(
+                min_length=2,
+                max_length=2,
+                description="guide only at times in [first, last]; elsewhere s = 1",
+            ),
         ] = (0.0, 1.0),
         channels: Annotated[
-            int | None, Field(ge=1, description="guide the first channels of each band only, as DiT's code does with 3 of 4; null: all")
+            int | None,
+            Field(
+                ge=1,
+                description="guide the first channels of each band only, as DiT's code does with 3 of 4; "
+                "null: all",
+            ),
         ] = None,
     ) -> None:
         self.scale = tuple(scale) if isinstance(scale, Sequence) else scale
         self.first, self.last = interval
         self.channels = channels
         if not 0 <= self.first <= self.last <= 1:
-            raise ConfigError("guidance.interval is not an interval of the clock", got=list(interval), expected="0 <= first <= last <= 1")
+            raise ConfigError(
+                "guidance.interval is not an interval of the clock",
+                got=list(interval),
+                expected="0 <= first <= last <= 1",
+            )
 
     @property
     def off(self) -> bool:
@@ -43,13 +58,17 @@ class ClassifierFreeGuidance(Guidance):
     def require(self, levels: int) -> None:
         if isinstance(self.scale, tuple) and len(self.scale) != levels:
             raise ConfigError(
-                "guidance.scale must name every scale", got=f"{len(self.scale)} values", expected=f"{levels}, coarse to fine, or one number"
+                "guidance.scale must name every scale",
+                got=f"{len(self.scale)} values",
+                expected=f"{levels}, coarse to fine, or one number",
             )
 
     def active(self, t: float) -> bool:
         return not self.off and self.first <= t <= self.last
 
-    def combine(self, conditional: Mapping[int, Tensor], unconditional: Mapping[int, Tensor], levels: int) -> State:
+    def combine(
+        self, conditional: Mapping[int, Tensor], unconditional: Mapping[int, Tensor], levels: int
+    ) -> State:
         return {k: self._guide(v, unconditional[k], self._scale(k, levels)) for k, v in conditional.items()}
 
     def _guide(self, conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

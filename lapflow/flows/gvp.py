@@ -1,7 +1,8 @@
-"""The generalised variance-preserving path: a = sin(pi t / 2), b = cos(pi t / 2) (Albergo & Vanden-Eijnden 2022; SiT).
+"""The generalised variance-preserving path: a = sin(pi t / 2), b = cos(pi t / 2) (Albergo & Vanden-Eijnden
+2022; SiT).
 
-LapFlow's paper names a per-scale GVP and does not publish its form; this one is ours: the trigonometric base over the
-scale's own interval for the data, over the whole clock for the noise.
+LapFlow's paper names a per-scale GVP and does not publish its form; this one is ours: the trigonometric base
+over the scale's own interval for the data, over the whole clock for the noise.
 """
 
 from __future__ import annotations

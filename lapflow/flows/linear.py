@@ -1,4 +1,5 @@
-"""The linear path: a = t, b = 1 - (1 - floor) t (Lipman et al. 2023; Liu et al. 2023; LapFlow's default has floor 0).
+"""The linear path: a = t, b = 1 - (1 - floor) t (Lipman et al. 2023; Liu et al. 2023; LapFlow's default has
+floor 0).
 
 LFM (Dao et al. 2023) keeps a noise floor of 1e-5: sigma ends there, and the velocity is x1 - (1 - floor) x0.
 """
@@ -18,7 +19,11 @@ class LinearPath(AffinePath):
     """Straight lines from noise to data; at T = 0 the target is x1 - x0."""
 
     def __init__(
-        self, *, noise_floor: Annotated[float, Field(ge=0, lt=0.1, description="std of the noise left at t = 1; LFM has 1e-5")] = 0.0
+        self,
+        *,
+        noise_floor: Annotated[
+            float, Field(ge=0, lt=0.1, description="std of the noise left at t = 1; LFM has 1e-5")
+        ] = 0.0,
     ) -> None:
         self.residual = noise_floor
 

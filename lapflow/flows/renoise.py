@@ -1,8 +1,11 @@
-"""Finish, upsample, re-noise: the start of Relay Diffusion's second stage (Teng et al. 2023) and of EdifyImage's upsampler.
+"""Finish, upsample, re-noise: the start of Relay Diffusion's second stage (Teng et al. 2023) and of
+EdifyImage's upsampler.
 
-The state of the segment before is taken for clean, brought to the next resolution without the finer bands, and noised
-afresh: x' = alpha U(x) + sigma eps. Where the path's alpha of a finer band is not 0 at that level, training has some of that
-band and sampling none: the mean misses alpha_k x1_k. By design; the law check reports it, and the oracle shows its price.
+The state of the segment before is taken for clean, brought to the next resolution without the finer bands,
+and noised
+afresh: x' = alpha U(x) + sigma eps. Where the path's alpha of a finer band is not 0 at that level, training
+has some of that band and sampling none: the mean misses alpha_k x1_k. By design; the law check reports it,
+and the oracle shows its price.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from lapflow.core.transfer import upload
 
 
 class RenoiseBridge(Bridge):
-    """A finished coarse image becomes the mean of the next segment's start, with fresh noise on all its scales."""
+    """A finished coarse image becomes the mean of the next segment's start, with fresh noise on all its
+    scales."""
 
     designed = True
 
@@ -30,7 +34,12 @@ class RenoiseBridge(Bridge):
         return segment.index
 
     def cross(
-        self, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]], before: Segment | None, after: Segment, path: Path
+        self,
+        state: Mapping[int, Tensor],
+        noise: Sequence[Mapping[int, Tensor]],
+        before: Segment | None,
+        after: Segment,
+        path: Path,
     ) -> State:
         out = {}
         for k in after.scales:

@@ -2,10 +2,11 @@
 
     x_fine = a U(x_coarse) + sigma H eps,        H = I - U D,
 
-whose noise is white of std sigma exactly when 2 a sigma_c = sigma, with sigma_c the std of the coarse state's white noise.
-Band by band: the coarser bands are multiplied by a, the new band joins as noise. So a is not free: it is the ratio of the
-noise that the path has after and before, and the mean must follow. Pyramidal Flow: a = s'/e = (1 + s')/2; EdifyImage: a = 1.
-In the literature's form the new noise is correlated -1/3 between the pixels of a block (gamma = -1/3): that is H eps.
+whose noise is white of std sigma exactly when 2 a sigma_c = sigma, with sigma_c the std of the coarse state's
+white noise. Band by band: the coarser bands are multiplied by a, the new band joins as noise. So a is not
+free: it is the ratio of the noise that the path has after and before, and the mean must follow. Pyramidal
+Flow: a = s'/e = (1 + s')/2; EdifyImage: a = 1. In the literature's form the new noise is correlated -1/3
+between the pixels of a block (gamma = -1/3): that is H eps.
 """
 
 from __future__ import annotations
@@ -21,10 +22,16 @@ from lapflow.core.state import State, clock
 
 
 class TransitionBridge(Bridge):
-    """The scales in progress are rescaled to the noise level at which the next segment starts, a new scale joins as noise."""
+    """The scales in progress are rescaled to the noise level at which the next segment starts, a new scale
+    joins as noise."""
 
     def cross(
-        self, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]], before: Segment | None, after: Segment, path: Path
+        self,
+        state: Mapping[int, Tensor],
+        noise: Sequence[Mapping[int, Tensor]],
+        before: Segment | None,
+        after: Segment,
+        path: Path,
     ) -> State:
         out = {}
         for k in after.scales:

@@ -1,9 +1,10 @@
 """The variance-preserving path in continuous time (Song et al. 2021, with SiT's constants):
 
-    ln a(t) = -(1 - t)^2 (beta_max - beta_min) / 4 - (1 - t) beta_min / 2,    b = sqrt(1 - a^2),    beta 0.1 to 20.
+    ln a(t) = -(1 - t)^2 (beta_max - beta_min) / 4 - (1 - t) beta_min / 2,    b = sqrt(1 - a^2),    beta 0.1
+    to 20.
 
-a(0) = 0.0066, so sampling from pure noise has a small prior error, which `lapflow check` reports. b' is infinite at
-t = 1: times stay at or below `end` = 1 - 1e-5, where the noise left has std 1e-3.
+a(0) = 0.0066, so sampling from pure noise has a small prior error, which `lapflow check` reports. b' is
+infinite at t = 1: times stay at or below `end` = 1 - 1e-5, where the noise left has std 1e-3.
 """
 
 from __future__ import annotations
@@ -37,4 +38,6 @@ class VPPath(AffinePath):
     def _log(t: Tensor) -> tuple[Tensor, Tensor]:
         """ln a(t) and its derivative."""
         left = 1 - t
-        return -(left**2) * (BETA_MAX - BETA_MIN) / 4 - left * BETA_MIN / 2, left * (BETA_MAX - BETA_MIN) / 2 + BETA_MIN / 2
+        return -(left**2) * (BETA_MAX - BETA_MIN) / 4 - left * BETA_MIN / 2, left * (
+            BETA_MAX - BETA_MIN
+        ) / 2 + BETA_MIN / 2

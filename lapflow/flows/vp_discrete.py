@@ -1,13 +1,14 @@
 """The discrete variance-preserving path of DDPM, DiT and LDM (Ho et al. 2020; Nichol & Dhariwal 2021).
 
-Times n = 0 .. N-1, n = N-1 the noisiest; abar_n = prod_(m <= n) (1 - beta_m), alpha = sqrt(abar), sigma = sqrt(1 - abar).
-On the clock n + 1 = N (1 - u), so u = 0 is n = N-1 and u = 1 is "n = -1", the data (abar = 1). Between the integers ln abar
-is interpolated (cubic Hermite), which gives the derivatives that an ODE solver asks for; training and the ancestral solvers
-stay on the integers. The network's time is n / 1000, which its sinusoid of 1000 t turns into DiT's.
+Times n = 0 .. N-1, n = N-1 the noisiest; abar_n = prod_(m <= n) (1 - beta_m), alpha = sqrt(abar), sigma =
+sqrt(1 - abar). On the clock n + 1 = N (1 - u), so u = 0 is n = N-1 and u = 1 is "n = -1", the data (abar =
+1). Between the integers ln abar is interpolated (cubic Hermite), which gives the derivatives that an ODE
+solver asks for; training and the ancestral solvers stay on the integers. The network's time is n / 1000,
+which its sinusoid of 1000 t turns into DiT's.
 
 * `linear` betas (DiT): linspace(1e-4, 2e-2, N). `scaled-linear` (LDM): linspace(sqrt .0015, sqrt .0195, N)^2.
-* `linspace` spacing (DiT's respacing, n = round(999 i / 249) for 250 of 1,000 steps); `leading` (LDM: 1 + 20 i for 50), whose
-  first time is not N-1.
+* `linspace` spacing (DiT's respacing, n = round(999 i / 249) for 250 of 1,000 steps); `leading` (LDM: 1 + 20
+  i for 50), whose first time is not N-1.
 * `clean_end`: LDM's own code ends at abar_0 = .9985, where noise of std .039 stays; `false` reproduces that.
 """
 
@@ -33,10 +34,15 @@ class DiscreteVPPath(Path):
         *,
         times: Annotated[int, Field(ge=2, description="number N of noise levels")] = 1000,
         betas: Annotated[
-            Literal["linear", "scaled-linear"], Field(description="linear from 1e-4 to 2e-2 (DiT), or the square of a linear one (LDM)")
+            Literal["linear", "scaled-linear"],
+            Field(description="linear from 1e-4 to 2e-2 (DiT), or the square of a linear one (LDM)"),
         ] = "linear",
-        spacing: Annotated[Literal["linspace", "leading"], Field(description="which of the N times fewer steps visit")] = "linspace",
-        clean_end: Annotated[bool, Field(description="end at the data; false: at the first noise level, as LDM's code does")] = True,
+        spacing: Annotated[
+            Literal["linspace", "leading"], Field(description="which of the N times fewer steps visit")
+        ] = "linspace",
+        clean_end: Annotated[
+            bool, Field(description="end at the data; false: at the first noise level, as LDM's code does")
+        ] = True,
     ) -> None:
         self.times, self.spacing, self.clean_end = times, spacing, clean_end
         if betas == "linear":
@@ -58,7 +64,9 @@ class DiscreteVPPath(Path):
         alpha, sigma = torch.exp(log_abar / 2), torch.sqrt(-torch.expm1(log_abar))
         dalpha = alpha * slope / 2 * (-self.times * rate)
         dsigma = -alpha * dalpha / sigma  # since alpha^2 + sigma^2 = 1
-        if self.clean_end:  # between the data and n = 0 the noise falls linearly, so that its derivative is finite
+        if (
+            self.clean_end
+        ):  # between the data and n = 0 the noise falls linearly, so that its derivative is finite
             first = float((-torch.expm1(self._knots[1])).sqrt())
             low = position < 1
             sigma = torch.where(low, first * position, sigma)
@@ -92,7 +100,11 @@ class DiscreteVPPath(Path):
         elif self.spacing == "leading":
             found = [1 + i * (self.times // steps) for i in range(steps)]
         else:
-            found = [round((self.times - 1) * i / (steps - 1)) for i in range(steps)] if steps > 1 else [self.times - 1]
+            found = (
+                [round((self.times - 1) * i / (steps - 1)) for i in range(steps)]
+                if steps > 1
+                else [self.times - 1]
+            )
         return [*(segment.clock(1 - (n + 1) / self.times) for n in reversed(found)), segment.stop]
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
@@ -109,20 +121,31 @@ class DiscreteVPPath(Path):
         return (t + 1 / (self.times * segment.rate)).clamp(max=segment.clock(1.0))
 
     def _position(self, u: Tensor) -> Tensor:
-        """n + 1 = N (1 - u), an integer where rounding alone keeps it from one: beside a knot the slopes are others."""
+        """n + 1 = N (1 - u), an integer where rounding alone keeps it from one: beside a knot the slopes are
+        others."""
         position = ((1 - u) * self.times).clamp(0, self.times)
         nearest = torch.round(position).detach()
         close = 1e-3 if u.dtype != torch.float64 else 1e-9
-        return torch.where((position - nearest).abs() < close, nearest + (position - position.detach()), position)
+        return torch.where(
+            (position - nearest).abs() < close, nearest + (position - position.detach()), position
+        )
 
     def _log(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """ln abar and its derivative by n, at n + 1 = `position` >= 1: cubic Hermite between the integers (linear below n = 0)."""
-        knots, slopes = (upload(table, position.device, position.dtype) for table in (self._knots, self._slopes))
+        """ln abar and its derivative by n, at n + 1 = `position` >= 1: cubic Hermite between the integers
+        (linear below n = 0)."""
+        knots, slopes = (
+            upload(table, position.device, position.dtype) for table in (self._knots, self._slopes)
+        )
         low = position.detach().floor().long().clamp(0, self.times - 1)
         x, high = position - low, low + 1
         a, b = knots[low], knots[high]
         da, db = slopes[(low - 1).clamp(min=0)], slopes[high - 1]
-        cubic = (1 + 2 * x) * (1 - x) ** 2 * a + x * (1 - x) ** 2 * da + x**2 * (3 - 2 * x) * b + x**2 * (x - 1) * db
+        cubic = (
+            (1 + 2 * x) * (1 - x) ** 2 * a
+            + x * (1 - x) ** 2 * da
+            + x**2 * (3 - 2 * x) * b
+            + x**2 * (x - 1) * db
+        )
         slope = 6 * x * (x - 1) * (a - b) + (3 * x**2 - 4 * x + 1) * da + (3 * x**2 - 2 * x) * db
         below = low == 0
         return torch.where(below, a + x * (b - a), cubic), torch.where(below, b - a, slope)

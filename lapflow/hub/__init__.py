@@ -1,5 +1,6 @@
-"""lapflow at home in diffusers and on the Hub: a pipeline with diffusers' interface, its network as a diffusers model, folders that
-both libraries load. The two names need the extra `[diffusers]`, and raise `BackendError` without it."""
+"""lapflow at home in diffusers and on the Hub: a pipeline with diffusers' interface, its network as a
+diffusers model, folders that both libraries load. The two names need the extra `[diffusers]`, and raise
+`BackendError` without it."""
 
 from __future__ import annotations
 

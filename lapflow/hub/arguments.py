@@ -22,8 +22,11 @@ from lapflow.sampling.sharing import share_steps
 Labels = int | str | Sequence[int | str] | Tensor | None
 
 
-def choose_labels(config: Config, class_names: Sequence[str], labels: Labels, each: int) -> tuple[Tensor | None, int]:
-    """([b] int64 labels or None, b), each label `each` times in turn. A number is a class's number, a string its name."""
+def choose_labels(
+    config: Config, class_names: Sequence[str], labels: Labels, each: int
+) -> tuple[Tensor | None, int]:
+    """([b] int64 labels or None, b), each label `each` times in turn. A number is a class's number, a string
+    its name."""
     if each < 1:
         raise ConfigError("num_images_per_label must be at least 1", got=each)
     if labels is None:
@@ -31,8 +34,18 @@ def choose_labels(config: Config, class_names: Sequence[str], labels: Labels, ea
             require_null_class(config, "a call without class_labels", "class_labels")
         return None, each
     if not class_names:
-        raise ConfigError("this model has no classes", got="class_labels", expected="num_images_per_label, the number of images")
-    given = labels.reshape(-1).tolist() if isinstance(labels, Tensor) else [labels] if isinstance(labels, (int, str)) else list(labels)
+        raise ConfigError(
+            "this model has no classes",
+            got="class_labels",
+            expected="num_images_per_label, the number of images",
+        )
+    given = (
+        labels.reshape(-1).tolist()
+        if isinstance(labels, Tensor)
+        else [labels]
+        if isinstance(labels, (int, str))
+        else list(labels)
+    )
     if not given:
         raise ConfigError("class_labels is empty", expected="at least one class")
     found = torch.tensor([_label(class_names, label) for label in given], dtype=torch.int64)
@@ -43,28 +56,44 @@ def _label(class_names: Sequence[str], label: Any) -> int:
     if isinstance(label, str):
         return class_label(class_names, label)
     if isinstance(label, bool) or not isinstance(label, int):
-        raise ConfigError("a class is a number or a name", got=repr(label), expected=f"0 to {len(class_names) - 1}, or a name")
+        raise ConfigError(
+            "a class is a number or a name",
+            got=repr(label),
+            expected=f"0 to {len(class_names) - 1}, or a name",
+        )
     if not 0 <= label < len(class_names):
         raise ConfigError("class out of range", got=label, expected=f"0 to {len(class_names) - 1}")
     return label
 
 
 def choose_solver(
-    config: Config, flow: Flow, heads: Sequence[str], solver: str | Mapping[str, Any] | Solver | None, steps: int | None
+    config: Config,
+    flow: Flow,
+    heads: Sequence[str],
+    solver: str | Mapping[str, Any] | Solver | None,
+    steps: int | None,
 ) -> Solver:
-    """The solver (None: the config's), with `steps` over all segments if they are given. Raises `ConfigError` unless it fits the
-    flow and its path, and asks for no other `heads` than the network has beside `main`."""
+    """The solver (None: the config's), with `steps` over all segments if they are given. Raises `ConfigError`
+    unless it fits the flow and its path, and asks for no other `heads` than the network has beside `main`."""
     if isinstance(solver, Solver):
         method, spec = solver, None
     else:
-        spec = {"name": solver} if isinstance(solver, str) else dict(solver) if solver is not None else dict(config.sampling.solver)
+        spec = (
+            {"name": solver}
+            if isinstance(solver, str)
+            else dict(solver)
+            if solver is not None
+            else dict(config.sampling.solver)
+        )
         method = build_solver(config) if solver is None else create("solver", spec)
     if steps is not None:
         if isinstance(steps, bool) or not isinstance(steps, int):
             raise ConfigError("num_inference_steps is a whole number", got=repr(steps))
         if spec is None or "steps" not in method.config:
             raise ConfigError(
-                "num_inference_steps is for a solver named with its arguments" if spec is None else "this solver chooses its own steps",
+                "num_inference_steps is for a solver named with its arguments"
+                if spec is None
+                else "this solver chooses its own steps",
                 got=f"num_inference_steps={steps} with {type(method).__name__}",
                 expected="a solver's name, such as heun or euler, or no num_inference_steps",
             )
@@ -74,7 +103,9 @@ def choose_solver(
     return method
 
 
-def choose_guidance(config: Config, flow: Flow, class_names: Sequence[str], scale: float | Sequence[float] | None) -> Guidance:
+def choose_guidance(
+    config: Config, flow: Flow, class_names: Sequence[str], scale: float | Sequence[float] | None
+) -> Guidance:
     """The guidance of a scale as diffusers means it: at most 1 is off. None: the config's."""
     if scale is None or isinstance(scale, Sequence):
         return resolve_guidance(config, flow, class_names, scale)
@@ -84,11 +115,19 @@ def choose_guidance(config: Config, flow: Flow, class_names: Sequence[str], scal
 def choose_generator(generator: Generators, batch: int) -> Generators:
     """One generator, or one for each image. Raises `ConfigError` for another number of them."""
     if not isinstance(generator, torch.Generator) and len(generator) != batch:
-        raise ConfigError("one generator per image is wanted", got=f"{len(generator)} generators", expected=f"{batch}, or a single one")
+        raise ConfigError(
+            "one generator per image is wanted",
+            got=f"{len(generator)} generators",
+            expected=f"{batch}, or a single one",
+        )
     return generator
 
 
 def check_tensor_inputs(wanted: Sequence[str], known: Sequence[str]) -> None:
     """Raises `ConfigError` for a tensor that a callback cannot be given."""
     if unknown := [name for name in wanted if name not in known]:
-        raise ConfigError("a callback cannot be given this", got=", ".join(map(str, unknown)), expected=suggest(str(unknown[0]), known))
+        raise ConfigError(
+            "a callback cannot be given this",
+            got=", ".join(map(str, unknown)),
+            expected=suggest(str(unknown[0]), known),
+        )

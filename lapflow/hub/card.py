@@ -19,12 +19,19 @@ NOT_STATED = "Not stated by whoever exported this model."
 MOST_CLASSES = 20
 
 
-def model_card(trained: Trained, *, name: str, parameters: int, metrics: Mapping[str, Any] | None, licence: str | None) -> str:
-    """Markdown with the Hub's front matter. `name` is where the folder is: a path or a repository; `licence` None: not stated.
+def model_card(
+    trained: Trained, *, name: str, parameters: int, metrics: Mapping[str, Any] | None, licence: str | None
+) -> str:
+    """Markdown with the Hub's front matter. `name` is where the folder is: a path or a repository; `licence`
+    None: not stated.
 
     `metrics` are those of `lapflow evaluate`; what they were measured with stands in them.
     """
-    about: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "unconditional-image-generation", "tags": TAGS}
+    about: dict[str, Any] = {
+        "library_name": "diffusers",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": TAGS,
+    }
     if licence is not None:
         about["license"] = licence
     parts = [
@@ -35,14 +42,17 @@ def model_card(trained: Trained, *, name: str, parameters: int, metrics: Mapping
         "## Use",
         "```console\n$ pip install 'lapflow[diffusers]'\n```",
         f"```python\n{_code(trained, name)}```",
-        "With diffusers alone in sight, the class is found by the small files of code in this folder, which import lapflow and do "
+        "With diffusers alone in sight, the class is found by the small files of code in this folder, which "
+        "import lapflow and do "
         "nothing else:",
         "```python\nfrom diffusers import DiffusionPipeline\n\n"
         f'pipe = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)\n```',
         "Without diffusers, from a folder on the disk:",
         f"```console\n$ lapflow sample {name} --num 16 --out samples\n```",
         "## Measured",
-        metrics_table(metrics) if metrics else "Nothing was measured of these weights when they were exported.",
+        metrics_table(metrics)
+        if metrics
+        else "Nothing was measured of these weights when they were exported.",
         "## Licence",
         licence or NOT_STATED,
         "## Config",
@@ -55,7 +65,11 @@ def model_card(trained: Trained, *, name: str, parameters: int, metrics: Mapping
 def check_licence(licence: str | None) -> str | None:
     """`licence`, if a card can state it. Raises `ConfigError` for one that is not a single line."""
     if licence is not None and (not licence.strip() or len(licence.splitlines()) != 1):
-        raise ConfigError("a licence is one line", got=repr(licence), expected="the Hub's name of one, such as apache-2.0 or cc-by-4.0")
+        raise ConfigError(
+            "a licence is one line",
+            got=repr(licence),
+            expected="the Hub's name of one, such as apache-2.0 or cc-by-4.0",
+        )
     return licence
 
 

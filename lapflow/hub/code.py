@@ -1,4 +1,5 @@
-"""The two small files of code beside the weights, by which diffusers finds lapflow's classes. lapflow itself never runs them."""
+"""The two small files of code beside the weights, by which diffusers finds lapflow's classes. lapflow itself
+never runs them."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ CODE = {f"{PIPELINE_MODULE}.py": PIPELINE_CLASS, f"{BACKBONE}/{BACKBONE_MODULE}.
 
 def source(name: str) -> str:
     """The text of a file that gives the class `name`."""
-    return f'''"""Lets diffusers load this folder with trust_remote_code=True. It needs lapflow: pip install 'lapflow[diffusers]'."""
+    return f'''"""Lets diffusers load this folder with trust_remote_code=True.
+
+It needs lapflow: pip install 'lapflow[diffusers]'."""
 
 from lapflow.hub import {name}
 

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
 
 def export_run(
-    run: Path, out: Path, *, checkpoint: str | None = None, weights: str | None = None, licence: str | None = None, name: str | None = None
+    run: Path,
+    out: Path,
+    *,
+    checkpoint: str | None = None,
+    weights: str | None = None,
+    licence: str | None = None,
+    name: str | None = None,
 ) -> LapFlowPipeline:
-    """Write the pipeline of `run` (see `LapFlowPipeline.from_run`) to `out`, a new or empty folder; returns the pipeline.
+    """Write the pipeline of `run` (see `LapFlowPipeline.from_run`) to `out`, a new or empty folder; returns
+    the pipeline.
 
-    `name` is what the model card calls the folder (default: `out`). It is written beside `out` and renamed. Raises
-    `CheckpointError` for a folder that is in use or cannot be written, with nothing left there.
+    `name` is what the model card calls the folder (default: `out`). It is written beside `out` and renamed.
+    Raises `CheckpointError` for a folder that is in use or cannot be written, with nothing left there.
     """
     from lapflow.hub import LapFlowPipeline
 
@@ -39,7 +46,9 @@ def export_run(
         aside.rename(out)
     except OSError as error:
         raise CheckpointError(
-            f"the export could not be written: {error.strerror or error}", got=str(out), expected="a folder that can be written"
+            f"the export could not be written: {error.strerror or error}",
+            got=str(out),
+            expected="a folder that can be written",
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""A lapflow network as a model of diffusers: saved, loaded and moved like theirs, called as lapflow's sampler calls it."""
+"""A lapflow network as a model of diffusers: saved, loaded and moved like theirs, called as lapflow's sampler
+calls it."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ from lapflow.sampling.trained import Trained
 class LapFlowModel(ModelMixin, ConfigMixin):
     """The network of a lapflow composition, and in `flow` the composition's mathematics.
 
-    Its config is lapflow's: `lapflow` is a whole resolved config, `shape` (c, h, w) that of the images (not of their latents),
-    `class_names` are in label order; `step` and `weights` (ema or raw) say what was exported. `attention` names a backend in the
-    place of the config's; this is how it is chosen, and `set_attention_backend` refuses.
+    Its config is lapflow's: `lapflow` is a whole resolved config, `shape` (c, h, w) that of the images (not
+    of their latents), `class_names` are in label order; `step` and `weights` (ema or raw) say what was
+    exported. `attention` names a backend in the place of the config's; this is how it is chosen, and
+    `set_attention_backend` refuses.
 
-    `network` is the lapflow backbone, `trained` says all of the above in lapflow's terms, and `forward` is `Backbone.forward`.
+    `network` is the lapflow backbone, `trained` says all of the above in lapflow's terms, and `forward` is
+    `Backbone.forward`.
     """
 
     config_name = "config.json"
@@ -43,21 +46,30 @@ class LapFlowModel(ModelMixin, ConfigMixin):
         attention: str | None = None,
     ) -> None:
         super().__init__()
-        said = {"lapflow": lapflow, "shape": shape, "class_names": class_names, "step": step, "weights": weights}
+        said = {
+            "lapflow": lapflow,
+            "shape": shape,
+            "class_names": class_names,
+            "step": step,
+            "weights": weights,
+        }
         self.trained = described(said, Path("a LapFlowModel's config"), attention)
         config, dtype = self.trained.config, torch.get_default_dtype()
-        with _float32():  # the flow's checks and the network's tables are made in it, whatever dtype the weights are loaded in
+        # the flow's checks and the network's tables are made in it, whatever dtype the weights are loaded in
+        with _float32():
             self.flow = build_flow(config)
             self.latent_shape = build_codec(config).latent_shape(self.trained.shape)
             self.network = build_model(config, self.flow, self.latent_shape, len(self.trained.class_names))
         if dtype != torch.float32:
             self.network.to(dtype)
-        # All values are in the config: of those that were passed by position diffusers would believe that they are defaults.
+        # All values are in the config: of those that were passed by position diffusers would believe that
+        # they are defaults.
         self.register_to_config(**settings_of(self.trained), attention=None, _use_default_values=[])
 
     @classmethod
     def of(cls, trained: Trained) -> LapFlowModel:
-        """The model of trained weights, ready to evaluate. Raises `CheckpointError` if they do not fit their config."""
+        """The model of trained weights, ready to evaluate. Raises `CheckpointError` if they do not fit their
+        config."""
         model = cls(**settings_of(trained))
         trained.fill(model.network)
         return model.eval()
@@ -68,8 +80,11 @@ class LapFlowModel(ModelMixin, ConfigMixin):
         described({**config, **kwargs}, Path(str(config.get("_name_or_path", "the config"))))
         return super().from_config(config, *args, **kwargs)
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
-        """state {k: [b, c_k, h_k, w_k]}, t [b], condition -> {"main": {k: [b, c_k, h_k, w_k]}}: see `Backbone.forward`."""
+    def forward(
+        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
+    ) -> Heads:
+        """state {k: [b, c_k, h_k, w_k]}, t [b], condition -> {"main": {k: [b, c_k, h_k, w_k]}}: see
+        `Backbone.forward`."""
         heads: Heads = self.network(state, t, condition)
         return heads
 
@@ -90,13 +105,15 @@ class LapFlowModel(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str] | None, **kwargs: Any) -> Any:
-        """As in diffusers, from safetensors only. Raises `CheckpointError` for a folder that lacks something, and for weights that
-        are not exactly the network's, of which diffusers only warns."""
+        """As in diffusers, from safetensors only. Raises `CheckpointError` for a folder that lacks something,
+        and for weights that are not exactly the network's, of which diffusers only warns."""
         refuse_pickles(kwargs.pop("use_safetensors", None), "use_safetensors")
         wanted = kwargs.pop("output_loading_info", False)
         place = str(Path(str(pretrained_model_name_or_path)) / (kwargs.get("subfolder") or ""))
         try:
-            model, info = super().from_pretrained(pretrained_model_name_or_path, use_safetensors=True, output_loading_info=True, **kwargs)
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, use_safetensors=True, output_loading_info=True, **kwargs
+            )
         except (OSError, RuntimeError, ValueError) as error:
             known = isinstance(error, OSError) or any(words in str(error) for words in MISFIT)
             if isinstance(error, LapflowError) or not known:
@@ -104,11 +121,19 @@ class LapFlowModel(ModelMixin, ConfigMixin):
             pickled = sorted(p.name for p in Path(place).glob("*.bin"))
             raise CheckpointError(
                 "the backbone cannot be loaded",
-                got=f"{place} holds {', '.join(pickled)}, which is a pickle" if pickled else f"{place}: {error}",
+                got=f"{place} holds {', '.join(pickled)}, which is a pickle"
+                if pickled
+                else f"{place}: {error}",
                 expected="a backbone that lapflow exported, with its weights in safetensors",
             ) from error
-        if wrong := [f"{kind.replace('_', ' ')} {', '.join(sorted(info[kind])[:3])}" for kind in WRONG if info.get(kind)]:
-            raise CheckpointError("the weights do not fit the config beside them", got=f"{place}: {'; '.join(wrong)}")
+        if wrong := [
+            f"{kind.replace('_', ' ')} {', '.join(sorted(info[kind])[:3])}"
+            for kind in WRONG
+            if info.get(kind)
+        ]:
+            raise CheckpointError(
+                "the weights do not fit the config beside them", got=f"{place}: {'; '.join(wrong)}"
+            )
         return (model, info) if wanted else model
 
     def save_pretrained(
@@ -168,7 +193,11 @@ def settings_of(trained: Trained) -> dict[str, Any]:
 def refuse_pickles(wanted: bool | None, name: str) -> None:
     """Raises `ConfigError` where a caller asks for weights that are not safetensors."""
     if wanted is not None and not wanted:
-        raise ConfigError("weights are saved and loaded as safetensors, never as pickles", got=f"{name}={wanted}", expected=f"{name}=True")
+        raise ConfigError(
+            "weights are saved and loaded as safetensors, never as pickles",
+            got=f"{name}={wanted}",
+            expected=f"{name}=True",
+        )
 
 
 @contextmanager

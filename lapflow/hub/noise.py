@@ -1,9 +1,10 @@
 """The noise of a batch as one tensor, which is what diffusers calls `latents`.
 
-A sample's noise is made of white draws of unit variance. Usually (noise `decomposed`, one pyramid) these are one white image, and
-the tensor is [b, c, h, w], the shape of the flow's images. Where there are several, because the scales have noise of their own,
-the noise is coloured, or the bridges need a pyramid for each segment, the tensor is [b, n]: each sample's draws one after another,
-flattened, in the order in which a generator draws them.
+A sample's noise is made of white draws of unit variance. Usually (noise `decomposed`, one pyramid) these are
+one white image, and the tensor is [b, c, h, w], the shape of the flow's images. Where there are several,
+because the scales have noise of their own, the noise is coloured, or the bridges need a pyramid for each
+segment, the tensor is [b, n]: each sample's draws one after another, flattened, in the order in which a
+generator draws them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def join_noise(white: Sequence[Mapping[int, Tensor]]) -> Tensor:
 
 
 def split_noise(flow: Flow, shape: Shape, latents: Tensor, batch: int) -> list[State]:
-    """The inverse of `join_noise`, for images of `shape` (c, h, w). Raises `ConfigError` unless the tensor is [batch, *noise_shape]."""
+    """The inverse of `join_noise`, for images of `shape` (c, h, w). Raises `ConfigError` unless the tensor is
+    [batch, *noise_shape]."""
     wanted = (batch, *noise_shape(flow, shape))
     if tuple(latents.shape) != wanted or not latents.is_floating_point():
         raise ConfigError(
@@ -52,4 +54,8 @@ def split_noise(flow: Flow, shape: Shape, latents: Tensor, batch: int) -> list[S
 
 def _parts(flow: Flow, shape: Shape) -> list[tuple[int, int, Shape]]:
     """(pyramid, scale, shape) of each white draw."""
-    return [(i, k, form) for i in range(len(flow.pyramids())) for k, form in flow.noise.white_shapes(shape).items()]
+    return [
+        (i, k, form)
+        for i in range(len(flow.pyramids()))
+        for k, form in flow.noise.white_shapes(shape).items()
+    ]

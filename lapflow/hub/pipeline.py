@@ -1,4 +1,5 @@
-"""`LapFlowPipeline`: a trained composition with the interface of a diffusers pipeline. Samples are made by lapflow's own sampler."""
+"""`LapFlowPipeline`: a trained composition with the interface of a diffusers pipeline. Samples are made by
+lapflow's own sampler."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,14 @@ from lapflow.core.solver import Solver
 from lapflow.core.state import map_state
 from lapflow.flows.guidance import ClassifierFreeGuidance
 from lapflow.hub import model as backbone_module
-from lapflow.hub.arguments import Labels, check_tensor_inputs, choose_generator, choose_guidance, choose_labels, choose_solver
+from lapflow.hub.arguments import (
+    Labels,
+    check_tensor_inputs,
+    choose_generator,
+    choose_guidance,
+    choose_labels,
+    choose_solver,
+)
 from lapflow.hub.card import check_licence, model_card
 from lapflow.hub.code import BACKBONE_MODULE, CODE, PIPELINE_MODULE, source
 from lapflow.hub.model import LapFlowModel, refuse_pickles
@@ -38,7 +46,16 @@ from lapflow.hub.needed import (
 )
 from lapflow.hub.noise import join_noise, split_noise
 from lapflow.hub.steps import LATENTS, Callback, Interrupted, StepEnd, planned_steps, unfinished
-from lapflow.sampling.exported import BACKBONE, BACKBONE_CLASS, INDEX, PIPELINE_CLASS, VAE, class_of, is_exported, read_json
+from lapflow.sampling.exported import (
+    BACKBONE,
+    BACKBONE_CLASS,
+    INDEX,
+    PIPELINE_CLASS,
+    VAE,
+    class_of,
+    is_exported,
+    read_json,
+)
 from lapflow.sampling.pictures import to_uint8
 from lapflow.sampling.sampler import sample
 from lapflow.sampling.trained import Trained, read_run
@@ -53,9 +70,9 @@ FETCHED = ["*.json", "*.safetensors"]
 class LapFlowPipeline(DiffusionPipeline):
     """Draws images from a lapflow composition.
 
-    Components: `backbone` (`LapFlowModel`) and, where the flow lives in latents, `vae` (a diffusers `AutoencoderKL`). `metrics`
-    (what `lapflow evaluate` measured) and `license` are kept for the model card. Raises `ConfigError` for a `vae` that is not
-    what the backbone's config says.
+    Components: `backbone` (`LapFlowModel`) and, where the flow lives in latents, `vae` (a diffusers
+    `AutoencoderKL`). `metrics` (what `lapflow evaluate` measured) and `license` are kept for the model card.
+    Raises `ConfigError` for a `vae` that is not what the backbone's config says.
     """
 
     model_cpu_offload_seq = f"{BACKBONE}->{VAE}"
@@ -65,8 +82,8 @@ class LapFlowPipeline(DiffusionPipeline):
     def __init__(
         self,
         backbone: LapFlowModel,
-        # No default: diffusers would not see one that is passed to `from_pretrained`. Optional, and no annotations as strings in this
-        # file: diffusers 0.35 reads them as they stand.
+        # No default: diffusers would not see one that is passed to `from_pretrained`. Optional, and no
+        # annotations as strings in this file: diffusers 0.35 reads them as they stand.
         vae: Optional[AutoencoderKL],  # noqa: UP045
         metrics: Optional[dict[str, Any]] = None,  # noqa: UP045
         license: Optional[str] = None,  # noqa: UP045
@@ -99,8 +116,8 @@ class LapFlowPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> float | Sequence[float] | None:
-        """What the running or last call was asked for; a callback may set `_guidance_scale`, which holds from the next step on. None:
-        the config's guidance."""
+        """What the running or last call was asked for; a callback may set `_guidance_scale`, which holds from
+        the next step on. None: the config's guidance."""
         return self._guidance_scale
 
     @property
@@ -110,18 +127,23 @@ class LapFlowPipeline(DiffusionPipeline):
 
     @property
     def interrupt(self) -> bool:
-        """Whether the running call was asked to stop: set `_interrupt` in a callback. It ends after the present step, and returns
-        what its state makes by then."""
+        """Whether the running call was asked to stop: set `_interrupt` in a callback. It ends after the
+        present step, and returns what its state makes by then."""
         return self._interrupt
 
     # ------------------------------------------------------------------ sampling
 
     def prepare_latents(self, batch_size: int, generator: Generators | None = None) -> Tensor:
-        """The noise of `batch_size` samples, white, of unit variance, as the argument `latents` takes it: [b, c, h, w] where a
-        sample's noise is one white image, else [b, n] (see `lapflow.hub.noise`). A call draws exactly this."""
+        """The noise of `batch_size` samples, white, of unit variance, as the argument `latents` takes it: [b,
+        c, h, w] where a sample's noise is one white image, else [b, n] (see `lapflow.hub.noise`). A call
+        draws exactly this."""
         generator = fresh_generator() if generator is None else choose_generator(generator, batch_size)
         device = self._execution_device
-        return join_noise(self.flow.draw_white(self.backbone.latent_shape, batch_size, generator, dtype=self._state_dtype, device=device))
+        return join_noise(
+            self.flow.draw_white(
+                self.backbone.latent_shape, batch_size, generator, dtype=self._state_dtype, device=device
+            )
+        )
 
     @torch.no_grad()
     def __call__(
@@ -142,23 +164,30 @@ class LapFlowPipeline(DiffusionPipeline):
         """Draw images.
 
         Args:
-            class_labels: a class or a list of classes, each a number or a name; None draws from the null class, or from a model
+            class_labels: a class or a list of classes, each a number or a name; None draws from the null
+            class, or from a model
                 without classes.
-            num_inference_steps: steps over all segments together, shared out by the segments' lengths, at least one each. Default:
+            num_inference_steps: steps over all segments together, shared out by the segments' lengths, at
+            least one each. Default:
                 the steps of the solver.
-            guidance_scale: of classifier-free guidance; as in diffusers, one of at most 1 is off. A list gives one for each scale,
+            guidance_scale: of classifier-free guidance; as in diffusers, one of at most 1 is off. A list
+            gives one for each scale,
                 coarse to fine. Default: the config's guidance; off without class labels.
             num_images_per_label: images of each label in turn; without labels, the number of images.
-            generator: one for the batch, or a list with one per image: then an image depends on its own generator and not on the
+            generator: one for the batch, or a list with one per image: then an image depends on its own
+            generator and not on the
                 batch. Default: seeded by torch's global generator.
             latents: the noise, as `prepare_latents` gives it, in the place of drawing it.
             solver: a solver's name, {"name": ..., **arguments}, or a `Solver`. Default: the config's.
-            output_type: "pil" for a list of pictures, "np" [b, h, w, c] and "pt" [b, c, h, w] in [0, 1] in float32, "latent" for the
+            output_type: "pil" for a list of pictures, "np" [b, h, w, c] and "pt" [b, c, h, w] in [0, 1] in
+            float32, "latent" for the
                 flow's own space.
             return_dict: an `ImagePipelineOutput` with `images`, or a tuple with them.
-            callback_on_step_end: called as (pipe, step, t, tensors) after every step, with t the clock's time reached, 0 noise and 1
+            callback_on_step_end: called as (pipe, step, t, tensors) after every step, with t the clock's time
+            reached, 0 noise and 1
                 data. What it returns as "latents" is gone on from.
-            callback_on_step_end_tensor_inputs: the tensors that it wants: "latents", the image that the active scales make.
+            callback_on_step_end_tensor_inputs: the tensors that it wants: "latents", the image that the
+            active scales make.
 
         Raises `ConfigError` for what cannot be done, before any work.
         """
@@ -169,11 +198,18 @@ class LapFlowPipeline(DiffusionPipeline):
         self._check_output(output_type)
         labels, batch = choose_labels(config, names, class_labels, num_images_per_label)
         method = choose_solver(config, self.flow, self.backbone.heads, solver, num_inference_steps)
-        self._guidance_scale, self._interrupt, self._num_timesteps = guidance_scale, False, planned_steps(self.flow, method)
+        self._guidance_scale, self._interrupt, self._num_timesteps = (
+            guidance_scale,
+            False,
+            planned_steps(self.flow, method),
+        )
         self._guide(labels is not None)  # checks it
         generator = fresh_generator() if generator is None else choose_generator(generator, batch)
         white = split_noise(
-            self.flow, self.backbone.latent_shape, self.prepare_latents(batch, generator) if latents is None else latents, batch
+            self.flow,
+            self.backbone.latent_shape,
+            self.prepare_latents(batch, generator) if latents is None else latents,
+            batch,
         )
         noise = self.flow.noise_from([map_state(self._placed, draws) for draws in white])
 
@@ -208,7 +244,8 @@ class LapFlowPipeline(DiffusionPipeline):
 
     @property
     def _state_dtype(self) -> torch.dtype:
-        """The state is kept in float32 whatever the weights are in, float64 apart: rounding it at each step would be seen."""
+        """The state is kept in float32 whatever the weights are in, float64 apart: rounding it at each step
+        would be seen."""
         return torch.float64 if self.backbone.dtype == torch.float64 else torch.float32
 
     def _placed(self, noise: Tensor) -> Tensor:
@@ -221,18 +258,29 @@ class LapFlowPipeline(DiffusionPipeline):
 
     def _check_output(self, output_type: str) -> None:
         if output_type not in OUTPUTS:
-            raise ConfigError("unknown output_type", got=repr(output_type), expected=suggest(str(output_type), OUTPUTS))
+            raise ConfigError(
+                "unknown output_type", got=repr(output_type), expected=suggest(str(output_type), OUTPUTS)
+            )
         if output_type == "pil" and self.trained.shape[0] not in (1, 3):
-            raise ConfigError("only grey and colour images are pictures", got=f"{self.trained.shape[0]} channels", expected="np or pt")
+            raise ConfigError(
+                "only grey and colour images are pictures",
+                got=f"{self.trained.shape[0]} channels",
+                expected="np or pt",
+            )
 
     def _pictures(self, latents: Tensor, output_type: str) -> Any:
         if self.vae is not None:
             self.codec.adopt(self.vae)  # it may have been replaced
         images = self.codec.decode(latents).float()
         if output_type == "pil":
-            return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in to_uint8(images)]
+            return [
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+                for image in to_uint8(images)
+            ]
         images = (images / 2 + 0.5).clamp(0, 1)
-        return images if output_type == "pt" else np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
+        return (
+            images if output_type == "pt" else np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
+        )
 
     # ------------------------------------------------------------------ to and from folders
 
@@ -246,10 +294,12 @@ class LapFlowPipeline(DiffusionPipeline):
         attention: str | None = None,
         license: str | None = None,
     ) -> "LapFlowPipeline":
-        """The pipeline of a run's newest checkpoint (or `checkpoint`, such as step-0001000), with averaged or raw weights (default:
-        the config's). Its autoencoder, if it has one, is loaded; what `lapflow evaluate` measured of these very weights comes along.
+        """The pipeline of a run's newest checkpoint (or `checkpoint`, such as step-0001000), with averaged or
+        raw weights (default: the config's). Its autoencoder, if it has one, is loaded; what `lapflow
+        evaluate` measured of these very weights comes along.
 
-        Raises `CheckpointError` for what is not a whole run, `BackendError` for an autoencoder that is not here.
+        Raises `CheckpointError` for what is not a whole run, `BackendError` for an autoencoder that is not
+        here.
         """
         trained = read_run(Path(run), checkpoint=checkpoint, weights=weights, attention=attention)
         codec = build_codec(trained.config)
@@ -257,7 +307,8 @@ class LapFlowPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
-        """As in diffusers, of a folder or a repository of the Hub. None of its code is run or fetched, and no pickle is read."""
+        """As in diffusers, of a folder or a repository of the Hub. None of its code is run or fetched, and no
+        pickle is read."""
         refuse_pickles(kwargs.pop("use_safetensors", None), "use_safetensors")
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
@@ -277,7 +328,8 @@ class LapFlowPipeline(DiffusionPipeline):
         return found
 
     def to_json_string(self) -> str:
-        """The index as it is saved: each class beside the file that gives it, so that plain diffusers finds them on the Hub too."""
+        """The index as it is saved: each class beside the file that gives it, so that plain diffusers finds
+        them on the Hub too."""
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)  # a place on this machine
         index = {key: value for key, value in index.items() if value is not None}
@@ -300,10 +352,12 @@ class LapFlowPipeline(DiffusionPipeline):
         create_pr: bool = False,
         token: str | None = None,
     ) -> None:
-        """Write the folder: weights in safetensors, configs, the small files of code, the model card; the index last.
+        """Write the folder: weights in safetensors, configs, the small files of code, the model card; the
+        index last.
 
-        `name` is what the card calls the folder (default: its own path). With `push_to_hub` it is uploaded to `repo_id` (default: the
-        folder's name), to which the arguments after it belong. Raises `CheckpointError` for a folder of something else.
+        `name` is what the card calls the folder (default: its own path). With `push_to_hub` it is uploaded to
+        `repo_id` (default: the folder's name), to which the arguments after it belong. Raises
+        `CheckpointError` for a folder of something else.
         """
         refuse_pickles(safe_serialization, "safe_serialization")
         folder = Path(save_directory)
@@ -316,7 +370,9 @@ class LapFlowPipeline(DiffusionPipeline):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             replace_file(folder / file, source(given).encode())
         replace_file(folder / "README.md", self.card(name or repo or str(save_directory)).encode())
-        super().save_pretrained(str(folder), safe_serialization=True, variant=variant, max_shard_size=max_shard_size)
+        super().save_pretrained(
+            str(folder), safe_serialization=True, variant=variant, max_shard_size=max_shard_size
+        )
         if repo is not None:
             _upload(folder, repo, commit_message, private, create_pr, token)
 
@@ -330,7 +386,8 @@ class LapFlowPipeline(DiffusionPipeline):
         safe_serialization: bool = True,
         variant: str | None = None,
     ) -> str:
-        """Upload what `save_pretrained` writes to a repository of the Hub, made if it is not there; the card there is replaced."""
+        """Upload what `save_pretrained` writes to a repository of the Hub, made if it is not there; the card
+        there is replaced."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, safe_serialization, variant, name=repo_id)
             return _upload(Path(folder), repo_id, commit_message, private, create_pr, token)
@@ -338,7 +395,13 @@ class LapFlowPipeline(DiffusionPipeline):
     def card(self, name: str) -> str:
         """The model card, for a folder or repository called `name`."""
         parameters = sum(p.numel() for p in self.backbone.parameters())
-        return model_card(self.trained, name=name, parameters=parameters, metrics=self.config.metrics, licence=self.config.license)
+        return model_card(
+            self.trained,
+            name=name,
+            parameters=parameters,
+            metrics=self.config.metrics,
+            licence=self.config.license,
+        )
 
 
 def measured(run: Path, trained: Trained) -> dict[str, Any] | None:
@@ -348,7 +411,10 @@ def measured(run: Path, trained: Trained) -> dict[str, Any] | None:
         return None
     metrics = read_json(path)
     made = metrics.get("made_with")
-    same = isinstance(made, dict) and (made.get("step"), made.get("weights")) == (trained.step, trained.weights)
+    same = isinstance(made, dict) and (made.get("step"), made.get("weights")) == (
+        trained.step,
+        trained.weights,
+    )
     return metrics if same else None
 
 
@@ -366,8 +432,13 @@ def _require_ours(folder: Path) -> None:
 
 
 def _fetch(repo: str, kwargs: dict[str, Any]) -> Path:
-    """A repository's data from the Hub, or from its cache; takes the arguments that say how out of `kwargs`."""
-    how = {key: kwargs.pop(key) for key in ("revision", "token", "cache_dir", "force_download", "local_files_only") if key in kwargs}
+    """A repository's data from the Hub, or from its cache; takes the arguments that say how out of
+    `kwargs`."""
+    how = {
+        key: kwargs.pop(key)
+        for key in ("revision", "token", "cache_dir", "force_download", "local_files_only")
+        if key in kwargs
+    }
     try:
         return Path(snapshot_download(repo, allow_patterns=FETCHED, **how))
     except Exception as error:  # the Hub's own errors, those of the network, and of a name that is none
@@ -378,10 +449,16 @@ def _fetch(repo: str, kwargs: dict[str, Any]) -> Path:
         ) from error
 
 
-def _upload(folder: Path, repo: str, message: str | None, private: bool | None, create_pr: bool, token: str | None) -> str:
+def _upload(
+    folder: Path, repo: str, message: str | None, private: bool | None, create_pr: bool, token: str | None
+) -> str:
     repo = create_repo(repo, private=private, token=token, exist_ok=True).repo_id
     return str(
         upload_folder(
-            repo_id=repo, folder_path=folder, token=token, commit_message=message or f"Upload {PIPELINE_CLASS}", create_pr=create_pr
+            repo_id=repo,
+            folder_path=folder,
+            token=token,
+            commit_message=message or f"Upload {PIPELINE_CLASS}",
+            create_pr=create_pr,
         )
     )

@@ -1,4 +1,5 @@
-"""What happens after each of the solver's steps: the progress bar, the caller's callback, a changed guidance, an interruption."""
+"""What happens after each of the solver's steps: the progress bar, the caller's callback, a changed guidance,
+an interruption."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 
 def planned_steps(flow: Flow, solver: Solver) -> int:
-    """The steps that a progress bar counts: a fixed-step solver's in all segments; else the segments, whose steps nobody knows."""
+    """The steps that a progress bar counts: a fixed-step solver's in all segments; else the segments, whose
+    steps nobody knows."""
     steps = solver.config.get("steps")
     if steps is None:
         return len(flow.segments)
@@ -40,7 +42,8 @@ def planned_steps(flow: Flow, solver: Solver) -> int:
 
 
 class StepEnd:
-    """`observer` is `sample`'s `observe`. `update(n)` moves the bar; `guide()` gives the guidance that the pipeline now asks for."""
+    """`observer` is `sample`'s `observe`. `update(n)` moves the bar; `guide()` gives the guidance that the
+    pipeline now asks for."""
 
     def __init__(
         self,
@@ -112,10 +115,13 @@ def image_of(flow: Flow, state: State, segment: Segment) -> Tensor:
 
 
 def unfinished(flow: Flow, state: State, segment: Segment, shape: tuple[int, int, int]) -> Tensor:
-    """The image of full size [b, *shape] that a state in the middle of a run makes, scales that have not entered being 0."""
+    """The image of full size [b, *shape] that a state in the middle of a run makes, scales that have not
+    entered being 0."""
     bands, first = flow.split(state, segment), next(iter(state.values()))
     whole = {
-        k: bands[k] if k in bands else torch.zeros((batch_size(state), *band.shape), dtype=first.dtype, device=first.device)
+        k: bands[k]
+        if k in bands
+        else torch.zeros((batch_size(state), *band.shape), dtype=first.dtype, device=first.device)
         for k, band in flow.bands(shape).items()
     }
     return flow.decomposition.synthesize(whole)

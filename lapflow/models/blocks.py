@@ -1,9 +1,11 @@
-"""A transformer block over the tokens of all active scales: one expert per group of tokens, one attention over all.
+"""A transformer block over the tokens of all active scales: one expert per group of tokens, one attention
+over all.
 
-This is the mixture of transformers (Liang et al. 2024) as LapFlow uses it: every token-wise layer belongs to an expert,
-only the attention is common. With one expert for all tokens the block is DiT's.
+This is the mixture of transformers (Liang et al. 2024) as LapFlow uses it: every token-wise layer belongs to
+an expert, only the attention is common. With one expert for all tokens the block is DiT's.
 
-Shapes: b batch, n tokens, d width; a group is a run of tokens [b, n_g, d] with one expert: a scale, or all of them.
+Shapes: b batch, n tokens, d width; a group is a run of tokens [b, n_g, d] with one expert: a scale, or all of
+them.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class Expert(nn.Module):
 
 
 class ModulatedExpert(Expert):
-    """The same under adaLN-zero: shift, scale and gate of both branches are linear in the condition, zero at first."""
+    """The same under adaLN-zero: shift, scale and gate of both branches are linear in the condition, zero at
+    first."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(width, hidden, affine=False)
@@ -79,8 +82,8 @@ def _modulated(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tens
 class MaskedAttention:
     """A backend with a scale mask and a number of heads; shared by the blocks of a network, no parameters.
 
-    An explicit backend that cannot run must say so before its kernel is called: the check is made here, once for each
-    device, dtype and need of gradients.
+    An explicit backend that cannot run must say so before its kernel is called: the check is made here, once
+    for each device, dtype and need of gradients.
     """
 
     def __init__(self, backend: AttentionBackend, mask: Mask, heads: int) -> None:
@@ -88,10 +91,16 @@ class MaskedAttention:
         self._passed: dict[tuple[torch.device, torch.dtype, int, bool], str] = {}
 
     def __call__(self, groups: Sequence[Tensor], lengths: tuple[int, ...]) -> list[Tensor]:
-        """Groups of qkv [b, n_g, 3 d], one for each scale of these lengths, coarse to fine, or one for all -> [b, n_g, d] each."""
+        """Groups of qkv [b, n_g, 3 d], one for each scale of these lengths, coarse to fine, or one for all ->
+        [b, n_g, d] each."""
         split = len(groups) == 1 and self.mask != "none"
         parts = groups[0].split(lengths, dim=1) if split else groups
-        q, k, v = zip(*([x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in qkv.chunk(3, dim=-1)] for qkv in parts))
+        q, k, v = zip(
+            *(
+                [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in qkv.chunk(3, dim=-1)]
+                for qkv in parts
+            )
+        )
         _require(self, q[0].device, q[0].dtype, q[0].shape[-1], q[0].requires_grad)
         attended = [x.transpose(1, 2).flatten(2) for x in scale_attention(self.backend, q, k, v, self.mask)]
         return [torch.cat(attended, dim=1)] if split and len(attended) > 1 else attended
@@ -105,7 +114,9 @@ class MaskedAttention:
 
 
 @torch.compiler.assume_constant_result
-def _require(attention: MaskedAttention, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> bool:
+def _require(
+    attention: MaskedAttention, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool
+) -> bool:
     """`require`, which torch.compile runs once while tracing instead of tracing it."""
     attention.require(device, dtype, head_dim, needs_grad)
     return True
@@ -120,12 +131,18 @@ class Block(nn.Module):
         self.attention = attention
 
     def forward(
-        self, groups: tuple[Tensor, ...], condition: Tensor | None, names: tuple[str, ...], lengths: tuple[int, ...]
+        self,
+        groups: tuple[Tensor, ...],
+        condition: Tensor | None,
+        names: tuple[str, ...],
+        lengths: tuple[int, ...],
     ) -> tuple[Tensor, ...]:
-        """groups of tokens [b, n_g, d] with the `names` of their experts, coarse to fine; condition [b, d] or None;
-        `lengths`, the tokens of each scale -> the next groups."""
+        """groups of tokens [b, n_g, d] with the `names` of their experts, coarse to fine; condition [b, d] or
+        None; `lengths`, the tokens of each scale -> the next groups."""
         experts = [cast(Expert, self.experts[name]) for name in names]
         modulations = [expert.modulations(condition) for expert in experts]
         projected = [expert.project(x, m) for expert, x, m in zip(experts, groups, modulations)]
         attended = self.attention(projected, lengths)
-        return tuple(expert.finish(x, part, m) for expert, x, part, m in zip(experts, groups, attended, modulations))
+        return tuple(
+            expert.finish(x, part, m) for expert, x, part, m in zip(experts, groups, attended, modulations)
+        )

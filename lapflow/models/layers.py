@@ -25,7 +25,8 @@ def patchify(x: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, patch: int, grid: Grid) -> Tensor:
-    """[b, rows * columns, p p c] -> [b, c, rows p, columns p]. Channels come last in a token, as in DiT's final layer."""
+    """[b, rows * columns, p p c] -> [b, c, rows p, columns p]. Channels come last in a token, as in DiT's
+    final layer."""
     return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", p=patch, q=patch, h=grid[0], w=grid[1])
 
 
@@ -62,14 +63,16 @@ class PatchEmbed(nn.Module):
 
     def reset_position(self) -> None:
         """Fill the position buffer, which no checkpoint holds."""
-        self.position.copy_(position_embedding(self.position.shape[-1], self.grid, self.finest, self.position.device))
+        self.position.copy_(
+            position_embedding(self.position.shape[-1], self.grid, self.finest, self.position.device)
+        )
 
 
 class TimestepEmbedder(nn.Module):
     """A time, in [0, 1] for most paths -> vector: sinusoid of 1000 t, then an MLP.
 
-    The sinusoid's frequencies (1 to 1/10000) were made for the integer times 0 .. 1000 of diffusion; t in [0, 1] would
-    use a thousandth of their range, so t is multiplied by 1000 first.
+    The sinusoid's frequencies (1 to 1/10000) were made for the integer times 0 .. 1000 of diffusion; t in [0,
+    1] would use a thousandth of their range, so t is multiplied by 1000 first.
     """
 
     SCALE = 1000.0
@@ -86,7 +89,8 @@ class TimestepEmbedder(nn.Module):
         return self.mlp(self.sinusoid(t).to(first.weight.dtype))
 
     def sinusoid(self, t: Tensor) -> Tensor:
-        """t [b] -> [b, frequencies], cos then sin, in at least float32: half precision cannot hold angles up to 1000."""
+        """t [b] -> [b, frequencies], cos then sin, in at least float32: half precision cannot hold angles up
+        to 1000."""
         half = self.frequencies // 2
         t = t.to(torch.promote_types(t.dtype, torch.float32))
         omega = torch.exp(-math.log(10000.0) / half * torch.arange(half, dtype=t.dtype, device=t.device))
@@ -144,4 +148,8 @@ class FinalLayer(nn.Module):
 
 def refuse_labels() -> None:
     """Raises the `ConfigError` for labels given to an unconditional network."""
-    raise ConfigError("labels were given to an unconditional network", got="num_classes 0", expected="no labels, or num_classes > 0")
+    raise ConfigError(
+        "labels were given to an unconditional network",
+        got="num_classes 0",
+        expected="no labels, or num_classes > 0",
+    )

@@ -1,12 +1,13 @@
 """The transformers' linear layers, on a CPU in float32 by oneDNN's kernels where those are the faster ones.
 
-torch takes such products from MKL, which on AMD's processors uses vectors of 256 bits; oneDNN uses those of 512 bits, which on the fifth
-generation of Zen halves the time. On Intel's the two are equally fast, and on others nothing was measured: there torch's choice stays. The
-results differ by rounding.
+torch takes such products from MKL, which on AMD's processors uses vectors of 256 bits; oneDNN uses those of
+512 bits, which on the fifth generation of Zen halves the time. On Intel's the two are equally fast, and on
+others nothing was measured: there torch's choice stays. The results differ by rounding.
 
-oneDNN's kernel has no derivative of its own (under torch.func it would say that it is 0). It is called as it is in inference mode, where
-none can be asked for, and else by `Product`, which has one. And oneDNN keeps what it prepares for each shape, megabytes for each: a
-sampling has few shapes, but training may draw another number of images at every step, so `Product` cuts its rows into pieces of few sizes.
+oneDNN's kernel has no derivative of its own (under torch.func it would say that it is 0). It is called as it
+is in inference mode, where none can be asked for, and else by `Product`, which has one. And oneDNN keeps what
+it prepares for each shape, megabytes for each: a sampling has few shapes, but training may draw another
+number of images at every step, so `Product` cuts its rows into pieces of few sizes.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 ONEDNN = torch.ops.mkldnn._linear_pointwise if torch.backends.mkldnn.is_available() else None
-"""oneDNN's x W^T + b with a function applied before the result leaves the cache; what torch.compile's frozen graphs use. It has no
-derivative of its own."""
+"""oneDNN's x W^T + b with a function applied before the result leaves the cache; what torch.compile's frozen
+graphs use. It has no derivative of its own."""
 
 
 def _slow_mkl() -> bool:
-    """Whether this is a processor on which MKL was seen to be slow: AMD's family 26, which is Zen 5, with its vectors of 512 bits."""
+    """Whether this is a processor on which MKL was seen to be slow: AMD's family 26, which is Zen 5, with its
+    vectors of 512 bits."""
     try:
         about = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -43,8 +45,8 @@ PREFERRED = ONEDNN is not None and _slow_mkl()
 
 
 LARGEST, SMALLEST = 8192, 256
-"""Rows of a piece of `Product`: all powers of two between; what is left is torch's to multiply. Each size is one more that oneDNN
-prepares for and keeps."""
+"""Rows of a piece of `Product`: all powers of two between; what is left is torch's to multiply. Each size is
+one more that oneDNN prepares for and keeps."""
 LEAST = 2**24
 """Multiply-adds of a `Product`: with fewer, torch's was the faster one."""
 TENSORS = {Tensor, nn.Parameter}
@@ -80,9 +82,10 @@ class LinearGELU(Linear):
 class Product(torch.autograd.Function):
     """x w^T + b of x [n, k], w [m, k] and b [m] or None, by oneDNN, n in pieces.
 
-    d/dx is g w, d/dw is g^T x, d/db the sum of g's rows, with g [n, m] the gradient of the result. Where derivatives are taken of these
-    in their turn, of either kind or under torch.func, they are torch's products. As any such function it makes the gradients of all
-    inputs that require one, whichever were asked for.
+    d/dx is g w, d/dw is g^T x, d/db the sum of g's rows, with g [n, m] the gradient of the result. Where
+    derivatives are taken of these in their turn, of either kind or under torch.func, they are torch's
+    products. As any such function it makes the gradients of all inputs that require one, whichever were asked
+    for.
     """
 
     @staticmethod
@@ -96,9 +99,15 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         for_x, for_w, for_b = ctx.needs_input_grad
-        last = _unseen() and not _dispatched() and not torch.is_grad_enabled() and forward_ad._current_level < 0
+        last = (
+            _unseen() and not _dispatched() and not torch.is_grad_enabled() and forward_ad._current_level < 0
+        )
         by_rows, over_rows = (_rows, _over_rows) if last else (lambda g, v: g @ v.t(), lambda g, x: g.t() @ x)
-        return by_rows(g, w.t()) if for_x else None, over_rows(g, x) if for_w else None, g.sum(0) if for_b else None
+        return (
+            by_rows(g, w.t()) if for_x else None,
+            over_rows(g, x) if for_w else None,
+            g.sum(0) if for_b else None,
+        )
 
     @staticmethod
     def jvp(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -122,8 +131,8 @@ def _rows(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 def _over_rows(g: Tensor, x: Tensor) -> Tensor:
     """g^T x, the sum over n of g [n, m] and x [n, k] cut into pieces.
 
-    oneDNN is slow with other strides than those of dense rows, and it copies the one that it is given transposed as rows. So where
-    that is less to copy it makes x^T g, which is transposed.
+    oneDNN is slow with other strides than those of dense rows, and it copies the one that it is given
+    transposed as rows. So where that is less to copy it makes x^T g, which is transposed.
     """
     (n, m), k = g.shape, x.shape[1]
     if n * k + k * m < n * m:
@@ -139,7 +148,8 @@ def _sum_over_rows(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _pieces(n: int) -> list[int]:
-    """n >= SMALLEST as a sum: of powers of two from LARGEST down to SMALLEST, each as often as it fits, and of what is left."""
+    """n >= SMALLEST as a sum: of powers of two from LARGEST down to SMALLEST, each as often as it fits, and
+    of what is left."""
     sizes = [LARGEST] * (n // LARGEST)
     left = n % LARGEST
     while left >= SMALLEST:
@@ -191,7 +201,9 @@ def _plain(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
         and w.numel() > 0
         and x.shape[-1] == w.shape[1]
         and w.is_contiguous()  # of other strides oneDNN makes products five hundred times as slowly
-        and (b is None or (b.shape == w.shape[:1] and b.is_contiguous()))  # the kernel knows no strides of a bias
+        and (
+            b is None or (b.shape == w.shape[:1] and b.is_contiguous())
+        )  # the kernel knows no strides of a bias
     )
 
 

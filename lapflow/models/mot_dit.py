@@ -1,4 +1,5 @@
-"""LapFlow's backbone: a mixture of diffusion transformers, one expert per scale, one attention over all active scales.
+"""LapFlow's backbone: a mixture of diffusion transformers, one expert per scale, one attention over all
+active scales.
 
 With a single scale it is DiT (Peebles & Xie 2023), parameter for parameter.
 """
@@ -41,7 +42,8 @@ class MoTDiT(Backbone):
         patch: sizes.PatchOption = None,
         mlp_ratio: sizes.RatioOption = 4.0,
         experts: Annotated[
-            sizes.Experts, Field(description="token-wise layers of the blocks: one set per scale, or one for all")
+            sizes.Experts,
+            Field(description="token-wise layers of the blocks: one set per scale, or one for all"),
         ] = "per-scale",
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
@@ -65,7 +67,9 @@ class MoTDiT(Backbone):
         )
         self.transformer = ScaleTransformer(bands, num_classes, resolve(attention), design)
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
+    def forward(
+        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
+    ) -> Heads:
         heads: Heads = self.transformer(state, t, condition)
         return heads
 

@@ -1,4 +1,5 @@
-"""Fixed sine-cosine position embedding in two dimensions (Vaswani et al. 2017; Chen et al. 2021; as in DiT)."""
+"""Fixed sine-cosine position embedding in two dimensions (Vaswani et al. 2017; Chen et al. 2021; as in
+DiT)."""
 
 from __future__ import annotations
 
@@ -8,13 +9,15 @@ from torch import Tensor
 Grid = tuple[int, int]
 
 
-def position_embedding(width: int, grid: Grid, finest: Grid, device: torch.device | str | None = None) -> Tensor:
+def position_embedding(
+    width: int, grid: Grid, finest: Grid, device: torch.device | str | None = None
+) -> Tensor:
     """Embedding [rows * columns, width] of the tokens of a scale with `grid` = (rows, columns), float32.
 
-    Coordinates are the tokens' centres in units of the finest scale's tokens, so that tokens of different scales over
-    the same place are embedded alike: along an axis, token i of g over a finest grid of G stands at (i + 1/2) G/g - 1/2.
-    For the finest scale, and so for a single one, these are DiT's 0 .. G - 1. As in DiT, the first half of the width
-    holds the column, the second the row.
+    Coordinates are the tokens' centres in units of the finest scale's tokens, so that tokens of different
+    scales over the same place are embedded alike: along an axis, token i of g over a finest grid of G stands
+    at (i + 1/2) G/g - 1/2. For the finest scale, and so for a single one, these are DiT's 0 .. G - 1. As in
+    DiT, the first half of the width holds the column, the second the row.
     """
     rows, columns = (_centres(g, full, device) for g, full in zip(grid, finest, strict=True))
     column = _sine_cosine(columns, width // 2)[None].expand(grid[0], -1, -1)

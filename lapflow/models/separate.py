@@ -1,4 +1,5 @@
-"""Separate models: one transformer per scale, each over the tokens its scale may see (the ablation of LapFlow)."""
+"""Separate models: one transformer per scale, each over the tokens its scale may see (the ablation of
+LapFlow)."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ from lapflow.models.transformer import ScaleTransformer, active_scales
 class Separate(Backbone):
     """One diffusion transformer per scale; tower k reads the scales that scale k may see and returns scale k.
 
-    A tower is not given what could not reach its output: under mask causal the finer scales, under self all others.
-    Its own attention has the same mask. At two scales from t = 0.5, size L/2, this costs 0.87 of a single-scale model under
-    causal, where towers that read all tokens would cost 1.37.
+    A tower is not given what could not reach its output: under mask causal the finer scales, under self all
+    others. Its own attention has the same mask. At two scales from t = 0.5, size L/2, this costs 0.87 of a
+    single-scale model under causal, where towers that read all tokens would cost 1.37.
     """
 
     remakes = True
@@ -61,20 +62,33 @@ class Separate(Backbone):
         )
         backend = resolve(attention)
         self.towers = nn.ModuleDict(
-            {str(k): ScaleTransformer(bands, num_classes, backend, design, self._seen(k, tuple(bands)), (k,)) for k in bands}
+            {
+                str(k): ScaleTransformer(
+                    bands, num_classes, backend, design, self._seen(k, tuple(bands)), (k,)
+                )
+                for k in bands
+            }
         )
 
     def _seen(self, scale: int, scales: Sequence[int]) -> tuple[int, ...]:
         """Those of `scales` that the tower of `scale` reads."""
-        return tuple(k for k in scales if self.mask == "none" or k == scale or (self.mask == "causal" and k > scale))
+        return tuple(
+            k for k in scales if self.mask == "none" or k == scale or (self.mask == "causal" and k > scale)
+        )
 
     def _tower(self, scale: int) -> ScaleTransformer:
         return cast(ScaleTransformer, self.towers[str(scale)])
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
+    def forward(
+        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
+    ) -> Heads:
         active_scales(state, tuple(self.bands), self.bands)
-        towers = {k: self._tower(k)({j: state[j] for j in self._seen(k, tuple(state))}, t, condition) for k in state}
-        return {name: {k: heads[name][k] for k, heads in towers.items()} for name in next(iter(towers.values()))}
+        towers = {
+            k: self._tower(k)({j: state[j] for j in self._seen(k, tuple(state))}, t, condition) for k in state
+        }
+        return {
+            name: {k: heads[name][k] for k, heads in towers.items()} for name in next(iter(towers.values()))
+        }
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         active = tuple(scales)

@@ -1,4 +1,5 @@
-"""Transformer sizes (DiT, Peebles & Xie 2023, table 1), and the options that backbones share, as one checked record."""
+"""Transformer sizes (DiT, Peebles & Xie 2023, table 1), and the options that backbones share, as one checked
+record."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ from lapflow.core.attention import Mask
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError, suggest
 
-SIZES: dict[str, tuple[int, int, int]] = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+SIZES: dict[str, tuple[int, int, int]] = {
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}
 """Depth, width and heads by name."""
 
 DEFAULT_PATCH = 2
@@ -23,26 +29,41 @@ Experts = Literal["per-scale", "shared"]
 Conditioning = Literal["adaln-zero", "in-context"]
 
 # The annotated options, shared by the backbones that are made of them.
-SizeOption = Annotated[str | None, Field(description="S, B, L or XL, with the patch size if wanted: S/2; or give depth, width and heads")]
+SizeOption = Annotated[
+    str | None,
+    Field(description="S, B, L or XL, with the patch size if wanted: S/2; or give depth, width and heads"),
+]
 DepthOption = Annotated[int | None, Field(ge=1, description="number of blocks, instead of a size")]
 WidthOption = Annotated[int | None, Field(ge=4, description="token width d, instead of a size")]
 HeadsOption = Annotated[int | None, Field(ge=1, description="attention heads, instead of a size")]
 PatchOption = Annotated[
     int | Sequence[int] | None,
-    Field(description=f"patch size, or one per scale coarse to fine; {DEFAULT_PATCH} if neither this nor the size's name says"),
+    Field(
+        description=f"patch size, or one per scale coarse to fine; {DEFAULT_PATCH} if neither this nor the "
+        f"size's name says"
+    ),
 ]
 RatioOption = Annotated[float, Field(gt=0, description="width of the MLP over the token width")]
-MaskOption = Annotated[Mask, Field(description="scales that scale k's tokens see: causal k' >= k, self only k, none all")]
+MaskOption = Annotated[
+    Mask, Field(description="scales that scale k's tokens see: causal k' >= k, self only k, none all")
+]
 ConditioningOption = Annotated[
-    Conditioning, Field(description="how t and the class enter: adaln-zero modulates every block, in-context prepends them as tokens")
+    Conditioning,
+    Field(
+        description="how t and the class enter: adaln-zero modulates every block, in-context prepends them "
+        "as tokens"
+    ),
 ]
 
-VarianceOption = Annotated[bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")]
+VarianceOption = Annotated[
+    bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")
+]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a transformer over scales is made of. `patches` maps each scale to its patch size, coarse to fine."""
+    """What a transformer over scales is made of. `patches` maps each scale to its patch size, coarse to
+    fine."""
 
     depth: int
     width: int
@@ -83,12 +104,17 @@ def architecture(
         _refuse_both(size, [name for name, value in given.items() if value is not None])
         depth, width, heads, named_patch = parse_size(size)
     if depth is None or width is None or heads is None:
-        missing = ", ".join(name for name, value in (("depth", depth), ("width", width), ("heads", heads)) if value is None)
+        missing = ", ".join(
+            name for name, value in (("depth", depth), ("width", width), ("heads", heads)) if value is None
+        )
         raise ConfigError(
-            f"the backbone's size is not given: no {missing}", expected="size, for instance S/2, or all of depth, width and heads"
+            f"the backbone's size is not given: no {missing}",
+            expected="size, for instance S/2, or all of depth, width and heads",
         )
     _check_width(width, heads)
-    patches = _patches(bands, patch if patch is not None else named_patch if named_patch is not None else DEFAULT_PATCH)
+    patches = _patches(
+        bands, patch if patch is not None else named_patch if named_patch is not None else DEFAULT_PATCH
+    )
     check_patches(bands, patches)
     return Architecture(depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, variance)
 
@@ -97,15 +123,26 @@ def parse_size(size: str) -> tuple[int, int, int, int | None]:
     """`S/2` -> depth, width, heads, patch; `S` leaves the patch open (None)."""
     match = re.fullmatch(r"([^/]+)(?:/([1-9]\d*))?", size)
     if match is None or match[1] not in SIZES:
-        raise ConfigError("unknown backbone size", got=repr(size), expected=suggest(size, [f"{name}/{DEFAULT_PATCH}" for name in SIZES]))
+        raise ConfigError(
+            "unknown backbone size",
+            got=repr(size),
+            expected=suggest(size, [f"{name}/{DEFAULT_PATCH}" for name in SIZES]),
+        )
     return *SIZES[match[1]], int(match[2]) if match[2] else None
 
 
 def _refuse_both(size: str, given: Sequence[str]) -> None:
     if given:
-        remedy = f"write size: {size.split('/')[0]}" if given == ["patch"] else f"drop size (null), or drop {', '.join(given)}"
+        remedy = (
+            f"write size: {size.split('/')[0]}"
+            if given == ["patch"]
+            else f"drop size (null), or drop {', '.join(given)}"
+        )
         raise ConfigError(
-            f"size already says {', '.join(given)}", got=f"size {size!r} and {', '.join(given)}", expected="one of them", remedy=remedy
+            f"size already says {', '.join(given)}",
+            got=f"size {size!r} and {', '.join(given)}",
+            expected="one of them",
+            remedy=remedy,
         )
 
 
@@ -114,9 +151,12 @@ def _check_width(width: int, heads: int) -> None:
     if width % step:
         below, above = width // step * step, (width // step + 1) * step
         raise ConfigError(
-            f"width {width} cannot be split into {heads} heads" if width % heads else f"width {width} is not a multiple of 4",
+            f"width {width} cannot be split into {heads} heads"
+            if width % heads
+            else f"width {width} is not a multiple of 4",
             got=f"width {width}, heads {heads}",
-            expected=f"a multiple of heads, and of 4 for the position embedding: {' or '.join(str(w) for w in (below, above) if w)}",
+            expected=f"a multiple of heads, and of 4 for the position embedding: "
+            f"{' or '.join(str(w) for w in (below, above) if w)}",
         )
 
 
@@ -131,7 +171,8 @@ def _patches(bands: Mapping[int, Band], patch: int | Sequence[int]) -> dict[int,
 
 
 def check_patches(bands: Mapping[int, Band], patches: Mapping[int, int]) -> None:
-    """Raises `SizeError`, with sizes and patches that would work, unless every band can be cut into its patches."""
+    """Raises `SizeError`, with sizes and patches that would work, unless every band can be cut into its
+    patches."""
     for k, band in bands.items():
         for axis, size in (("height", band.height), ("width", band.width)):
             if size % patches[k]:
@@ -139,14 +180,19 @@ def check_patches(bands: Mapping[int, Band], patches: Mapping[int, int]) -> None
                     f"scale {k} of {axis} {size} cannot be cut into patches of {patches[k]}",
                     got=f"scale {k} of {band.height}x{band.width}, patch {patches[k]}",
                     expected=_sizes_that_work(bands, patches, axis),
-                    remedy=f"resize the images, use fewer scales, or a patch that divides {math.gcd(band.height, band.width)}",
+                    remedy=f"resize the images, use fewer scales, or a patch that divides "
+                    f"{math.gcd(band.height, band.width)}",
                 )
 
 
 def _sizes_that_work(bands: Mapping[int, Band], patches: Mapping[int, int], axis: str) -> str:
-    """Scale 0 is so many times the size of scale k; its size must be a multiple of that times the patch, for every k."""
+    """Scale 0 is so many times the size of scale k; its size must be a multiple of that times the patch, for
+    every k."""
     finest = min(bands)
     size = getattr(bands[finest], axis)
     multiple = math.lcm(*(patches[k] * max(1, size // getattr(band, axis)) for k, band in bands.items()))
     works = [s for s in (size // multiple * multiple, (size // multiple + 1) * multiple) if s]
-    return f"scale {finest} with a {axis} that is a multiple of {multiple}, for instance {' or '.join(map(str, works))}"
+    return (
+        f"scale {finest} with a {axis} that is a multiple of {multiple}, for instance "
+        f"{' or '.join(map(str, works))}"
+    )

@@ -1,7 +1,7 @@
 """The transformer over scales that the backbones are made of.
 
-Tokens of the active scales stand in one sequence, coarse to fine; attention is masked by scale; every scale has its own
-patch embedding and final layer; blocks have one expert per scale or one for all.
+Tokens of the active scales stand in one sequence, coarse to fine; attention is masked by scale; every scale
+has its own patch embedding and final layer; blocks have one expert per scale or one for all.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ SHARED = "shared"
 
 
 class ScaleTransformer(nn.Module):
-    """Takes the scales `inputs` and returns those of them in `outputs` (both default to all bands), coarse to fine.
+    """Takes the scales `inputs` and returns those of them in `outputs` (both default to all bands), coarse to
+    fine.
 
-    Positions are relative to the finest of all `bands`, so that towers over fewer scales place their tokens alike.
+    Positions are relative to the finest of all `bands`, so that towers over fewer scales place their tokens
+    alike.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class ScaleTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(self._experts(), self.attention) for _ in range(design.depth))
         self.finals = nn.ModuleDict(
             {
-                str(k): FinalLayer(embeds[str(k)], bands[k].channels * (1 + design.variance), design.width, self.modulated)
+                str(k): FinalLayer(
+                    embeds[str(k)], bands[k].channels * (1 + design.variance), design.width, self.modulated
+                )
                 for k in self.outputs
             }
         )
@@ -77,7 +81,8 @@ class ScaleTransformer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise parameters as DiT does, and fill the position buffers (also after `to_empty` from device meta)."""
+        """Initialise parameters as DiT does, and fill the position buffers (also after `to_empty` from device
+        meta)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -101,8 +106,11 @@ class ScaleTransformer(nn.Module):
 
     # ------------------------------------------------------------------ forward
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, given: Condition | Tensor | None = None) -> Heads:
-        """state {k: [b, c_k, h_k, w_k]} of any non-empty coarse suffix of `inputs`, t [b], what is given beside
+    def forward(
+        self, state: Mapping[int, Tensor], t: Tensor, given: Condition | Tensor | None = None
+    ) -> Heads:
+        """state {k: [b, c_k, h_k, w_k]} of any non-empty coarse suffix of `inputs`, t [b], what is given
+        beside
         -> heads of {k: [b, c_k, h_k, w_k]} for the active ones of `outputs`, in the order of `state`."""
         scales = active_scales(state, self.inputs, self.bands)
         given = Condition.of(given)
@@ -123,18 +131,26 @@ class ScaleTransformer(nn.Module):
         if not self.design.variance:
             return {MAIN: {k: found[k] for k in state if k in found}}
         halves = {k: found[k].chunk(2, dim=1) for k in state if k in found}
-        return {MAIN: {k: pair[0] for k, pair in halves.items()}, VARIANCE: {k: pair[1] for k, pair in halves.items()}}
+        return {
+            MAIN: {k: pair[0] for k, pair in halves.items()},
+            VARIANCE: {k: pair[1] for k, pair in halves.items()},
+        }
 
     def _beside(self, x: Tensor, scale: int, given: Condition) -> Tensor:
         """A scale with the image that is given beside it, as further channels."""
         if not self.bands[scale].condition:
             return x
         if given.image is None or scale not in given.image:
-            raise ConfigError(f"the network of scale {scale} wants the coarser image beside it", got="none", expected="condition.image")
+            raise ConfigError(
+                f"the network of scale {scale} wants the coarser image beside it",
+                got="none",
+                expected="condition.image",
+            )
         return torch.cat([x, given.image[scale].to(x.dtype)], dim=1)
 
     def _condition(self, t: Tensor, given: Condition) -> tuple[Tensor | None, Tensor | None]:
-        """The condition for modulation [b, d], its SiLU taken once for all layers; or the tokens to prepend [b, 1 to 3, d]."""
+        """The condition for modulation [b, d], its SiLU taken once for all layers; or the tokens to prepend
+        [b, 1 to 3, d]."""
         embedded = [self.time(t)]
         if self.label is not None:
             embedded.append(self.label(given.labels, t))
@@ -142,21 +158,35 @@ class ScaleTransformer(nn.Module):
             refuse_labels()
         if self.level is not None:
             if given.level is None and given.image is not None:
-                raise ConfigError("an image is given without the level of its corruption", got="none", expected="condition.level [b]")
-            embedded.append(self.level(torch.zeros_like(t) if given.level is None else given.level.to(t.dtype)))
-        return (F.silu(sum(embedded[1:], embedded[0])), None) if self.modulated else (None, torch.stack(embedded, dim=1))
+                raise ConfigError(
+                    "an image is given without the level of its corruption",
+                    got="none",
+                    expected="condition.level [b]",
+                )
+            embedded.append(
+                self.level(torch.zeros_like(t) if given.level is None else given.level.to(t.dtype))
+            )
+        return (
+            (F.silu(sum(embedded[1:], embedded[0])), None)
+            if self.modulated
+            else (None, torch.stack(embedded, dim=1))
+        )
 
     # ------------------------------------------------------------------ cost
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
-        """Multiply-adds of one evaluation of one sample with these active scales, by part (n_k tokens, d width, L depth).
+        """Multiply-adds of one evaluation of one sample with these active scales, by part (n_k tokens, d
+        width, L depth).
 
-        `linear`: (4 + 2 mlp_ratio) d^2 L sum(n_k), which is 12 d^2 L sum(n_k) at ratio 4, plus the patch embeddings and the
-        final linear layers. `attention`: 2 d L pairs. `modulation`: 6 d^2 L per expert used, plus 2 d^2 per final
-        layer; none under in-context conditioning, whose extra tokens count in the other two. Embeddings of t and y are left out.
+        `linear`: (4 + 2 mlp_ratio) d^2 L sum(n_k), which is 12 d^2 L sum(n_k) at ratio 4, plus the patch
+        embeddings and the final linear layers. `attention`: 2 d L pairs. `modulation`: 6 d^2 L per expert
+        used, plus 2 d^2 per final layer; none under in-context conditioning, whose extra tokens count in the
+        other two. Embeddings of t and y are left out.
         """
         given = set(scales)
-        assert given <= set(self.inputs), f"scales {given - set(self.inputs)} are not among the network's {self.inputs}"
+        assert given <= set(self.inputs), (
+            f"scales {given - set(self.inputs)} are not among the network's {self.inputs}"
+        )
         active, d, depth = [k for k in self.inputs if k in given], self.design.width, self.design.depth
         pixels = {k: self.bands[k].height * self.bands[k].width for k in active}
         extra = 0 if self.modulated else 1 + (self.num_classes > 0) + (self.level is not None)
@@ -173,13 +203,19 @@ class ScaleTransformer(nn.Module):
         }
 
 
-def active_scales(state: Mapping[int, Tensor], scales: tuple[int, ...], bands: Mapping[int, Band]) -> tuple[int, ...]:
-    """The scales of `state`, coarse to fine. Raises unless they are a non-empty coarse part of `scales`, or one of them alone (a
-    merged image), shaped as their bands."""
+def active_scales(
+    state: Mapping[int, Tensor], scales: tuple[int, ...], bands: Mapping[int, Band]
+) -> tuple[int, ...]:
+    """The scales of `state`, coarse to fine. Raises unless they are a non-empty coarse part of `scales`, or
+    one of them alone (a merged image), shaped as their bands."""
     active = tuple(k for k in scales if k in state)
     if len(active) != len(state) or not active or (len(active) > 1 and active != scales[: len(active)]):
         known = ", ".join(str(list(scales[: n + 1])) for n in range(len(scales)))
-        raise ConfigError("the network cannot take this set of active scales", got=list(state), expected=f"one of {known}, or one alone")
+        raise ConfigError(
+            "the network cannot take this set of active scales",
+            got=list(state),
+            expected=f"one of {known}, or one alone",
+        )
     for k in active:
         if tuple(state[k].shape[1:]) != bands[k].shape:
             what = f"scale {k} is not of the shape that the network was built for"

@@ -1,6 +1,8 @@
-"""A convolutional U-Net with attention (Ho et al. 2020; Dhariwal & Nichol 2021), diffusers' UNet2DModel: LDM's backbone.
+"""A convolutional U-Net with attention (Ho et al. 2020; Dhariwal & Nichol 2021), diffusers' UNet2DModel:
+LDM's backbone.
 
-One U-Net per scale, each seeing its own scale alone; so it is for one scale, or for the merged view of stages.
+One U-Net per scale, each seeing its own scale alone; so it is for one scale, or for the merged view of
+stages.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ TIME_SCALE = 1000.0
 
 
 class UNet(Backbone):
-    """diffusers' UNet2DModel per scale; its attention is its own (SDPA), so the config's attention backend is not used."""
+    """diffusers' UNet2DModel per scale; its attention is its own (SDPA), so the config's attention backend is
+    not used."""
 
     def __init__(
         self,
@@ -35,7 +38,8 @@ class UNet(Backbone):
         attention: str | AttentionBackend = "auto",
         *,
         channels: Annotated[
-            Sequence[Annotated[int, Field(ge=1)]], Field(min_length=1, description="channels of each level, fine to coarse")
+            Sequence[Annotated[int, Field(ge=1)]],
+            Field(min_length=1, description="channels of each level, fine to coarse"),
         ] = (
             224,
             448,
@@ -44,36 +48,54 @@ class UNet(Backbone):
         ),
         layers: Annotated[int, Field(ge=1, description="residual blocks per level")] = 2,
         attention_levels: Annotated[
-            Sequence[Annotated[int, Field(ge=0)]], Field(description="levels with self-attention, 0 the finest")
+            Sequence[Annotated[int, Field(ge=0)]],
+            Field(description="levels with self-attention, 0 the finest"),
         ] = (1, 2, 3),
         head_width: Annotated[int, Field(ge=1, description="channels per attention head")] = 32,
-        groups: Annotated[int, Field(ge=1, description="groups of the normalisation; divides every level's channels")] = 32,
+        groups: Annotated[
+            int, Field(ge=1, description="groups of the normalisation; divides every level's channels")
+        ] = 32,
         variance: VarianceOption = False,
     ) -> None:
         super().__init__()
         self.heads = (VARIANCE,) if variance else ()
         backend = type(resolve(attention)).__name__
         if backend not in ("Auto", "SDPA"):
-            raise ConfigError("the U-Net's attention is its own, SDPA", got=f"attention {backend}", expected="auto or sdpa")
+            raise ConfigError(
+                "the U-Net's attention is its own, SDPA", got=f"attention {backend}", expected="auto or sdpa"
+            )
         self.bands, self.num_classes, self.variance = dict(bands), num_classes, variance
         self._options: dict[str, Any] = {
             "block_out_channels": tuple(channels),
             "layers_per_block": layers,
             "attention_head_dim": head_width,
             "norm_num_groups": groups,
-            "down_block_types": tuple("AttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(channels))),
-            "up_block_types": tuple("AttnUpBlock2D" if i in attention_levels else "UpBlock2D" for i in reversed(range(len(channels)))),
+            "down_block_types": tuple(
+                "AttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(channels))
+            ),
+            "up_block_types": tuple(
+                "AttnUpBlock2D" if i in attention_levels else "UpBlock2D"
+                for i in reversed(range(len(channels)))
+            ),
         }
         self._check(channels, groups, head_width, attention_levels)
         self.nets = nn.ModuleDict({str(k): self._net(band) for k, band in bands.items()})
 
-    def _check(self, channels: Sequence[int], groups: int, head_width: int, attention_levels: Sequence[int]) -> None:
+    def _check(
+        self, channels: Sequence[int], groups: int, head_width: int, attention_levels: Sequence[int]
+    ) -> None:
         if wrong := [c for c in channels if c % groups or c % head_width]:
             raise ConfigError(
-                "the U-Net's channels do not fit", got=f"{wrong}", expected=f"multiples of groups {groups} and of head_width {head_width}"
+                "the U-Net's channels do not fit",
+                got=f"{wrong}",
+                expected=f"multiples of groups {groups} and of head_width {head_width}",
             )
         if wrong := [i for i in attention_levels if i >= len(channels)]:
-            raise ConfigError("there is no such level of the U-Net", got=f"attention_levels {wrong}", expected=f"0 to {len(channels) - 1}")
+            raise ConfigError(
+                "there is no such level of the U-Net",
+                got=f"attention_levels {wrong}",
+                expected=f"0 to {len(channels) - 1}",
+            )
         multiple = 2 ** (len(channels) - 1)
         for k, band in self.bands.items():
             if band.height % multiple or band.width % multiple:
@@ -88,16 +110,21 @@ class UNet(Backbone):
         try:
             from diffusers import UNet2DModel
         except ImportError as error:
-            raise BackendError("the backbone unet needs diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'") from None
+            raise BackendError(
+                "the backbone unet needs diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'"
+            ) from None
         return UNet2DModel(  # an nn.Module
             sample_size=(band.height, band.width),
-            in_channels=band.channels + (band.condition + 1 if band.condition else 0),  # and a plane that holds the level
+            in_channels=band.channels
+            + (band.condition + 1 if band.condition else 0),  # and a plane that holds the level
             out_channels=band.channels * (1 + self.variance),
             num_class_embeds=self.num_classes + 1 if self.num_classes else None,
             **self._options,
         )
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
+    def forward(
+        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
+    ) -> Heads:
         active_scales(state, tuple(self.bands), self.bands)
         given = Condition.of(condition)
         if not self.num_classes and given.labels is not None:
@@ -109,20 +136,28 @@ class UNet(Backbone):
         if not self.variance:
             return {MAIN: found}
         halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
-        return {MAIN: {k: pair[0] for k, pair in halves.items()}, VARIANCE: {k: pair[1] for k, pair in halves.items()}}
+        return {
+            MAIN: {k: pair[0] for k, pair in halves.items()},
+            VARIANCE: {k: pair[1] for k, pair in halves.items()},
+        }
 
     def _predict(self, scale: int, x: Tensor, t: Tensor, labels: Tensor | None, given: Condition) -> Tensor:
         net: Any = self.nets[str(scale)]
         x = x.to(next(net.parameters()).dtype)
         if self.bands[scale].condition:
             if given.image is None or given.level is None:
-                raise ConfigError(f"the network of scale {scale} wants the coarser image beside it", got="none", expected="condition.image")
+                raise ConfigError(
+                    f"the network of scale {scale} wants the coarser image beside it",
+                    got="none",
+                    expected="condition.image",
+                )
             level = given.level.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[-2:])
             x = torch.cat([x, given.image[scale].to(x.dtype), level], dim=1)
         return cast(Tensor, net(x, TIME_SCALE * t, class_labels=labels).sample)
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
-        """Counted by running each scale's network on the meta device: convolutions and linear layers; attention's products."""
+        """Counted by running each scale's network on the meta device: convolutions and linear layers;
+        attention's products."""
         total: Counter[str] = Counter(linear=0, attention=0, modulation=0)
         for k in scales:
             total.update(self._count(self.bands[k]))
@@ -132,10 +167,19 @@ class UNet(Backbone):
         from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
 
-        with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (
+            torch.device("meta"),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
             net = self._net(band)
             x = torch.empty(1, net.config.in_channels, band.height, band.width)
-            net(x, torch.empty(1), class_labels=torch.zeros(1, dtype=torch.int64) if self.num_classes else None)
+            net(
+                x,
+                torch.empty(1),
+                class_labels=torch.zeros(1, dtype=torch.int64) if self.num_classes else None,
+            )
         counts = {str(name): count // 2 for name, count in counter.get_flop_counts()["Global"].items()}
         attention = sum(count for name, count in counts.items() if "bmm" in name or "attention" in name)
         return {"linear": sum(counts.values()) - attention, "attention": attention}

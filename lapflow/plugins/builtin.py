@@ -1,4 +1,5 @@
-"""The components that come with lapflow, by kind and name. Strings, so that nothing is imported before it is named."""
+"""The components that come with lapflow, by kind and name. Strings, so that nothing is imported before it is
+named."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A kit of tests per contract, for plugin authors and for our own components. It needs no pytest to import.
 
-Subclass the kit of your contract in a test file, say how the component is made, and pytest runs the contract's promises:
+Subclass the kit of your contract in a test file, say how the component is made, and pytest runs the
+contract's promises:
 
     from lapflow.plugins.conformance import DecompositionConformance
 
@@ -8,8 +9,8 @@ Subclass the kit of your contract in a test file, say how the component is made,
         def make(self):
             return Mine(levels=3)
 
-The class attributes of a kit (shapes, tolerances) can be overridden. Where a kit needs another component (a bridge needs
-a path), it brings a plain one of its own.
+The class attributes of a kit (shapes, tolerances) can be overridden. Where a kit needs another component (a
+bridge needs a path), it brings a plain one of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The kinds of component: the contract of each, and the entry-point group in which a distribution offers its own."""
+"""The kinds of component: the contract of each, and the entry-point group in which a distribution offers its
+own."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from lapflow.core.errors import ConfigError, suggest
 
 @dataclass(frozen=True)
 class Kind:
-    """One extension point: its `name`, its `contract` as 'module:Class' (imported when needed), its entry-point `group`,
-    and the `key` under which a config names a component of it."""
+    """One extension point: its `name`, its `contract` as 'module:Class' (imported when needed), its
+    entry-point `group`, and the `key` under which a config names a component of it."""
 
     name: str
     contract: str
@@ -28,7 +29,12 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("decomposition", "lapflow.core.decomposition:Decomposition", "lapflow.decompositions", "decomposition"),
+        Kind(
+            "decomposition",
+            "lapflow.core.decomposition:Decomposition",
+            "lapflow.decompositions",
+            "decomposition",
+        ),
         Kind("intervals", "lapflow.core.intervals:IntervalSchedule", "lapflow.intervals", "intervals"),
         Kind("path", "lapflow.core.path:Path", "lapflow.paths", "path"),
         Kind("bridge", "lapflow.core.bridge:Bridge", "lapflow.bridges", "bridge"),

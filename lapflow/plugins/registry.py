@@ -1,7 +1,8 @@
 """Components by kind and name: built in, installed as plugins (entry points), or registered in this session.
 
-Nothing is imported before it is named. Precedence: built-ins, then what this session registered, then plugins. Two
-plugins with one name must be told apart as `name@distribution`, which is also the way to a plugin behind a built-in.
+Nothing is imported before it is named. Precedence: built-ins, then what this session registered, then
+plugins. Two plugins with one name must be told apart as `name@distribution`, which is also the way to a
+plugin behind a built-in.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class PluginWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Listed:
-    """A source as `sources` lists it: `ok`; `shadowed` by a built-in or a registered one; in a `clash`; `broken` by a `cause`."""
+    """A source as `sources` lists it: `ok`; `shadowed` by a built-in or a registered one; in a `clash`;
+    `broken` by a `cause`."""
 
     source: Source
     status: Status
@@ -63,7 +65,9 @@ def create(kind: str, spec: Mapping[str, Any] | str, **context: Any) -> Any:
     cls = get(kind, arguments.pop("name"))
     unknown = set(context) - set(find_kind(kind).load_contract().context)
     assert not unknown, f"the contract of a {kind} names no context {sorted(unknown)}"
-    validate(cls.schema(), arguments, f"{kind} {cls.__name__}")  # names the key, where Python would only name the function
+    validate(
+        cls.schema(), arguments, f"{kind} {cls.__name__}"
+    )  # names the key, where Python would only name the function
     wanted = inspect.signature(inspect.unwrap(cls.__init__)).parameters
     return cls(**{name: value for name, value in context.items() if name in wanted}, **arguments)
 
@@ -80,15 +84,22 @@ def changed(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_source(kind: str, name: str) -> Source:
-    """The one source that `name` or `name@distribution` stands for. Raises `ConfigError` where there is none or more than one."""
+    """The one source that `name` or `name@distribution` stands for. Raises `ConfigError` where there is none
+    or more than one."""
     plain, _, distribution = name.partition("@")
     found = [source for source in _all(kind) if source.name == plain]
     if distribution:
         found = [source for source in found if canonical(source.distribution) == canonical(distribution)]
         if not found:
-            offered = [f"{source.name}@{source.distribution}" for source in _all(kind) if source.distribution not in (OWN, SESSION)]
+            offered = [
+                f"{source.name}@{source.distribution}"
+                for source in _all(kind)
+                if source.distribution not in (OWN, SESSION)
+            ]
             raise ConfigError(
-                f"no installed distribution offers this {kind}", got=repr(name), expected=suggest(name, [*offered, *names(kind)])
+                f"no installed distribution offers this {kind}",
+                got=repr(name),
+                expected=suggest(name, [*offered, *names(kind)]),
             )
         return found[0]
     if not found:
@@ -115,11 +126,14 @@ def sources(kind: str, *, load: bool = False) -> list[Listed]:
 def distributions_used(config: Mapping[str, Any]) -> dict[str, str]:
     """{distribution: version} of the plugins that a resolved config names; built-ins apart."""
     found = [find_source(kind, name) for kind, name in components_named(config)]
-    return {source.distribution: source.version for source in found if source.distribution not in (OWN, SESSION)}
+    return {
+        source.distribution: source.version for source in found if source.distribution not in (OWN, SESSION)
+    }
 
 
 def components_named(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(kind, name) of every component in a resolved config, at any depth: each stands as {name: ...} under its kind's key."""
+    """(kind, name) of every component in a resolved config, at any depth: each stands as {name: ...} under
+    its kind's key."""
     kinds = {kind.key: kind.name for kind in KINDS.values()}
     found = []
     for key, value in config.items():
@@ -135,7 +149,8 @@ def register(cls: C, *, name: str, kind: str | None = None) -> C: ...
 @overload
 def register(cls: None = None, *, name: str, kind: str | None = None) -> Callable[[C], C]: ...
 def register(cls: Any = None, *, name: str, kind: str | None = None) -> Any:
-    """Make a class known by `name` in this session, as a call or a decorator; a second one of the name replaces the first.
+    """Make a class known by `name` in this session, as a call or a decorator; a second one of the name
+    replaces the first.
 
     The kind is that of its contract. To make it known to others, give its distribution an entry point.
     """
@@ -144,14 +159,18 @@ def register(cls: Any = None, *, name: str, kind: str | None = None) -> Any:
     found = kind or getattr(cls, "kind", None)
     if not isinstance(found, str):
         raise PluginError(
-            f"{name!r} is no component", got=repr(cls), expected=f"a subclass of a contract in lapflow.core: {', '.join(KINDS)}"
+            f"{name!r} is no component",
+            got=repr(cls),
+            expected=f"a subclass of a contract in lapflow.core: {', '.join(KINDS)}",
         )
     path = f"{getattr(cls, '__module__', '?')}:{getattr(cls, '__qualname__', '?')}"
     check_contract(found, cls, name, f"{SESSION}, {path}")
     if "@" in name or not name:
         raise ConfigError("a component's name must not be empty or hold '@'", got=repr(name))
     if name in BUILTIN[found]:
-        raise ConfigError(f"{name!r} is a built-in {found}", got=path, remedy="register it under another name")
+        raise ConfigError(
+            f"{name!r} is a built-in {found}", got=path, remedy="register it under another name"
+        )
     _registered[found, name] = Source(found, name, path, SESSION, "", cls)
     return cls
 
@@ -173,7 +192,8 @@ def _all(kind: str) -> list[Source]:
 
 @functools.cache
 def _installed(kind: str, group: str, search_path: tuple[str, ...]) -> tuple[Source, ...]:
-    """The plugins of a kind on `sys.path`, which is the key: reading the metadata of every distribution takes a while."""
+    """The plugins of a kind on `sys.path`, which is the key: reading the metadata of every distribution takes
+    a while."""
     found = (Source.of_entry_point(kind, entry) for entry in entry_points(group=group))
     return tuple(source for source in found if source.distribution != OWN)
 
@@ -181,7 +201,11 @@ def _installed(kind: str, group: str, search_path: tuple[str, ...]) -> tuple[Sou
 def _listed(source: Source, load: bool) -> Listed:
     same = [other for other in _all(source.kind) if other.name == source.name]
     if source != same[0] and same[0].distribution in (OWN, SESSION):
-        return Listed(source, "shadowed", f"{same[0].distribution} has this name; write {source.name}@{source.distribution}")
+        return Listed(
+            source,
+            "shadowed",
+            f"{same[0].distribution} has this name; write {source.name}@{source.distribution}",
+        )
     if load:
         try:
             source.load()
@@ -203,5 +227,7 @@ def _clash(kind: str, name: str, found: list[Source]) -> ConfigError:
 @functools.cache
 def _warn_once(kind: str, name: str, winner: str, hidden: str) -> None:
     warnings.warn(
-        f"the {kind} {name!r} of {hidden} is hidden by the one of {winner}; write {name}@{hidden} for it", PluginWarning, stacklevel=4
+        f"the {kind} {name!r} of {hidden} is hidden by the one of {winner}; write {name}@{hidden} for it",
+        PluginWarning,
+        stacklevel=4,
     )

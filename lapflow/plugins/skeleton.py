@@ -1,4 +1,5 @@
-"""A new plugin as a distribution that can be installed: a component that works, its entry point, its conformance test.
+"""A new plugin as a distribution that can be installed: a component that works, its entry point, its
+conformance test.
 
 lapflow-NAME/
   pyproject.toml             the entry point
@@ -33,14 +34,17 @@ PROMISES = {"codec": "    round_trip = 1e-6\n\n"}
 def write_skeleton(kind: str, name: str, folder: Path, setting: str) -> list[Path]:
     """Write the distribution `lapflow-NAME` with one component of `kind` in `folder`; the files written.
 
-    `setting` is where a config names the component. Raises `ConfigError` for an unknown kind, a name that is not valid or is
-    taken, and a folder that exists; then, and when the disk refuses, nothing is left.
+    `setting` is where a config names the component. Raises `ConfigError` for an unknown kind, a name that is
+    not valid or is taken, and a folder that exists; then, and when the disk refuses, nothing is left.
     """
     found = find_kind(kind)
     _check_name(found, name)
     if os.path.lexists(folder):
         raise ConfigError(
-            "the folder exists already", got=str(folder), expected="a folder to be made", remedy="remove it, or give another --out"
+            "the folder exists already",
+            got=str(folder),
+            expected="a folder to be made",
+            remedy="remove it, or give another --out",
         )
     contents = _contents(found, name, setting)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +71,16 @@ def _check_name(kind: Kind, name: str) -> None:
         raise ConfigError(
             "this cannot be a component's name",
             got=printable(repr(name)),
-            expected=f"at most {LONGEST} lower-case letters and digits, in words joined by -, the first a letter: it names a package too",
+            expected=f"at most {LONGEST} lower-case letters and digits, in words joined by -, the first a "
+            f"letter: it names a package too",
             remedy=f"take {mended}" if NAME.fullmatch(mended) else None,
         )
     if taken := [listed.source for listed in sources(kind.name) if listed.source.name == name]:
         raise ConfigError(
             f"there is a {kind.name} of this name already",
             got=", ".join(f"{name} of {source.distribution}" for source in taken),
-            expected="a name of its own: a built-in would hide it, and two plugins of one name must be told apart in every config",
+            expected="a name of its own: a built-in would hide it, and two plugins of one name must be told "
+            "apart in every config",
             remedy=f"take another; `lapflow components {kind.name}` lists those in use",
         )
 
@@ -173,8 +179,9 @@ A config names it under `{setting}`:
 
 What to change:
 
-1. `src/{package}/{kind}.py`: the component. It works as it stands; its contract is `{contract}` in `{module}`.
-   The annotated arguments of `__init__` are its config.
+1. `src/{package}/{kind}.py`: the component. It works as it stands; its contract is `{contract}` in
+   `{module}`. The annotated arguments of `__init__` are its config.
 2. `tests/test_{package}.py`: the conformance kit states the contract's promises as tests. Keep them passing.
-3. `pyproject.toml`: the entry point is what lapflow finds it by. Nothing is imported before a config names it.
+3. `pyproject.toml`: the entry point is what lapflow finds it by. Nothing is imported before a config names
+it.
 """

@@ -1,4 +1,5 @@
-"""Where a component comes from: a distribution and a path 'module:Class', imported when it is loaded and not before."""
+"""Where a component comes from: a distribution and a path 'module:Class', imported when it is loaded and not
+before."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ SESSION = "this session"
 
 @dataclass(frozen=True)
 class Source:
-    """A component that can be named: by lapflow itself, by an installed `distribution`, or registered in this session."""
+    """A component that can be named: by lapflow itself, by an installed `distribution`, or registered in this
+    session."""
 
     kind: str
     name: str
@@ -29,7 +31,13 @@ class Source:
     @classmethod
     def of_entry_point(cls, kind: str, entry: EntryPoint) -> Source:
         dist = entry.dist
-        return cls(kind, entry.name, entry.value, dist.name if dist else "unknown", dist.version if dist else "unknown")
+        return cls(
+            kind,
+            entry.name,
+            entry.value,
+            dist.name if dist else "unknown",
+            dist.version if dist else "unknown",
+        )
 
     @property
     def label(self) -> str:
@@ -50,7 +58,10 @@ class Source:
                 found = getattr(found, part)
         except LapflowError:
             raise
-        except (Exception, SystemExit) as error:  # whatever a plugin's module raises at import is the cause to show
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # whatever a plugin's module raises at import is the cause to show
             raise PluginError(
                 f"the {self.kind} {self.name!r} cannot be loaded",
                 got=f"{type(error).__name__}: {error}",
@@ -66,10 +77,17 @@ def check_contract(kind: str, cls: object, name: str, label: str) -> None:
     what = f"the {kind} {name!r} does not keep its contract"
     if not (isinstance(cls, type) and issubclass(cls, contract)):
         kin = f"the class {cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else repr(cls)
-        raise PluginError(what, got=kin, expected=f"a subclass of {contract.__module__}.{contract.__name__}", where=label)
+        raise PluginError(
+            what, got=kin, expected=f"a subclass of {contract.__module__}.{contract.__name__}", where=label
+        )
     missing = sorted(n for n in dir(cls) if getattr(getattr(cls, n, None), "__isabstractmethod__", False))
     if missing:
-        raise PluginError(what, got=f"{cls.__qualname__} without {', '.join(missing)}", expected=f"all of {contract.__name__}", where=label)
+        raise PluginError(
+            what,
+            got=f"{cls.__qualname__} without {', '.join(missing)}",
+            expected=f"all of {contract.__name__}",
+            where=label,
+        )
 
 
 def canonical(distribution: str) -> str:

@@ -1,8 +1,9 @@
 """Block DCT (Ahmed, Natarajan & Rao 1974; the basis of Relay Diffusion's blurring): two scales.
 
-The image is cut into SIZE x SIZE blocks; the coarse band is the block mean [c, h/4, w/4], the fine band the 15 other
-coefficients of the orthonormal DCT-II of each block, as 15 c channels (channel 15 i + d of input channel i; d + 1 = 4 row +
-column frequency). No dead dimension; of white noise the fine band is white of std 1, the coarse one of std 1/4.
+The image is cut into SIZE x SIZE blocks; the coarse band is the block mean [c, h/4, w/4], the fine band the
+15 other coefficients of the orthonormal DCT-II of each block, as 15 c channels (channel 15 i + d of input
+channel i; d + 1 = 4 row + column frequency). No dead dimension; of white noise the fine band is white of std
+1, the coarse one of std 1/4.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class BlockDCT(Decomposition):
         pixels = rearrange(x, "b c (h p) (w q) -> b c (p q) h w", p=SIZE, q=SIZE)
         with in_own_dtype(x):
             coefficients = torch.einsum("dn,bcnhw->bcdhw", _basis(x), pixels)
-        return {1: coefficients[:, :, 0] / SIZE, 0: rearrange(coefficients[:, :, 1:], "b c d h w -> b (c d) h w")}
+        return {
+            1: coefficients[:, :, 0] / SIZE,
+            0: rearrange(coefficients[:, :, 1:], "b c d h w -> b (c d) h w"),
+        }
 
     def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
         if start == 1:
@@ -57,7 +61,8 @@ class BlockDCT(Decomposition):
 
 
 def _basis(like: Tensor) -> Tensor:
-    """The orthonormal two-dimensional DCT-II, [coefficient, pixel], in the dtype and on the device of `like`."""
+    """The orthonormal two-dimensional DCT-II, [coefficient, pixel], in the dtype and on the device of
+    `like`."""
     n = torch.arange(SIZE, dtype=torch.float64, device="cpu")
     rows = torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * SIZE)) * math.sqrt(2 / SIZE)
     rows[0] = math.sqrt(1 / SIZE)

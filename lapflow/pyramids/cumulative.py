@@ -1,4 +1,5 @@
-"""Cumulative intervals: finer scales join one by one, coarser ones keep integrating until t = 1 (LapFlow, ICLR 2026)."""
+"""Cumulative intervals: finer scales join one by one, coarser ones keep integrating until t = 1 (LapFlow,
+ICLR 2026)."""
 
 from __future__ import annotations
 
@@ -8,19 +9,30 @@ from typing import Annotated
 from pydantic import Field
 
 from lapflow.core.intervals import Segment
-from lapflow.pyramids.draws import DrawOption, UniformDraws, WeightsOption, check_levels, check_starts, check_weights
+from lapflow.pyramids.draws import (
+    DrawOption,
+    UniformDraws,
+    WeightsOption,
+    check_levels,
+    check_starts,
+    check_weights,
+)
 
 
 class CumulativeIntervals(UniformDraws):
-    """In segment j = [starts[j], starts[j+1]] the j + 1 coarsest scales are active; every scale runs from its start to t = 1.
+    """In segment j = [starts[j], starts[j+1]] the j + 1 coarsest scales are active; every scale runs from its
+    start to t = 1.
 
-    Training draws a segment uniformly and t uniformly on [its start, 1], past the segment's own end, as the paper does.
+    Training draws a segment uniformly and t uniformly on [its start, 1], past the segment's own end, as the
+    paper does.
     """
 
     def __init__(
         self,
         *,
-        starts: Annotated[Sequence[float], Field(description="start times of the scales, coarse to fine; the first is 0")] = (0.0, 0.5),
+        starts: Annotated[
+            Sequence[float], Field(description="start times of the scales, coarse to fine; the first is 0")
+        ] = (0.0, 0.5),
         draw: DrawOption = "batch",
         weights: WeightsOption = None,
     ) -> None:

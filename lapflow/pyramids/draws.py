@@ -1,4 +1,5 @@
-"""What interval schedules share: their options and their checks, and how a training step draws segments and times."""
+"""What interval schedules share: their options and their checks, and how a training step draws segments and
+times."""
 
 from __future__ import annotations
 
@@ -16,26 +17,32 @@ from lapflow.core.transfer import upload
 
 Law = Literal["batch", "sample", "balanced"]
 DrawOption = Annotated[
-    Law, Field(description="draw one segment per batch, or one per sample, or give every segment equally many samples of each batch")
+    Law,
+    Field(
+        description="draw one segment per batch, or one per sample, or give every segment equally many "
+        "samples of each batch"
+    ),
 ]
 WeightsOption = Annotated[
-    Sequence[Annotated[float, Field(ge=0)]] | None, Field(description="loss weight of each scale, coarse to fine; null: all 1")
+    Sequence[Annotated[float, Field(ge=0)]] | None,
+    Field(description="loss weight of each scale, coarse to fine; null: all 1"),
 ]
 
 
 class UniformDraws(IntervalSchedule):
     """A schedule that draws segments uniformly and times uniformly up to `until`.
 
-    `law`: `batch` draws one segment for a batch, `sample` one for each sample; `balanced` deals the segments out to the samples
-    in turn, beginning at a drawn one, so that a batch holds all of them in numbers that differ by one at most: less variance,
-    and the same work in every process.
+    `law`: `batch` draws one segment for a batch, `sample` one for each sample; `balanced` deals the segments
+    out to the samples in turn, beginning at a drawn one, so that a batch holds all of them in numbers that
+    differ by one at most: less variance, and the same work in every process.
     """
 
     law: Law
     weights: tuple[float, ...] | None
 
     def until(self, segment: Segment, end: float) -> float:
-        """The time up to which a segment trains; `end` is where the path ends, perhaps past the segment's stop."""
+        """The time up to which a segment trains; `end` is where the path ends, perhaps past the segment's
+        stop."""
         return end
 
     @property
@@ -58,13 +65,26 @@ class UniformDraws(IntervalSchedule):
     ) -> list[Draw]:
         until = [self.until(segment, end) for segment, end in zip(segments, ends, strict=True)]
         if self.law != "sample":
-            index = int(torch.randint(len(segments), (1,), generator=stage_generator, device=stage_generator.device))
+            index = int(
+                torch.randint(len(segments), (1,), generator=stage_generator, device=stage_generator.device)
+            )
         if self.law == "batch":
-            return [Draw(segments[index], _times(segments[index], rand((batch,), generator, dtype=dtype, device=device), until[index]))]
+            return [
+                Draw(
+                    segments[index],
+                    _times(
+                        segments[index], rand((batch,), generator, dtype=dtype, device=device), until[index]
+                    ),
+                )
+            ]
         if self.law == "balanced":
             stage = (torch.arange(batch) + index) % len(segments)
         else:
-            stage = (rand((batch,), generator, dtype=torch.float32, device="cpu") * len(segments)).long().clamp(max=len(segments) - 1)
+            stage = (
+                (rand((batch,), generator, dtype=torch.float32, device="cpu") * len(segments))
+                .long()
+                .clamp(max=len(segments) - 1)
+            )
         unit = rand((batch,), generator, dtype=dtype, device=device)
         rows = [(s, upload((stage == s.index).nonzero().flatten(), device)) for s in segments]
         return [Draw(s, _times(s, unit[index], until[s.index]), index) for s, index in rows if len(index)]
@@ -82,9 +102,15 @@ def _times(segment: Segment, unit: torch.Tensor, end: float) -> torch.Tensor:
 def check_weights(weights: Sequence[float] | None, scales: int) -> None:
     """Raises `ConfigError` unless there is a weight for each scale, and one that is not 0."""
     if weights is not None and len(weights) != scales:
-        raise ConfigError("intervals.weights must name every scale", got=f"{len(weights)} weights", expected=f"{scales}, coarse to fine")
+        raise ConfigError(
+            "intervals.weights must name every scale",
+            got=f"{len(weights)} weights",
+            expected=f"{scales}, coarse to fine",
+        )
     if weights is not None and not any(weights):
-        raise ConfigError("intervals.weights are all zero", got=list(weights), expected="at least one positive weight")
+        raise ConfigError(
+            "intervals.weights are all zero", got=list(weights), expected="at least one positive weight"
+        )
 
 
 def check_levels(starts: Sequence[float], levels: int) -> None:
@@ -101,7 +127,9 @@ def check_levels(starts: Sequence[float], levels: int) -> None:
 def check_starts(starts: tuple[float, ...]) -> None:
     expected = "times in [0, 1), coarse to fine, strictly rising, the first 0, for instance [0.0, 0.5]"
     if not starts or starts[0] != 0:
-        raise ConfigError("interval starts must begin at 0, the coarsest scale's start", got=list(starts), expected=expected)
+        raise ConfigError(
+            "interval starts must begin at 0, the coarsest scale's start", got=list(starts), expected=expected
+        )
     if any(b <= a for a, b in pairwise(starts)):
         raise ConfigError(
             "interval starts are out of order",

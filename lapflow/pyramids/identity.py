@@ -1,4 +1,5 @@
-"""The identity decomposition: one scale, the image itself. The single-scale systems (LFM, SiT, DiT, LDM) use it."""
+"""The identity decomposition: one scale, the image itself. The single-scale systems (LFM, SiT, DiT, LDM) use
+it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""The Laplacian pyramid with 2x2 average pooling and nearest upsampling (Burt & Adelson 1983; LapFlow, ICLR 2026).
+"""The Laplacian pyramid with 2x2 average pooling and nearest upsampling (Burt & Adelson 1983; LapFlow, ICLR
+2026).
 
 With D the 2x2 average pool and U the nearest x2 upsampling, the bands of x are
 
     x_(K-1) = D^(K-1) x,        x_k = D^k x - U D^(k+1) x   (k < K-1),
 
-and sum_k U^k x_k = x. With these D and U, U D and H = I - U D are orthogonal projectors, so a residual band has range
+and sum_k U^k x_k = x. With these D and U, U D and H = I - U D are orthogonal projectors, so a residual band
+has range
 H: its 2x2 block means are exactly zero, for data and for the noise of one white image alike. A quarter of the
 dimensions of every residual is dead.
 """
@@ -34,7 +36,8 @@ def upsample(x: Tensor) -> Tensor:
 
 
 class LaplacianPyramid(Decomposition):
-    """Laplacian pyramid of 2x2 averages: the coarsest scale is a small picture, each finer one the residual."""
+    """Laplacian pyramid of 2x2 averages: the coarsest scale is a small picture, each finer one the
+    residual."""
 
     def __init__(self, *, levels: Annotated[int, Field(ge=1, description="number of scales K")] = 2) -> None:
         self.levels = levels
@@ -55,7 +58,8 @@ class LaplacianPyramid(Decomposition):
         return x
 
     def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
-        """Of white noise, residual k has std (sqrt 3 / 2)(1/2)^k per pixel and (1/2)^k per direction; the coarsest (1/2)^(K-1) both."""
+        """Of white noise, residual k has std (sqrt 3 / 2)(1/2)^k per pixel and (1/2)^k per direction; the
+        coarsest (1/2)^(K-1) both."""
         c, h, w = shape
         self.check_size(h, w)
         found = {}

@@ -1,12 +1,13 @@
 """One resolution per segment: the schedule of Pyramidal Flow, EdifyImage, Relay Diffusion and cascades.
 
-Segment i works on the image at scale K-1-i, with all the bands that it holds. What the segments' windows are of the path's
-variable u is the difference between the systems:
+Segment i works on the image at scale K-1-i, with all the bands that it holds. What the segments' windows are
+of the path's variable u is the difference between the systems:
 
 * `continuous`: u is the clock; a segment goes on where the one before stopped (EdifyImage).
 * `full`: each segment runs over the whole of [0, 1] (a cascade, Relay).
-* `pyramidal`: windows [s_i, e_i] that overlap (Pyramidal Flow): e_i = (i+1)/S, s_0 = 0, s_(i+1) = e_i / (2 - e_i), so that a
-  transition with corrective noise is exact; the clock shares out their lengths, so that du/dt is the same in all.
+* `pyramidal`: windows [s_i, e_i] that overlap (Pyramidal Flow): e_i = (i+1)/S, s_0 = 0, s_(i+1) = e_i / (2 -
+  e_i), so that a transition with corrective noise is exact; the clock shares out their lengths, so that du/dt
+  is the same in all.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lapflow.core.intervals import Segment
-from lapflow.pyramids.draws import DrawOption, UniformDraws, WeightsOption, check_levels, check_starts, check_weights
+from lapflow.pyramids.draws import (
+    DrawOption,
+    UniformDraws,
+    WeightsOption,
+    check_levels,
+    check_starts,
+    check_weights,
+)
 
 
 class Stages(UniformDraws):
-    """One resolution per segment, coarse to fine; the noise has unit variance per pixel at every resolution."""
+    """One resolution per segment, coarse to fine; the noise has unit variance per pixel at every
+    resolution."""
 
     unit_noise = True
 
@@ -29,11 +38,14 @@ class Stages(UniformDraws):
         self,
         *,
         windows: Annotated[
-            Literal["continuous", "full", "pyramidal"], Field(description="the part of the path that each segment runs over")
+            Literal["continuous", "full", "pyramidal"],
+            Field(description="the part of the path that each segment runs over"),
         ] = "pyramidal",
         starts: Annotated[
             Sequence[float] | None,
-            Field(description="start times of the segments; null: evenly, or in proportion to pyramidal windows"),
+            Field(
+                description="start times of the segments; null: evenly, or in proportion to pyramidal windows"
+            ),
         ] = None,
         draw: DrawOption = "batch",
         weights: WeightsOption = None,
@@ -53,7 +65,10 @@ class Stages(UniformDraws):
         stops = (*starts[1:], 1.0)
         firsts = [start if window is None else window[0] for start, window in zip(starts, windows)]
         entries = [0.0] * levels if self.windows == "full" else firsts
-        return tuple(Segment(i, starts[i], stops[i], {levels - 1 - j: entries[j] for j in range(i + 1)}, windows[i]) for i in range(levels))
+        return tuple(
+            Segment(i, starts[i], stops[i], {levels - 1 - j: entries[j] for j in range(i + 1)}, windows[i])
+            for i in range(levels)
+        )
 
     def until(self, segment: Segment, end: float) -> float:
         return min(segment.stop, end)

@@ -1,9 +1,10 @@
 """Orthonormal wavelet pyramid, periodized, each level exactly half the size (Mallat 1989; Daubechies 1988).
 
-One level splits an image into LL and three detail images. Band K-1 is the last LL [c, h/2^(K-1), w/2^(K-1)]; band
-k < K-1 holds the three details of level k+1 as 3c channels [3c, h/2^(k+1), w/2^(k+1)] (channel 3 i + d of input channel i:
-d = 0 vertical high pass, 1 horizontal, 2 both; PyWavelets' cH, cV, cD). The transform is orthonormal: no dead
-dimension, white noise stays white in every band, and a constant image is multiplied by 2 per level.
+One level splits an image into LL and three detail images. Band K-1 is the last LL [c, h/2^(K-1), w/2^(K-1)];
+band k < K-1 holds the three details of level k+1 as 3c channels [3c, h/2^(k+1), w/2^(k+1)] (channel 3 i + d
+of input channel i: d = 0 vertical high pass, 1 horizontal, 2 both; PyWavelets' cH, cV, cD). The transform is
+orthonormal: no dead dimension, white noise stays white in every band, and a constant image is multiplied by 2
+per level.
 
 Along an axis, with low-pass filter h of even length L and x periodic,
 
@@ -37,8 +38,12 @@ class WaveletPyramid(Decomposition):
     def __init__(
         self,
         *,
-        levels: Annotated[int, Field(ge=1, description="number of scales K; the wavelet transform has K - 1 levels")] = 2,
-        wavelet: Annotated[str, Field(description="an orthogonal wavelet of PyWavelets, such as haar, db2, sym4, coif1")] = "haar",
+        levels: Annotated[
+            int, Field(ge=1, description="number of scales K; the wavelet transform has K - 1 levels")
+        ] = 2,
+        wavelet: Annotated[
+            str, Field(description="an orthogonal wavelet of PyWavelets, such as haar, db2, sym4, coif1")
+        ] = "haar",
     ) -> None:
         self.levels = levels
         low = low_pass(wavelet)
@@ -60,7 +65,9 @@ class WaveletPyramid(Decomposition):
     def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
         dtype, x = state[self.levels - 1].dtype, _widen(state[self.levels - 1])
         for k in range(self.levels - 2, start - 1, -1):
-            four = torch.cat([x.unsqueeze(2), rearrange(_widen(state[k]), "b (c d) h w -> b c d h w", d=3)], dim=2)
+            four = torch.cat(
+                [x.unsqueeze(2), rearrange(_widen(state[k]), "b (c d) h w -> b c d h w", d=3)], dim=2
+            )
             x = self._merge(self._merge(rearrange(four, "b c d h w -> b (c d) h w"), -2), -1)
         return x.to(dtype)
 
@@ -77,11 +84,17 @@ class WaveletPyramid(Decomposition):
         return 2.0**scale
 
     def _split(self, x: Tensor, axis: int) -> Tensor:
-        """Low and high pass along `axis`, each half as long: [b, c, ..] -> [b, 2c, ..], the two next to each other."""
+        """Low and high pass along `axis`, each half as long: [b, c, ..] -> [b, 2c, ..], the two next to each
+        other."""
         left = self._kernels.shape[1] // 2 - 1
         x = _wrap(x, axis, left, self._kernels.shape[1] - 2 - left)
         with in_own_dtype(x):
-            return F.conv2d(x, self._weight(x, axis, x.shape[1]), stride=(2, 1) if axis == -2 else (1, 2), groups=x.shape[1])
+            return F.conv2d(
+                x,
+                self._weight(x, axis, x.shape[1]),
+                stride=(2, 1) if axis == -2 else (1, 2),
+                groups=x.shape[1],
+            )
 
     def _merge(self, x: Tensor, axis: int) -> Tensor:
         """The transpose of `_split`: [b, 2c, ..] -> [b, c, ..], twice as long along `axis`."""
@@ -89,7 +102,9 @@ class WaveletPyramid(Decomposition):
         pad = length // 2
         weight = self._weight(x, axis, channels)
         with in_own_dtype(x):
-            full = F.conv_transpose2d(_wrap(x, axis, pad, pad), weight, stride=(2, 1) if axis == -2 else (1, 2), groups=channels)
+            full = F.conv_transpose2d(
+                _wrap(x, axis, pad, pad), weight, stride=(2, 1) if axis == -2 else (1, 2), groups=channels
+            )
         return full.narrow(axis, length // 2 - 1 + 2 * pad, size)
 
     def _weight(self, x: Tensor, axis: int, channels: int) -> Tensor:
@@ -98,7 +113,8 @@ class WaveletPyramid(Decomposition):
 
 
 def _widen(x: Tensor) -> Tensor:
-    """Half precision is filtered in float32: torch's transposed convolution on CPU returns NaN for long bf16 filters."""
+    """Half precision is filtered in float32: torch's transposed convolution on CPU returns NaN for long bf16
+    filters."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -113,8 +129,8 @@ def _wrap(x: Tensor, axis: int, before: int, after: int) -> Tensor:
 def low_pass(name: str) -> np.ndarray:
     """The decomposition low-pass filter of an orthogonal wavelet, orthonormal to rounding.
 
-    Haar needs nothing; the others are read from PyWavelets. Its tables hold some families to 1e-11 only, so the
-    filter is moved to the nearest one whose even shifts are orthonormal, by Gauss-Newton steps on
+    Haar needs nothing; the others are read from PyWavelets. Its tables hold some families to 1e-11 only, so
+    the filter is moved to the nearest one whose even shifts are orthonormal, by Gauss-Newton steps on
     sum_n h[n] h[n + 2m] = delta_m. Raises `ConfigError` for an unknown or a non-orthogonal wavelet.
     """
     if name in ("haar", "db1"):
@@ -123,17 +139,26 @@ def low_pass(name: str) -> np.ndarray:
         import pywt
     except ImportError as error:
         raise BackendError(
-            f"the wavelet {name!r} needs PyWavelets: {error}", remedy="pip install 'lapflow[wavelets]', or use wavelet=haar"
+            f"the wavelet {name!r} needs PyWavelets: {error}",
+            remedy="pip install 'lapflow[wavelets]', or use wavelet=haar",
         ) from None
     known = pywt.wavelist(kind="discrete")
     if name not in known:
         raise ConfigError("unknown wavelet", got=repr(name), expected=suggest(name, known))
     low = np.array(pywt.Wavelet(name).dec_lo)
     if not pywt.Wavelet(name).orthogonal or np.abs(_orthonormality(low)).max() > 1e-6:
-        raise ConfigError(f"the wavelet {name!r} is not orthogonal", got=name, expected="an orthogonal one: haar, dbN, symN, coifN")
+        raise ConfigError(
+            f"the wavelet {name!r} is not orthogonal",
+            got=name,
+            expected="an orthogonal one: haar, dbN, symN, coifN",
+        )
     for _ in range(3):
-        shifts = [np.roll(np.pad(low, len(low)), 2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)]
-        other = [np.roll(np.pad(low, len(low)), -2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)]
+        shifts = [
+            np.roll(np.pad(low, len(low)), 2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)
+        ]
+        other = [
+            np.roll(np.pad(low, len(low)), -2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)
+        ]
         jacobian = np.array(shifts) + np.array(other)
         low = low - np.linalg.lstsq(jacobian, _orthonormality(low), rcond=None)[0]
     return low

@@ -1,5 +1,5 @@
-"""A basis of the white noise of a sampling run. A sampler that is given an affine field is an affine map of its noise: passing
-a basis through it gives mean and covariance of its output exactly, without Monte Carlo."""
+"""A basis of the white noise of a sampling run. A sampler that is given an affine field is an affine map of
+its noise: passing a basis through it gives mean and covariance of its output exactly, without Monte Carlo."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from lapflow.core.intervals import Segment
 from lapflow.core.state import State
 
 END_WITH_DEAD_NOISE = 1 - 1e-8
-"""Noise in a dead direction has velocity (sigma'/sigma) x, 0/0 at t = 1; integration then ends just before."""
+"""Noise in a dead direction has velocity (sigma'/sigma) x, 0/0 at t = 1; integration then ends just
+before."""
 
 
 class Basis:
-    """Rows of a batch: row 0 without any noise, then one row for each white draw, set to 1: first those of the noise pyramids,
-    then those of the `calls` fresh draws of a stochastic solver, in the order in which it asks for them."""
+    """Rows of a batch: row 0 without any noise, then one row for each white draw, set to 1: first those of
+    the noise pyramids, then those of the `calls` fresh draws of a stochastic solver, in the order in which it
+    asks for them."""
 
     def __init__(self, flow: Flow, shape: tuple[int, int, int], calls: int = 0) -> None:
         self.flow, self.shape, self.calls = flow, shape, calls
@@ -46,7 +48,11 @@ class Basis:
         """One row per white draw of a single pyramid, as the bands of the segment's noise."""
         finest = self.flow.pyramids()[self.flow.bridge.pyramid(segment)]
         columns = self._white(0, self.each)
-        return {k: x * segment.unit for k, x in self.flow.noise.from_white(columns, finest).items() if k in segment.scales}
+        return {
+            k: x * segment.unit
+            for k, x in self.flow.noise.from_white(columns, finest).items()
+            if k in segment.scales
+        }
 
     def _pyramid(self, start: int, finest: int) -> State:
         return self.flow.noise.from_white(self._white(start, self.rows), finest)
@@ -54,7 +60,9 @@ class Basis:
     def _white(self, start: int, rows: int) -> dict[int, Tensor]:
         """The white draws of a batch of `rows`, of which those from `start` on are set to 1 in turn."""
         white = {}
-        for (k, size), s in zip(self.sizes.items(), self.flow.noise.white_shapes(self.shape).values(), strict=True):
+        for (k, size), s in zip(
+            self.sizes.items(), self.flow.noise.white_shapes(self.shape).values(), strict=True
+        ):
             columns = torch.zeros(rows, size, dtype=torch.float64)
             columns[start : start + size] = torch.eye(size, dtype=torch.float64)
             white[k], start = columns.reshape(-1, *s), start + size

@@ -1,4 +1,5 @@
-"""The checks of `lapflow check`: the sampler's law on Gaussian data, with a Gaussian oracle in the network's place."""
+"""The checks of `lapflow check`: the sampler's law on Gaussian data, with a Gaussian oracle in the network's
+place."""
 
 from __future__ import annotations
 
@@ -32,10 +33,10 @@ Make = Callable[[Segment, Condition, Basis], Oracle]
 class BandResult:
     """One band of a sampler's output against the data's law.
 
-    `std_error` = std / expected - 1, `mean_error` = mean / expected - 1 along the data's mean; `expected_*` are the errors
-    of an exact solver of the ODE (`expectation`): a prior that is not pure noise, a bridge that leaves a band out by design. `std_error` is
-    taken over the band's range; `covariance_error` is the relative deviation of the band's whole covariance, dead directions
-    included.
+    `std_error` = std / expected - 1, `mean_error` = mean / expected - 1 along the data's mean; `expected_*`
+    are the errors of an exact solver of the ODE (`expectation`): a prior that is not pure noise, a bridge
+    that leaves a band out by design. `std_error` is taken over the band's range; `covariance_error` is the
+    relative deviation of the band's whole covariance, dead directions included.
     """
 
     scale: int
@@ -54,17 +55,26 @@ class OracleReport:
     @property
     def worst(self) -> float:
         """The largest deviation of a std or mean from its expectation."""
-        return max(max(abs(b.std_error - b.expected_std_error), abs(b.mean_error - b.expected_mean_error)) for b in self.bands)
+        return max(
+            max(abs(b.std_error - b.expected_std_error), abs(b.mean_error - b.expected_mean_error))
+            for b in self.bands
+        )
 
 
-def check_bands(flow: Flow, solver: Solver, *, std: tuple[float, ...] = DEFAULT_STD, side: int | None = None) -> OracleReport:
-    """Run the sampler with the oracle of band-diagonal Gaussian data and compare its output's law with the data's, per band.
+def check_bands(
+    flow: Flow, solver: Solver, *, std: tuple[float, ...] = DEFAULT_STD, side: int | None = None
+) -> OracleReport:
+    """Run the sampler with the oracle of band-diagonal Gaussian data and compare its output's law with the
+    data's, per band.
 
-    `std[min(k, len - 1)]` is lam_k. The image is one channel of `side` (default: the smallest that splits, at least 4).
+    `std[min(k, len - 1)]` is lam_k. The image is one channel of `side` (default: the smallest that splits, at
+    least 4).
     """
     shape = _shape(flow, side)
     lam = {k: std[min(k, len(std) - 1)] for k in range(flow.levels)}
-    mean = flow.decomposition.analyze(randn((1, *shape), keyed_generator("oracle", "mean"), dtype=torch.float64, device="cpu"))
+    mean = flow.decomposition.analyze(
+        randn((1, *shape), keyed_generator("oracle", "mean"), dtype=torch.float64, device="cpu")
+    )
     unit = flow.decomposition.analyze(torch.eye(shape[1] * shape[2], dtype=torch.float64).reshape(-1, *shape))
     run = _run(flow, shape, solver, _band_oracle(flow, lam, mean, unit))
     bands, rows = flow.bands(shape), []
@@ -76,7 +86,9 @@ def check_bands(flow: Flow, solver: Solver, *, std: tuple[float, ...] = DEFAULT_
         inside = flow.decomposition.project(columns.reshape(-1, *x.shape[1:]), k)
         std_error = (inside.norm() / want.trace().sqrt()).item() - 1
         mean_error = ((offset @ m) / (m @ m)).item() - 1
-        rows.append(BandResult(k, std_error, expected[k][0], mean_error, expected[k][1], _relative(got, want)))
+        rows.append(
+            BandResult(k, std_error, expected[k][0], mean_error, expected[k][1], _relative(got, want))
+        )
     return OracleReport(tuple(rows), run.evaluations)
 
 
@@ -88,25 +100,33 @@ def unstated(solver: Solver) -> list[str]:
 def _band_oracle(flow: Flow, lam: Mapping[int, float], mean: State, unit: State) -> Make:
     if flow.noise.white:
         return lambda segment, condition, basis: BandOracle(flow, segment, basis, lam, mean, condition)
-    # Coloured noise mixes the bands: the optimum is a matrix. The pixels' covariance whose bands have the stds lam_k:
-    parts = {k: flow.decomposition.synthesize({j: x if j == k else torch.zeros_like(x) for j, x in unit.items()}) for k in unit}
+    # Coloured noise mixes the bands: the optimum is a matrix. The pixels' covariance whose bands have the
+    # stds lam_k:
+    parts = {
+        k: flow.decomposition.synthesize({j: x if j == k else torch.zeros_like(x) for j, x in unit.items()})
+        for k in unit
+    }
     covariance = torch.stack([lam[k] ** 2 * (p := part.flatten(1)).T @ p for k, part in parts.items()]).sum(0)
     return lambda segment, condition, basis: MatrixOracle(flow, segment, basis, covariance, mean)
 
 
 def _run(flow: Flow, shape: tuple[int, int, int], solver: Solver, make: Make) -> Integration:
-    """The sampler on a basis of its noise. A first run on one sample counts the fresh draws of a stochastic solver."""
+    """The sampler on a basis of its noise. A first run on one sample counts the fresh draws of a stochastic
+    solver."""
     counting = Basis(flow, shape)
     first = [{k: x[:1] for k, x in pyramid.items()} for pyramid in counting.pyramids()]
     integrate(flow, lambda segment, condition: make(segment, condition, counting), first, solver)
     basis = Basis(flow, shape, counting.asked)
-    run = integrate(flow, lambda segment, condition: make(segment, condition, basis), basis.pyramids(), solver)
+    run = integrate(
+        flow, lambda segment, condition: make(segment, condition, basis), basis.pyramids(), solver
+    )
     assert basis.asked == counting.asked, "a solver draws as often for a batch as for one sample"
     return run
 
 
 def ladder(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Settings of a solver from cheap to dear: steps per segment of a fixed-step one, tolerances of an adaptive one.
+    """Settings of a solver from cheap to dear: steps per segment of a fixed-step one, tolerances of an
+    adaptive one.
 
     `spec` is `{name: ..., **arguments}`; a solver with neither knob gives no rungs.
     """
@@ -114,7 +134,9 @@ def ladder(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "steps" in known:
         return [{**spec, "steps": steps} for steps in (5, 10, 20, 40, 80)]
     if "rtol" in known and "atol" in known:
-        return [{**spec, "rtol": tolerance, "atol": tolerance} for tolerance in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)]
+        return [
+            {**spec, "rtol": tolerance, "atol": tolerance} for tolerance in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+        ]
     return []
 
 
@@ -122,10 +144,10 @@ def ladder(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
 class MaskPrice:
     """Deviation of a sampler's joint law from the data's under a mask.
 
-    `std_error` per scale; `cross_error` per pair (coarser, finer): |C - C*| / |C*| of the cross-covariance block, or over the
-    root of the two bands' own |C*| where C* vanishes by symmetry;
-    `covariance_error` the same of the whole covariance, and `solver_error` what of it mask `none` has too: the solver's part.
-    The images have `side` pixels a side.
+    `std_error` per scale; `cross_error` per pair (coarser, finer): |C - C*| / |C*| of the cross-covariance
+    block, or over the root of the two bands' own |C*| where C* vanishes by symmetry;
+    `covariance_error` the same of the whole covariance, and `solver_error` what of it mask `none` has too:
+    the solver's part. The images have `side` pixels a side.
     """
 
     mask: Mask
@@ -137,12 +159,17 @@ class MaskPrice:
 
 
 def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int = 8) -> MaskPrice:
-    """Run the sampler on correlated Gaussian images (`natural_covariance`) with the best velocity that `mask` allows."""
+    """Run the sampler on correlated Gaussian images (`natural_covariance`) with the best velocity that `mask`
+    allows."""
     exact = None if mask == "none" else check_mask(flow, solver, "none", side=side)
     shape = _shape(flow, side)
     covariance = natural_covariance(shape[1])
-    run = _run(flow, shape, solver, lambda s, condition, basis: MatrixOracle(flow, s, basis, covariance, None, mask))
-    bands = flow.decomposition.analyze(torch.eye(covariance.shape[0], dtype=torch.float64).reshape(-1, *shape))
+    run = _run(
+        flow, shape, solver, lambda s, condition, basis: MatrixOracle(flow, s, basis, covariance, None, mask)
+    )
+    bands = flow.decomposition.analyze(
+        torch.eye(covariance.shape[0], dtype=torch.float64).reshape(-1, *shape)
+    )
     final = flow.split(run.state, flow.segments[-1])
     got = {k: (x[1:] - x[0]).flatten(1) for k, x in final.items()}
     want = {k: torch.linalg.cholesky(covariance).T @ bands[k].flatten(1) for k in got}
@@ -161,9 +188,11 @@ def _cross_error(got: Mapping[int, Tensor], want: Mapping[int, Tensor], i: int, 
 
 
 def natural_covariance(side: int) -> Tensor:
-    """Covariance [side^2, side^2] of a periodic stationary image whose power falls as 1 / |k|^2, as natural images' does.
+    """Covariance [side^2, side^2] of a periodic stationary image whose power falls as 1 / |k|^2, as natural
+    images' does.
 
-    Frequencies k are whole numbers of periods; the mean's power is set to 1; the pixel variance is scaled to 1.
+    Frequencies k are whole numbers of periods; the mean's power is set to 1; the pixel variance is scaled to
+    1.
     """
     k = torch.fft.fftfreq(side, d=1 / side, dtype=torch.float64)
     squared = k[:, None] ** 2 + k[None, :] ** 2

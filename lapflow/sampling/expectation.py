@@ -4,9 +4,10 @@ With V = alpha^2 d^2 + sigma^2 g^2, the optimal velocity carries a band from tim
 
     x_b = alpha_b m + sqrt(V_b / V_a) (x_a - alpha_a m),
 
-so a law that is wrong where a segment is entered stays wrong by a known amount. Entering from noise alone while alpha_0 > 0 has
-the mean 0 in place of alpha_0 m: the result has std d sigma_0 g / sqrt(V_0) and mean m (1 - alpha_0 d / sqrt(V_0)) (VP's prior,
-EDM's finite sigma_max, the bands that Relay's second stage starts without). Every quantity is per entry of the band.
+so a law that is wrong where a segment is entered stays wrong by a known amount. Entering from noise alone
+while alpha_0 > 0 has the mean 0 in place of alpha_0 m: the result has std d sigma_0 g / sqrt(V_0) and mean m
+(1 - alpha_0 d / sqrt(V_0)) (VP's prior, EDM's finite sigma_max, the bands that Relay's second stage starts
+without). Every quantity is per entry of the band.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Law:
 
 
 def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
-    """The law of a band at the end of sampling, for data of std `std` per direction and noise that is white in the band; entries
-    are shaped like `like` [1, c, h, w]."""
+    """The law of a band at the end of sampling, for data of std `std` per direction and noise that is white
+    in the band; entries are shaped like `like` [1, c, h, w]."""
     zero = torch.zeros_like(like)
     law: Law | None = None
     for segment in (s for s in flow.segments if band.scale in s.entry):
@@ -65,11 +66,16 @@ def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
     return law
 
 
-def _conditional(flow: Flow, band: Band, segment: Segment, coarse: Law, d2: Tensor) -> tuple[Law, Tensor, Tensor]:
-    """In a cascade: the law of the conditional mean m + gain (z - a m), z = a y + s n, with y of law `coarse`; its mean's factor;
-    and the conditional variance."""
+def _conditional(
+    flow: Flow, band: Band, segment: Segment, coarse: Law, d2: Tensor
+) -> tuple[Law, Tensor, Tensor]:
+    """In a cascade: the law of the conditional mean m + gain (z - a m), z = a y + s n, with y of law
+    `coarse`; its mean's factor; and the conditional variance."""
     before, s = flow.segments[segment.index - 1], flow.bridge.level
-    a2, g2 = 1 - s**2, (s * flow.bridge.corruption_unit(before, segment) * flow.noise.direction_std(band)) ** 2
+    a2, g2 = (
+        1 - s**2,
+        (s * flow.bridge.corruption_unit(before, segment) * flow.noise.direction_std(band)) ** 2,
+    )
     total = a2 * d2 + g2
     gain = a2**0.5 * d2 / total
     factor = 1 + gain * a2**0.5 * (coarse.factor - 1)
@@ -82,6 +88,8 @@ def relative_errors(law: Law, std: float, mean: Tensor) -> tuple[float, float]:
     return spread, ((law.factor * mean**2).sum() / (mean**2).sum()).item() - 1
 
 
-def errors(flow: Flow, bands: Mapping[int, Band], std: Mapping[int, float], mean: Mapping[int, Tensor]) -> dict[int, tuple[float, float]]:
+def errors(
+    flow: Flow, bands: Mapping[int, Band], std: Mapping[int, float], mean: Mapping[int, Tensor]
+) -> dict[int, tuple[float, float]]:
     """{scale: (std error, mean error)} of an exact solver; `std` per direction."""
     return {k: relative_errors(expected_law(flow, bands[k], std[k], mean[k]), std[k], mean[k]) for k in bands}

@@ -1,11 +1,12 @@
-"""A folder of trained weights in the layout of diffusers: what stands in it, and reading it without diffusers.
+"""A folder of trained weights in the layout of diffusers: what stands in it, and reading it without
+diffusers.
 
-    model_index.json                          the pipeline: its class, its components, metrics and licence if they are known
-    pipeline.py                               lets DiffusionPipeline.from_pretrained find the class; never run by lapflow
-    README.md                                 the model card
-    backbone/config.json                      the resolved lapflow config, shape, classes, step, kind of weights
-    backbone/diffusion_pytorch_model.safetensors   the network; a large one in several files with an index
-    backbone/lapflow_backbone.py              as pipeline.py, for the network's class
+    model_index.json                          the pipeline: its class, its components, metrics and licence if
+    they are known pipeline.py                               lets DiffusionPipeline.from_pretrained find the
+    class; never run by lapflow README.md                                 the model card
+    backbone/config.json                      the resolved lapflow config, shape, classes, step, kind of
+    weights backbone/diffusion_pytorch_model.safetensors   the network; a large one in several files with an
+    index backbone/lapflow_backbone.py              as pipeline.py, for the network's class
     vae/                                      the autoencoder of the latents, if there is one
 
 Everything is JSON, safetensors and text.
@@ -45,34 +46,49 @@ def is_exported(folder: Path) -> bool:
     return (folder / INDEX).is_file()
 
 
-def read_exported(folder: Path, *, checkpoint: str | None = None, weights: str | None = None, attention: str | None = None) -> Trained:
+def read_exported(
+    folder: Path, *, checkpoint: str | None = None, weights: str | None = None, attention: str | None = None
+) -> Trained:
     """The weights of an exported folder, and its config with the autoencoder of the folder in it.
 
-    There is one set of them: raises `ConfigError` if a `checkpoint` or other `weights` are asked for, `CheckpointError` for a
-    folder that is not lapflow's or not whole.
+    There is one set of them: raises `ConfigError` if a `checkpoint` or other `weights` are asked for,
+    `CheckpointError` for a folder that is not lapflow's or not whole.
     """
     index = read_json(folder / INDEX)
     if class_of(index) != PIPELINE_CLASS:
-        raise CheckpointError(f"{folder} is not a pipeline of lapflow", got=f"{INDEX} of {class_of(index)}", expected=PIPELINE_CLASS)
+        raise CheckpointError(
+            f"{folder} is not a pipeline of lapflow",
+            got=f"{INDEX} of {class_of(index)}",
+            expected=PIPELINE_CLASS,
+        )
     said = read_json(folder / BACKBONE / SETTINGS)
     trained = described(said, source=folder / BACKBONE, attention=attention)
     if checkpoint is not None:
-        raise ConfigError("an exported folder has no checkpoints", got=f"checkpoint {checkpoint}", expected="the run that it was made of")
+        raise ConfigError(
+            "an exported folder has no checkpoints",
+            got=f"checkpoint {checkpoint}",
+            expected="the run that it was made of",
+        )
     if weights is not None and weights != trained.weights:
-        raise ConfigError("an exported folder holds one kind of weights", got=weights, expected=trained.weights)
+        raise ConfigError(
+            "an exported folder holds one kind of weights", got=weights, expected=trained.weights
+        )
     config = with_codec(trained.config, folder / VAE) if (index.get(VAE) or [None])[0] else trained.config
     return replace(trained, config=config, tensors=_tensors(folder / BACKBONE))
 
 
 def described(said: Mapping[str, Any], source: Path, attention: str | None = None) -> Trained:
-    """What a backbone's config says of it, without its tensors. Raises `CheckpointError` for one that says something else."""
+    """What a backbone's config says of it, without its tensors. Raises `CheckpointError` for one that says
+    something else."""
     try:
         c, h, w = (int(n) for n in said["shape"])
         names = tuple(str(name) for name in said["class_names"])
         step, weights, document = int(said["step"]), str(said["weights"]), dict(said["lapflow"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{source} is not a backbone that lapflow exported", got=f"{SETTINGS}: {type(error).__name__}: {error}", remedy=_REMEDY
+            f"{source} is not a backbone that lapflow exported",
+            got=f"{SETTINGS}: {type(error).__name__}: {error}",
+            remedy=_REMEDY,
         ) from None
     return Trained(config_of(document, attention), (c, h, w), names, step, weights, {}, source)
 
@@ -96,7 +112,9 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{path} cannot be read", got=cause, expected="a folder that lapflow exported", remedy=_REMEDY) from None
+        raise CheckpointError(
+            f"{path} cannot be read", got=cause, expected="a folder that lapflow exported", remedy=_REMEDY
+        ) from None
     return found
 
 
@@ -109,7 +127,11 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name in sorted(files):
         if "/" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{folder / SHARDS} names files that are no weights", got=name, expected="safetensors files beside it")
+            raise CheckpointError(
+                f"{folder / SHARDS} names files that are no weights",
+                got=name,
+                expected="safetensors files beside it",
+            )
         try:
             found |= load_file(folder / name)
         except (OSError, SafetensorError) as error:

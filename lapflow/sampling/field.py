@@ -1,4 +1,5 @@
-"""A composition as a solver sees it: what the network says, turned into velocities, data and noise by the flow."""
+"""A composition as a solver sees it: what the network says, turned into velocities, data and noise by the
+flow."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from lapflow.core.state import State, batch_size, clock, map_state
 
 
 class FlowField(Field):
-    """The field of a flow in one segment, for something that predicts; `shape` is that of the whole image (c, h, w)."""
+    """The field of a flow in one segment, for something that predicts; `shape` is that of the whole image (c,
+    h, w)."""
 
     def __init__(self, flow: Flow, segment: Segment, shape: tuple[int, int, int], end: float = 1.0) -> None:
         self.flow, self.segment, self.shape = flow, segment, shape
@@ -62,15 +64,24 @@ class FlowField(Field):
         generator = torch.default_generator if generator is None else generator
         first = next(iter(bands.values()))
         finest = self.flow.pyramids()[self.flow.bridge.pyramid(self.segment)]
-        drawn = self.flow.noise.draw(self.shape, len(first), generator, dtype=first.dtype, device=first.device, finest=finest)
+        drawn = self.flow.noise.draw(
+            self.shape, len(first), generator, dtype=first.dtype, device=first.device, finest=finest
+        )
         return {k: drawn[k] * self.segment.unit for k in bands}
 
 
 class ModelField(FlowField):
-    """A backbone with a condition and guidance. The null class gives the unconditional prediction, in one batched call."""
+    """A backbone with a condition and guidance. The null class gives the unconditional prediction, in one
+    batched call."""
 
     def __init__(
-        self, flow: Flow, segment: Segment, shape: tuple[int, int, int], model: Backbone, condition: Condition, guidance: Guidance
+        self,
+        flow: Flow,
+        segment: Segment,
+        shape: tuple[int, int, int],
+        model: Backbone,
+        condition: Condition,
+        guidance: Guidance,
     ) -> None:
         super().__init__(flow, segment, shape)
         self.model, self.condition, self.guidance = model, condition, guidance
@@ -85,7 +96,9 @@ class ModelField(FlowField):
         n = batch_size(state)
         guided = {name: map_state(lambda v: v[:n], head) for name, head in heads.items()}
         for name in self.model.guided:
-            guided[name] = self.guidance.combine(guided[name], map_state(lambda v: v[n:], heads[name]), self.flow.levels)
+            guided[name] = self.guidance.combine(
+                guided[name], map_state(lambda v: v[n:], heads[name]), self.flow.levels
+            )
         return guided
 
     def _predict(self, state: Mapping[int, Tensor], t: float, condition: Condition) -> Heads:
@@ -103,5 +116,9 @@ def _both(first: Condition, second: Condition) -> Condition:
     def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         return None if a is None or b is None else torch.cat([a, b])
 
-    image = None if first.image is None or second.image is None else map_state(lambda a, b: torch.cat([a, b]), first.image, second.image)
+    image = (
+        None
+        if first.image is None or second.image is None
+        else map_state(lambda a, b: torch.cat([a, b]), first.image, second.image)
+    )
     return Condition(join(first.labels, second.labels), image, join(first.level, second.level))

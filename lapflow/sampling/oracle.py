@@ -1,17 +1,21 @@
-"""Gaussian oracles: on Gaussian data the optimal prediction is known, and takes the network's place in the real sampler.
+"""Gaussian oracles: on Gaussian data the optimal prediction is known, and takes the network's place in the
+real sampler.
 
-Given x = alpha x1 + sigma x0 with Gaussian x1 and x0, E[x1 | x] and E[x0 | x] are affine in x; every target of a network is
-linear in (x1, x0), so its optimum is the target of these two. They go through the same conversions as a network's output.
+Given x = alpha x1 + sigma x0 with Gaussian x1 and x0, E[x1 | x] and E[x0 | x] are affine in x; every target
+of a network is linear in (x1, x0), so its optimum is the target of these two. They go through the same
+conversions as a network's output.
 
 * `BandOracle`: x1_k = lam_k times the k-th band of a white image, plus a mean m_k. One scalar per band:
 
-      E[x1|x] = m + (alpha d^2 / V)(x - alpha m),    E[x0|x] = (sigma g^2 / V)(x - alpha m),    V = alpha^2 d^2 + sigma^2 g^2,
+      E[x1|x] = m + (alpha d^2 / V)(x - alpha m),    E[x0|x] = (sigma g^2 / V)(x - alpha m),    V = alpha^2
+      d^2 + sigma^2 g^2,
 
-  with d and g the stds of data and noise per orthonormal direction of the band's range; outside the range d = 0. In a
-  cascade m and d are those given the condition z = a y + s n: m + (a d^2 / (a^2 d^2 + s^2 g^2))(z - a m) and
-  d s g / sqrt(a^2 d^2 + s^2 g^2).
-* `MatrixOracle`: any covariance of data and noise, and a mask: what scale k may see decides its optimum. Only mask `none` has
-  the exact joint optimum when bands are dependent; the deviation under `causal` and `self` is the price of the mask.
+  with d and g the stds of data and noise per orthonormal direction of the band's range; outside the range d =
+  0. In a cascade m and d are those given the condition z = a y + s n: m + (a d^2 / (a^2 d^2 + s^2 g^2))(z - a
+  m) and d s g / sqrt(a^2 d^2 + s^2 g^2).
+* `MatrixOracle`: any covariance of data and noise, and a mask: what scale k may see decides its optimum. Only
+  mask `none` has the exact joint optimum when bands are dependent; the deviation under `causal` and `self` is
+  the price of the mask.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ from lapflow.sampling.field import FlowField
 
 
 class Oracle(FlowField):
-    """The optimum in the network's place. Fresh noise comes from `basis`, whose rows a sampler maps linearly."""
+    """The optimum in the network's place. Fresh noise comes from `basis`, whose rows a sampler maps
+    linearly."""
 
     def __init__(self, flow: Flow, segment: Segment, basis: Basis) -> None:
         super().__init__(flow, segment, basis.shape, basis.end)
@@ -56,7 +61,8 @@ class Oracle(FlowField):
 
 
 class BandOracle(Oracle):
-    """For Gaussian data that is independent between bands and white inside each band's range: std `std[k]`, mean `mean[k]`."""
+    """For Gaussian data that is independent between bands and white inside each band's range: std `std[k]`,
+    mean `mean[k]`."""
 
     def __init__(
         self,
@@ -99,7 +105,8 @@ class BandOracle(Oracle):
         return data, noise
 
     def endpoints(self, state: Mapping[int, Tensor], t: float) -> Endpoints:
-        """With the optimal variance of an ancestral step: betatilde, and what the spread of x1 given x adds through x1's factor."""
+        """With the optimal variance of an ancestral step: betatilde, and what the spread of x1 given x adds
+        through x1's factor."""
         said = super().endpoints(state, t)
 
         def variance(t_next: float) -> State:
@@ -117,19 +124,30 @@ class BandOracle(Oracle):
 
 
 class MatrixOracle(Oracle):
-    """For Gaussian images of any `covariance` [n, n] (pixels) and `mean` (bands), as far as `mask` lets a scale see."""
+    """For Gaussian images of any `covariance` [n, n] (pixels) and `mean` (bands), as far as `mask` lets a
+    scale see."""
 
     def __init__(
-        self, flow: Flow, segment: Segment, basis: Basis, covariance: Tensor, mean: Mapping[int, Tensor] | None = None, mask: Mask = "none"
+        self,
+        flow: Flow,
+        segment: Segment,
+        basis: Basis,
+        covariance: Tensor,
+        mean: Mapping[int, Tensor] | None = None,
+        mask: Mask = "none",
     ) -> None:
         super().__init__(flow, segment, basis)
         self.mask = mask
-        images = flow.decomposition.analyze(torch.eye(covariance.shape[0], dtype=torch.float64).reshape(-1, *basis.shape))
+        images = flow.decomposition.analyze(
+            torch.eye(covariance.shape[0], dtype=torch.float64).reshape(-1, *basis.shape)
+        )
         self.shapes = {k: images[k].shape[1:] for k in segment.scales}
         self.sizes = [images[k][0].numel() for k in segment.scales]
         split, spread = self._flat(images), self._flat(basis.unit_noise(segment))
         self.data_covariance, self.noise_covariance = split.T @ covariance @ split, spread.T @ spread
-        self.mean = torch.zeros(sum(self.sizes), dtype=torch.float64) if mean is None else self._flat(dict(mean))[0]
+        self.mean = (
+            torch.zeros(sum(self.sizes), dtype=torch.float64) if mean is None else self._flat(dict(mean))[0]
+        )
 
     def expectation(self, bands: State, t: float) -> tuple[State, State]:
         found = self.coefficients(bands, t)
@@ -149,4 +167,7 @@ class MatrixOracle(Oracle):
         return torch.cat([bands[k].flatten(1) for k in self.segment.scales], dim=1)
 
     def _bands(self, flat: Tensor) -> State:
-        return {k: x.reshape(-1, *self.shapes[k]) for k, x in zip(self.segment.scales, flat.split(self.sizes, dim=1))}
+        return {
+            k: x.reshape(-1, *self.shapes[k])
+            for k, x in zip(self.segment.scales, flat.split(self.sizes, dim=1))
+        }

@@ -1,7 +1,7 @@
 """What a person would rather see than read: sample grids, scales over time, bands, loss curves.
 
-Tensors of pixels in [-1, 1] in, Pillow images out. Small pictures are enlarged by nearest neighbour, so that a pixel
-stays a pixel.
+Tensors of pixels in [-1, 1] in, Pillow images out. Small pictures are enlarged by nearest neighbour, so that
+a pixel stays a pixel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _COLOURS = ("#1f77b4", "#d1495b", "#3a8f5c", "#8a5fbf", "#c77f2a", "#4a4a4a")
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Images [b, c, h, w] -> uint8 array [b, h, w, c], as `eight_bits`. Raises `ConfigError` where a pixel is not a number."""
+    """Images [b, c, h, w] -> uint8 array [b, h, w, c], as `eight_bits`. Raises `ConfigError` where a pixel is
+    not a number."""
     return eight_bits(images).cpu().permute(0, 2, 3, 1).contiguous().numpy()
 
 
@@ -38,7 +39,8 @@ def from_pixels(pixels: np.ndarray) -> Image.Image:
 
 
 def tile(image: Tensor, channels: int) -> Image.Image:
-    """One image [c, h, w] of `channels` per sub-band as a picture, a pixel for a number: the mosaic of what has not 1 or 3 channels."""
+    """One image [c, h, w] of `channels` per sub-band as a picture, a pixel for a number: the mosaic of what
+    has not 1 or 3 channels."""
     return from_pixels(to_uint8(_mosaic(image, channels)[None])[0])
 
 
@@ -53,7 +55,8 @@ def image_grid(
 ) -> Image.Image:
     """Images [b, c, h, w] in reading order, `columns` to a row; thin white lines between them.
 
-    `labels`: a caption above each image. `upscale`: the enlargement; by default small images become about 64 pixels wide.
+    `labels`: a caption above each image. `upscale`: the enlargement; by default small images become about 64
+    pixels wide.
     """
     height, width = images.shape[-2:]
     factor = upscale or max(1, 64 // max(height, width))
@@ -70,8 +73,9 @@ def image_grid(
 def scale_strip(frames: Sequence[tuple[float, Mapping[str, Tensor]]]) -> Image.Image:
     """The parts of one sample while it is made: a column per time, a row per name, all tiles of one size.
 
-    `frames`: (t, {row name: image [c, h, w]}), for instance rows 'scale 1', 'scale 0' and 'image'; the fullest frame gives
-    their order. A row that is missing at a time, a scale that is not active yet, is shown as a hatched tile.
+    `frames`: (t, {row name: image [c, h, w]}), for instance rows 'scale 1', 'scale 0' and 'image'; the
+    fullest frame gives their order. A row that is missing at a time, a scale that is not active yet, is shown
+    as a hatched tile.
     """
     fullest_first = sorted((list(parts) for _, parts in frames), key=len, reverse=True)
     rows = list(dict.fromkeys(name for names in fullest_first for name in names))
@@ -87,10 +91,12 @@ def scale_strip(frames: Sequence[tuple[float, Mapping[str, Tensor]]]) -> Image.I
 
 
 def band_picture(bands: Mapping[int, Tensor], synthesized: Tensor) -> Image.Image:
-    """The bands of one image {k: [c_k, h_k, w_k]}, coarse to fine, side by side, and the image [c, h, w] which they make.
+    """The bands of one image {k: [c_k, h_k, w_k]}, coarse to fine, side by side, and the image [c, h, w]
+    which they make.
 
-    Residuals are faint: each band but the coarsest is drawn with the contrast its title states, zero at mid-grey. A band
-    with several sub-bands per channel (wavelets, block-DCT) is drawn as their mosaic, its top left corner empty.
+    Residuals are faint: each band but the coarsest is drawn with the contrast its title states, zero at
+    mid-grey. A band with several sub-bands per channel (wavelets, block-DCT) is drawn as their mosaic, its
+    top left corner empty.
     """
     side = _common_side([*bands.values(), synthesized], target=144)
     channels, coarsest = synthesized.shape[0], max(bands)
@@ -108,11 +114,15 @@ def band_picture(bands: Mapping[int, Tensor], synthesized: Tensor) -> Image.Imag
     return _draw(_Table(side, cells, [], titles, {}))
 
 
-def loss_curve(log_rows: Sequence[Mapping[str, Any]], path: str | Path, losses: Sequence[str] | None = None) -> None:
-    """Draw the smoothed losses over steps, log scale, with the learning rate below, into the file `path` (png, svg, pdf).
+def loss_curve(
+    log_rows: Sequence[Mapping[str, Any]], path: str | Path, losses: Sequence[str] | None = None
+) -> None:
+    """Draw the smoothed losses over steps, log scale, with the learning rate below, into the file `path`
+    (png, svg, pdf).
 
-    A row has 'step', any of the named `losses` (default: every key that begins with 'loss/', else 'loss') and perhaps
-    'learning_rate'; a row lacks the losses of scales that were not active. Raises `BackendError` without matplotlib.
+    A row has 'step', any of the named `losses` (default: every key that begins with 'loss/', else 'loss') and
+    perhaps 'learning_rate'; a row lacks the losses of scales that were not active. Raises `BackendError`
+    without matplotlib.
     """
     names = losses or sorted({key for row in log_rows for key in row if key.startswith("loss/")}) or ["loss"]
     rates = _series(log_rows, "learning_rate")
@@ -141,15 +151,22 @@ def loss_curve(log_rows: Sequence[Mapping[str, Any]], path: str | Path, losses: 
 
 
 def quality_against_work(points: Sequence[tuple[str, float, float]], path: str | Path) -> None:
-    """Draw (name, multiply-adds per sample, Frechet ratio) as numbered points with a legend, both axes logarithmic, into the
-    file `path`. Numbers go from the best ratio to the worst."""
+    """Draw (name, multiply-adds per sample, Frechet ratio) as numbered points with a legend, both axes
+    logarithmic, into the file `path`. Numbers go from the best ratio to the worst."""
     figure = _figure(10, 5.5)
     panel = figure.subplots()
     ranked = sorted(points, key=lambda point: point[2])
     for i, ((name, work, ratio), colour) in enumerate(zip(ranked, _COLOURS * len(ranked)), start=1):
         panel.plot(work / 1e6, ratio, "o", color=colour, markersize=5, label=f"{i}  {name}  {ratio:.2f}")
         above = i % 2 == 0  # neighbours in rank often stand beside each other
-        panel.annotate(str(i), (work / 1e6, ratio), xytext=(4 if above else -10, 3), textcoords="offset points", fontsize=8, color=colour)
+        panel.annotate(
+            str(i),
+            (work / 1e6, ratio),
+            xytext=(4 if above else -10, 3),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+        )
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set_xlabel("multiply-adds per sample, millions")
@@ -176,7 +193,9 @@ def _figure(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         remedy = "pip install 'lapflow[demo]'"
-        raise BackendError("drawing a curve needs matplotlib, which cannot be imported", got=str(error), remedy=remedy) from error
+        raise BackendError(
+            "drawing a curve needs matplotlib, which cannot be imported", got=str(error), remedy=remedy
+        ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -188,7 +207,8 @@ def _plain(panel: Any) -> None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """The mean over a centred window of 4 % of the values, cut off at both ends; same length, never shifted."""
+    """The mean over a centred window of 4 % of the values, cut off at both ends; same length, never
+    shifted."""
     half = max(1, len(values) // 50)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
@@ -209,7 +229,8 @@ def _legend(name: str) -> str:
 
 
 def _plain_log_ticks(panel: Any) -> None:
-    """Label 0.1, 0.2, 0.5 and so on: a loss spans about a decade, where powers of ten alone leave an empty axis."""
+    """Label 0.1, 0.2, 0.5 and so on: a loss spans about a decade, where powers of ten alone leave an empty
+    axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
@@ -246,7 +267,9 @@ def _draw(table: _Table) -> Image.Image:
         if text := table.captions.get((r, c)):
             pen.text((x + width // 2, y - 6), text, fill=_INK, font=_font(), anchor="ms")
     for r, text in enumerate(table.row_titles):
-        pen.text((left - 12, top + r * pitch_y + caption + height // 2), text, fill=_INK, font=_font(), anchor="rm")
+        pen.text(
+            (left - 12, top + r * pitch_y + caption + height // 2), text, fill=_INK, font=_font(), anchor="rm"
+        )
     for c, text in enumerate(table.column_titles):
         _title(pen, text, left + c * pitch_x + (pitch_x - _GAP) // 2, top - 8)
     return canvas
@@ -256,7 +279,13 @@ def _title(pen: ImageDraw.ImageDraw, text: str, x: int, bottom: int) -> None:
     """Centred lines that end at `bottom`; the ones after the first are fainter."""
     lines = text.split("\n")
     for i, line in enumerate(lines):
-        pen.text((x, bottom - 3 - 18 * (len(lines) - 1 - i)), line, fill=_FAINT if i else _INK, font=_font(), anchor="ms")
+        pen.text(
+            (x, bottom - 3 - 18 * (len(lines) - 1 - i)),
+            line,
+            fill=_FAINT if i else _INK,
+            font=_font(),
+            anchor="ms",
+        )
 
 
 @functools.cache
@@ -284,8 +313,9 @@ def _tile(image: Tensor, channels: int, side: tuple[int, int]) -> Image.Image:
 def _mosaic(image: Tensor, channels: int) -> Tensor:
     """[c, h, w] -> one picture of 1 or 3 channels.
 
-    A channel count other than 1 or 3 (latents) is shown channel by channel. With n sub-bands per channel, stored as
-    channel n i + d, sub-band d stands in a square mosaic; where one cell too many is left, it is the first.
+    A channel count other than 1 or 3 (latents) is shown channel by channel. With n sub-bands per channel,
+    stored as channel n i + d, sub-band d stands in a square mosaic; where one cell too many is left, it is
+    the first.
     """
     if channels not in (1, 3):
         channels = 1

@@ -39,8 +39,9 @@ from lapflow.sampling.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Samples:
-    """What a pipeline made: `images` [n, c, h, w], nominally in [-1, 1] and not clipped, `labels` [n] or None, the work of
-    each batch (guidance pairs count once), and the first sample's trajectory if it was asked for."""
+    """What a pipeline made: `images` [n, c, h, w], nominally in [-1, 1] and not clipped, `labels` [n] or
+    None, the work of each batch (guidance pairs count once), and the first sample's trajectory if it was
+    asked for."""
 
     images: Tensor
     labels: Tensor | None
@@ -55,9 +56,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A composition with trained weights. Shape and class names are the checkpoint's own: sampling needs no training images.
+    """A composition with trained weights. Shape and class names are the checkpoint's own: sampling needs no
+    training images.
 
-    `shape` (c, h, w) is that of the flow's space, `step` the training step of the checkpoint, `weights` ema or raw.
+    `shape` (c, h, w) is that of the flow's space, `step` the training step of the checkpoint, `weights` ema
+    or raw.
     """
 
     config: Config
@@ -80,10 +83,11 @@ class Pipeline:
         device: str = "auto",
         attention: str | None = None,
     ) -> Pipeline:
-        """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw weights; or the
-        weights of a folder that `lapflow export` or `LapFlowPipeline.save_pretrained` wrote.
+        """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw
+        weights; or the weights of a folder that `lapflow export` or `LapFlowPipeline.save_pretrained` wrote.
 
-        `attention` replaces the run's attention backend. Raises `CheckpointError` for what is not a whole run or export.
+        `attention` replaces the run's attention backend. Raises `CheckpointError` for what is not a whole run
+        or export.
         """
         read = read_exported if is_exported(run := Path(run)) else read_run
         trained = read(run, checkpoint=checkpoint, weights=weights, attention=attention)
@@ -91,10 +95,14 @@ class Pipeline:
         flow, codec = build_flow(config), build_codec(config)
         engine = build_engine(config, device)
         shape = codec.latent_shape(trained.shape)
-        model = trained.fill(build_model(config, flow, shape, len(trained.class_names), "cpu")).to(engine.device)
+        model = trained.fill(build_model(config, flow, shape, len(trained.class_names), "cpu")).to(
+            engine.device
+        )
         with engine.autocast():
             model.require(engine.device, working_dtype(engine.device), needs_grad=False)
-        return cls(config, flow, model, codec, engine, shape, trained.class_names, trained.step, trained.weights)
+        return cls(
+            config, flow, model, codec, engine, shape, trained.class_names, trained.step, trained.weights
+        )
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -106,7 +114,8 @@ class Pipeline:
         return class_label(self.class_names, name)
 
     def require(self, solver: Solver, guidance: float | Guidance | None = None) -> Guidance:
-        """The guidance that `sample` uses (None: the config's). Raises `ConfigError` unless solver and guidance fit this run."""
+        """The guidance that `sample` uses (None: the config's). Raises `ConfigError` unless solver and
+        guidance fit this run."""
         require_method(self.flow, self.model.heads, solver)
         return resolve_guidance(self.config, self.flow, self.class_names, guidance)
 
@@ -124,8 +133,8 @@ class Pipeline:
     ) -> Samples:
         """Draw `num` images; sample i is a function of (seed, i) and its label.
 
-        `labels` default to the classes in turn; `solver` and `guidance` to the config's. `progress` is called with the
-        number of images after each batch.
+        `labels` default to the classes in turn; `solver` and `guidance` to the config's. `progress` is called
+        with the number of images after each batch.
         """
         wanted = self.labels(range(num)) if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         if wanted is not None and len(wanted) != num:
@@ -151,7 +160,8 @@ class Pipeline:
         return Samples(torch.cat(images), wanted, tuple(statistics), record)
 
     def labels(self, rows: range) -> Tensor | None:
-        """The labels of the samples numbered `rows` when none are asked for: the classes in turn; None without classes."""
+        """The labels of the samples numbered `rows` when none are asked for: the classes in turn; None
+        without classes."""
         return torch.tensor([i % len(self.class_names) for i in rows]) if self.class_names else None
 
     def draw(
@@ -164,8 +174,9 @@ class Pipeline:
         seed: int = 0,
         observe: Callable[[Field], Observer] | None = None,
     ) -> tuple[Tensor, Statistics]:
-        """The samples numbered `rows`, with `labels` [b], as one batch: images [b, c, h, w] on the CPU, and the work. Sample i is a
-        function of (seed, i) and its label; an adaptive solver's steps are the batch's."""
+        """The samples numbered `rows`, with `labels` [b], as one batch: images [b, c, h, w] on the CPU, and
+        the work. Sample i is a function of (seed, i) and its label; an adaptive solver's steps are the
+        batch's."""
         work: list[Statistics] = []
         with self.engine.autocast():
             latents = sample(

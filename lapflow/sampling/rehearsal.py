@@ -1,4 +1,5 @@
-"""How often a solver evaluates a composition: it is run, on the smallest image, with a network that says nothing.
+"""How often a solver evaluates a composition: it is run, on the smallest image, with a network that says
+nothing.
 
 So the work comes from the solver's own steps, the path's own grid and the bridges, and nothing restates them.
 """
@@ -23,7 +24,9 @@ from lapflow.sampling.sampler import integrate
 class _Silent(FlowField):
     """Predicts zeros in every head that the solver reads, and keeps the times at which it was asked."""
 
-    def __init__(self, flow: Flow, segment: Segment, shape: tuple[int, int, int], heads: tuple[str, ...]) -> None:
+    def __init__(
+        self, flow: Flow, segment: Segment, shape: tuple[int, int, int], heads: tuple[str, ...]
+    ) -> None:
         super().__init__(flow, segment, shape)
         self.heads, self.times = (MAIN, *heads), list[float]()
 
@@ -33,8 +36,8 @@ class _Silent(FlowField):
 
 
 def evaluation_times(flow: Flow, solver: Solver) -> list[list[float]] | None:
-    """The clock times at which sampling evaluates the network, segment by segment; None for a solver that chooses its steps by
-    what it finds. Guidance doubles an evaluation and does not add one."""
+    """The clock times at which sampling evaluates the network, segment by segment; None for a solver that
+    chooses its steps by what it finds. Guidance doubles an evaluation and does not add one."""
     if not solver.fixed_work:
         return None
     side = flow.decomposition.multiple

@@ -1,4 +1,5 @@
-"""What is asked of a trained composition, resolved and checked before any work: a class, a solver, a guidance."""
+"""What is asked of a trained composition, resolved and checked before any work: a class, a solver, a
+guidance."""
 
 from __future__ import annotations
 
@@ -31,25 +32,33 @@ def class_label(class_names: Sequence[str], name: str | int) -> int:
 
 
 def require_method(flow: Flow, heads: Sequence[str], solver: Solver) -> None:
-    """Raises `ConfigError` unless the solver fits the flow and its path, and asks for no other `heads` than the network has beside
-    `main`."""
+    """Raises `ConfigError` unless the solver fits the flow and its path, and asks for no other `heads` than
+    the network has beside `main`."""
     require_solver(flow, solver)
     if missing := [name for name in solver.heads if name not in heads]:
-        raise ConfigError("this solver uses what the network does not predict", got=f"{type(solver).__name__} needs {', '.join(missing)}")
+        raise ConfigError(
+            "this solver uses what the network does not predict",
+            got=f"{type(solver).__name__} needs {', '.join(missing)}",
+        )
 
 
 def resolve_guidance(
-    config: Config, flow: Flow, class_names: Sequence[str], guidance: float | Sequence[float] | Guidance | None
+    config: Config,
+    flow: Flow,
+    class_names: Sequence[str],
+    guidance: float | Sequence[float] | Guidance | None,
 ) -> Guidance:
-    """The guidance that sampling uses: the config's (None), classifier-free with this scale, or the one given. Raises `ConfigError`
-    unless it fits the flow and what was trained."""
+    """The guidance that sampling uses: the config's (None), classifier-free with this scale, or the one
+    given. Raises `ConfigError` unless it fits the flow and what was trained."""
     if guidance is None:
         guide = build_guidance(config)
     else:
         guide = guidance if isinstance(guidance, Guidance) else ClassifierFreeGuidance(scale=guidance)
     guide.require(flow.levels)
     if not guide.off and not class_names:
-        raise ConfigError("guidance needs class labels", got="a run without classes", expected="guidance scale 1")
+        raise ConfigError(
+            "guidance needs class labels", got="a run without classes", expected="guidance scale 1"
+        )
     if not guide.off:
         require_null_class(config, "guidance", "guidance scale 1")
     return guide

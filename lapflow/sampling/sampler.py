@@ -44,8 +44,8 @@ def integrate(
 ) -> Integration:
     """Carry a batch's noise pyramids (`Flow.draw_noise`) to data.
 
-    `field(segment, condition)` gives what is integrated in a segment, the condition being what a conditional bridge hands on;
-    `observe(field)` what is called after its steps.
+    `field(segment, condition)` gives what is integrated in a segment, the condition being what a conditional
+    bridge hands on; `observe(field)` what is called after its steps.
     """
     state: State = {}
     statistics = []
@@ -82,15 +82,19 @@ def sample(
         shape: (b, c, h, w) of the result.
         labels: [b] class labels in [0, num_classes); None draws from the null class.
         solver: default `Dopri5()` per segment.
-        guidance: the scale s of classifier-free guidance (one, or one per scale coarse to fine), or a `Guidance`.
-        generator: one generator, or one per sample: then a sample depends on its own generator only (an adaptive
+        guidance: the scale s of classifier-free guidance (one, or one per scale coarse to fine), or a
+        `Guidance`.
+        generator: one generator, or one per sample: then a sample depends on its own generator only (an
+        adaptive
             solver's steps still depend on the whole batch). Default: torch's global generator seeds one.
         noise: the noise pyramids as `Flow.draw_noise` gives them, in place of drawing them.
         observe: called with each segment's field; gives the function called with (t, state) after every step.
         statistics: a list that receives each segment's work.
-        device: where the state is kept; default: where the model's weights are. For a model that is moved when it is called.
+        device: where the state is kept; default: where the model's weights are. For a model that is moved
+        when it is called.
 
-    Raises `ConfigError` for labels out of range, labels of an unconditional model, or guidance that needs labels.
+    Raises `ConfigError` for labels out of range, labels of an unconditional model, or guidance that needs
+    labels.
     """
     from lapflow.solvers.adaptive import Dopri5
 
@@ -108,7 +112,9 @@ def sample(
         noise = flow.draw_noise(shape[1:], shape[0], generator, dtype=dtype, device=device)
     result = integrate(
         flow,
-        lambda segment, condition: ModelField(flow, segment, shape[1:], model, replace(condition, labels=labels), guide),
+        lambda segment, condition: ModelField(
+            flow, segment, shape[1:], model, replace(condition, labels=labels), guide
+        ),
         noise,
         solver,
         generator=generator,
@@ -123,7 +129,9 @@ def check_labels(labels: Tensor | None, batch: int, num_classes: int, guidance: 
     """The labels, checked against the batch, the model's classes and the guidance. Raises `ConfigError`."""
     if labels is None:
         if not guidance.off:
-            raise ConfigError("guidance needs class labels", got="no labels", expected="labels [b], or guidance scale 1")
+            raise ConfigError(
+                "guidance needs class labels", got="no labels", expected="labels [b], or guidance scale 1"
+            )
         return None
     if num_classes == 0:
         raise ConfigError("this model has no classes", got="labels", expected="no labels")
@@ -136,6 +144,8 @@ def check_labels(labels: Tensor | None, batch: int, num_classes: int, guidance: 
     outside = labels[(labels < 0) | (labels > num_classes)]
     if outside.numel():
         raise ConfigError(
-            "a class is out of range", got=int(outside[0]), expected=f"0 to {num_classes - 1} ({num_classes} is the null class)"
+            "a class is out of range",
+            got=int(outside[0]),
+            expected=f"0 to {num_classes - 1} ({num_classes} is the null class)",
         )
     return labels

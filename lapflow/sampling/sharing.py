@@ -10,13 +10,16 @@ from lapflow.core.intervals import Segment
 
 
 def share_steps(total: int, segments: Sequence[Segment]) -> list[int]:
-    """`total` steps as numbers of steps per segment, in time order: by the segments' lengths on the clock, at least one each.
+    """`total` steps as numbers of steps per segment, in time order: by the segments' lengths on the clock, at
+    least one each.
 
-    Whole numbers nearest to the exact shares, the earlier segment first where two are as near. Raises `ConfigError` for fewer
-    steps than segments.
+    Whole numbers nearest to the exact shares, the earlier segment first where two are as near. Raises
+    `ConfigError` for fewer steps than segments.
     """
     if total < len(segments):
-        raise ConfigError("every segment needs a step", got=f"{total} steps", expected=f"at least {len(segments)}")
+        raise ConfigError(
+            "every segment needs a step", got=f"{total} steps", expected=f"at least {len(segments)}"
+        )
     lengths = [segment.stop - segment.start for segment in segments]
     exact = [total * length / sum(lengths) for length in lengths]
     steps = [max(1, math.floor(share)) for share in exact]

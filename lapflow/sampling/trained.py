@@ -1,4 +1,5 @@
-"""Trained weights and all that says what they are: what a run's checkpoint holds of them, ready to become a model."""
+"""Trained weights and all that says what they are: what a run's checkpoint holds of them, ready to become a
+model."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ GROUPS = {"ema": "ema", "raw": "model"}
 
 @dataclass(frozen=True)
 class Trained:
-    """`tensors` by the network's own names, and the config of their run. `shape` (c, h, w) is that of the images, not of their
-    latents; `class_names` are in label order; `step` is the training step, `weights` ema or raw, `source` where they come from."""
+    """`tensors` by the network's own names, and the config of their run. `shape` (c, h, w) is that of the
+    images, not of their latents; `class_names` are in label order; `step` is the training step, `weights` ema
+    or raw, `source` where they come from."""
 
     config: Config
     shape: tuple[int, int, int]
@@ -35,11 +37,14 @@ class Trained:
     source: Path
 
     def fill(self, model: Backbone) -> Backbone:
-        """`model` with these weights, frozen and ready to evaluate. Raises `CheckpointError` if they do not fit."""
+        """`model` with these weights, frozen and ready to evaluate. Raises `CheckpointError` if they do not
+        fit."""
         try:
             model.load_state_dict(self.tensors)
         except RuntimeError as error:
-            raise CheckpointError(f"the weights in {self.source} do not fit the config beside them: {error}") from None
+            raise CheckpointError(
+                f"the weights in {self.source} do not fit the config beside them: {error}"
+            ) from None
         return model.eval().requires_grad_(False)
 
 
@@ -48,9 +53,12 @@ def config_of(document: Mapping[str, Any], attention: str | None) -> Config:
     return load_config({**document, **({"attention": attention} if attention else {})})
 
 
-def read_run(run: Path, *, checkpoint: str | None = None, weights: str | None = None, attention: str | None = None) -> Trained:
-    """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw weights (None: as the
-    config's sampling.weights says). Raises `CheckpointError` for what is not a whole run."""
+def read_run(
+    run: Path, *, checkpoint: str | None = None, weights: str | None = None, attention: str | None = None
+) -> Trained:
+    """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw
+    weights (None: as the config's sampling.weights says). Raises `CheckpointError` for what is not a whole
+    run."""
     run_config(run)  # names what is wrong with a folder that is no run
     path = run / "checkpoints" / checkpoint if checkpoint else latest_checkpoint(run / "checkpoints")
     if path is None:
@@ -71,6 +79,10 @@ def read_run(run: Path, *, checkpoint: str | None = None, weights: str | None = 
             expected=group,
             remedy="ask for the other kind with weights=raw or weights=ema",
         )
-    c, h, w = saved.documents.get("shape") or build_dataset(config).shape  # a checkpoint of an older lapflow does not say
+    c, h, w = (
+        saved.documents.get("shape") or build_dataset(config).shape
+    )  # a checkpoint of an older lapflow does not say
     classes = tuple(saved.documents["classes"])
-    return Trained(config, (c, h, w), classes, saved.documents["state"]["step"], weights, saved.tensors[group], path)
+    return Trained(
+        config, (c, h, w), classes, saved.documents["state"]["step"], weights, saved.tensors[group], path
+    )

@@ -15,7 +15,8 @@ from lapflow.core.state import State
 
 @dataclass
 class Trajectory:
-    """Keeps the states of the first `samples` samples at the solver's steps. `observer` is `sample`'s `observe`."""
+    """Keeps the states of the first `samples` samples at the solver's steps. `observer` is `sample`'s
+    `observe`."""
 
     flow: Flow
     samples: int = 1
@@ -23,15 +24,19 @@ class Trajectory:
 
     def observer(self, current: Field) -> Observer:
         def watch(t: float, state: Mapping[int, Tensor]) -> None:
-            self.frames.append((t, current.segment, {k: x[: self.samples].detach().float().cpu() for k, x in state.items()}))
+            self.frames.append(
+                (t, current.segment, {k: x[: self.samples].detach().float().cpu() for k, x in state.items()})
+            )
 
         return watch
 
     def images(self, times: Sequence[float]) -> list[tuple[float, dict[str, Tensor]]]:
-        """At the frames nearest to `times`: {'scale k': the image at that scale so far [c, h, w], ...} coarse to fine, first sample.
+        """At the frames nearest to `times`: {'scale k': the image at that scale so far [c, h, w], ...} coarse
+        to fine, first sample.
 
-        The image at scale k is what the bands from the coarsest to k make, divided by the decomposition's gain there. One that is
-        larger than data and unit noise are (a variance-exploding path) is divided by its root mean square.
+        The image at scale k is what the bands from the coarsest to k make, divided by the decomposition's
+        gain there. One that is larger than data and unit noise are (a variance-exploding path) is divided by
+        its root mean square.
         """
         decomposition = self.flow.decomposition
         rows = []
@@ -40,5 +45,7 @@ class Trajectory:
             t, segment, state = min(reversed(self.frames), key=lambda frame: abs(frame[0] - wanted))
             bands = self.flow.split(state, segment)
             images = {k: decomposition.synthesize(bands, k)[0] / decomposition.gain(k) for k in bands}
-            rows.append((t, {f"scale {k}": x / max(1.0, x.square().mean().sqrt().item()) for k, x in images.items()}))
+            rows.append(
+                (t, {f"scale {k}": x / max(1.0, x.square().mean().sqrt().item()) for k, x in images.items()})
+            )
         return rows

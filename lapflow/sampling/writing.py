@@ -20,8 +20,9 @@ MARK = ".lapflow-samples"
 
 
 def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
-    """Write `grid.png` (a column per class where there are few classes), `scales.png`, `images/NNNNN-CLASS.png` and
-    `samples.npz` (`arr_0` uint8 [n, h, w, c], `arr_1` labels; ADM's layout). The images of an earlier call are replaced."""
+    """Write `grid.png` (a column per class where there are few classes), `scales.png`,
+    `images/NNNNN-CLASS.png` and `samples.npz` (`arr_0` uint8 [n, h, w, c], `arr_1` labels; ADM's layout). The
+    images of an earlier call are replaced."""
     prepare_folder(folder)
     for old in (folder / "images").glob("*.png"):
         old.unlink()
@@ -32,14 +33,16 @@ def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
         from_pixels(image).save(folder / "images" / f"{i:05d}{label}.png")
     labels = np.zeros(len(pixels), dtype=np.int64) if samples.labels is None else samples.labels.numpy()
     np.savez(folder / "samples.npz", arr_0=pixels, arr_1=labels)
-    image_grid(samples.images[:GRID_MOST], columns=_columns(samples.labels, len(pixels))).save(folder / "grid.png")
+    image_grid(samples.images[:GRID_MOST], columns=_columns(samples.labels, len(pixels))).save(
+        folder / "grid.png"
+    )
     if samples.trajectory is not None:
         scale_strip(samples.trajectory.images(STRIP_TIMES)).save(folder / "scales.png")
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make `folder`, before any work is done for it. Raises `CheckpointError` if it cannot be written, or if its `images`
-    are not those of an earlier call: nothing of anybody else's is ever replaced."""
+    """Make `folder`, before any work is done for it. Raises `CheckpointError` if it cannot be written, or if
+    its `images` are not those of an earlier call: nothing of anybody else's is ever replaced."""
     images = folder / "images"
     try:
         images.mkdir(parents=True, exist_ok=True)
@@ -53,14 +56,20 @@ def prepare_folder(folder: Path) -> None:
         (folder / MARK).touch()
     except OSError as error:
         raise CheckpointError(
-            f"samples cannot be written there: {error.strerror}", got=str(folder), expected="a folder that can be written"
+            f"samples cannot be written there: {error.strerror}",
+            got=str(folder),
+            expected="a folder that can be written",
         ) from None
 
 
 def _columns(labels: Tensor | None, num: int) -> int:
     """As many columns as classes in turn, where that makes a sensible grid; else a square."""
     classes = 0 if labels is None else len(labels.unique())
-    return classes if 2 <= classes <= 20 and classes <= num else max(1, math.ceil(math.sqrt(min(num, GRID_MOST))))
+    return (
+        classes
+        if 2 <= classes <= 20 and classes <= num
+        else max(1, math.ceil(math.sqrt(min(num, GRID_MOST))))
+    )
 
 
 def _plain(names: tuple[str, ...], label: int) -> str:

@@ -6,4 +6,16 @@ from lapflow.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
 from lapflow.solvers.sde import EulerMaruyama
 from lapflow.solvers.tableau import Tableau
 
-__all__ = ["DDIM", "DDPM", "RK4", "Churned", "Euler", "EulerMaruyama", "Heun", "HeunEDM", "Midpoint", "RungeKutta", "Tableau"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "RK4",
+    "Churned",
+    "Euler",
+    "EulerMaruyama",
+    "Heun",
+    "HeunEDM",
+    "Midpoint",
+    "RungeKutta",
+    "Tableau",
+]

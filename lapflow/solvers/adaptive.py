@@ -1,9 +1,10 @@
 """Adaptive Runge-Kutta solvers of torchdiffeq (Chen 2018), one solve per segment.
 
-What is set here and why: the state is integrated in at least float32 (in bf16 the methods are silently wrong); the
-segment's end is a point that the stepper must hit (`step_t`), since it otherwise steps past it and interpolates back;
-a bound on evaluations, and a check of every evaluation, end a solve that would not end well. The error norm spans the
-batch, so a sample's steps depend on the others in its batch: report the evaluations with the batch size.
+What is set here and why: the state is integrated in at least float32 (in bf16 the methods are silently
+wrong); the segment's end is a point that the stepper must hit (`step_t`), since it otherwise steps past it
+and interpolates back; a bound on evaluations, and a check of every evaluation, end a solve that would not end
+well. The error norm spans the batch, so a sample's steps depend on the others in its batch: report the
+evaluations with the batch size.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Adaptive(Solver):
         *,
         rtol: Annotated[float, Setting(gt=0, description="relative tolerance of the local error")] = 1e-5,
         atol: Annotated[float, Setting(gt=0, description="absolute tolerance of the local error")] = 1e-5,
-        max_evaluations: Annotated[int, Setting(ge=8, description="stop with an error after this many evaluations of a segment")] = 10_000,
+        max_evaluations: Annotated[
+            int, Setting(ge=8, description="stop with an error after this many evaluations of a segment")
+        ] = 10_000,
     ) -> None:
         self.rtol, self.atol, self.max_evaluations = rtol, atol, max_evaluations
 
@@ -56,7 +59,9 @@ class Adaptive(Solver):
             with warnings.catch_warnings():
                 # torchdiffeq warns of callbacks a method lacks; the methods here have the ones used.
                 warnings.simplefilter("ignore", UserWarning)
-                path = odeint(function, wide, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
+                path = odeint(
+                    function, wide, times, rtol=self.rtol, atol=self.atol, method=self.method, options=options
+                )
         except AssertionError as error:
             raise SolverError(
                 f"{self.method} cannot go on in segment {segment.index}: {error}",
@@ -72,14 +77,28 @@ class Adaptive(Solver):
 class _Function:
     """The field as torchdiffeq wants it, counting and guarding. Its callbacks are found by name."""
 
-    def __init__(self, solver: Adaptive, field: Field, segment: Segment, scales: tuple[int, ...], observe: Observer | None) -> None:
-        self.solver, self.field, self.segment, self.scales, self.observe = solver, field, segment, scales, observe
+    def __init__(
+        self,
+        solver: Adaptive,
+        field: Field,
+        segment: Segment,
+        scales: tuple[int, ...],
+        observe: Observer | None,
+    ) -> None:
+        self.solver, self.field, self.segment, self.scales, self.observe = (
+            solver,
+            field,
+            segment,
+            scales,
+            observe,
+        )
         self.evaluations = self.accepted = self.rejected = 0
 
     def __call__(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.evaluations >= self.solver.max_evaluations:
             raise SolverError(
-                f"{self.solver.method} met its bound on the work in segment {self.segment.index} at t = {float(t):.6g}",
+                f"{self.solver.method} met its bound on the work in segment {self.segment.index} at t = "
+                f"{float(t):.6g}",
                 got=f"{self.evaluations} evaluations",
                 expected=f"the end t = {self.segment.stop:g} within solver.max_evaluations",
                 remedy="loosen rtol and atol, raise max_evaluations, or use a fixed-step solver",
@@ -91,9 +110,11 @@ class _Function:
         for k, v in velocity.items():
             if not bool(torch.isfinite(v).all()):
                 raise SolverError(
-                    f"the velocity of scale {k} is not finite in segment {self.segment.index} at t = {time:.6g}",
+                    f"the velocity of scale {k} is not finite in segment {self.segment.index} at t = "
+                    f"{time:.6g}",
                     expected="finite values",
-                    remedy="lower the guidance scale, evaluate in float32, or look for a diverged training run",
+                    remedy="lower the guidance scale, evaluate in float32, or look for a diverged training "
+                    "run",
                 )
         return tuple(velocity.values())
 

@@ -4,8 +4,9 @@ From time t to a later t' (primes: coefficients there), per band, with x1 and x0
 
     x' = alpha' x1 + sqrt(sigma'^2 - s^2) x0 + s n,        n fresh noise.
 
-Whatever s is in [0, sigma'], x' has the path's law if x1 and x0 are right (Song et al. 2021, "Denoising Diffusion Implicit
-Models", eq. 12, in any alpha and sigma). At the last time, where sigma' = 0, x' = alpha' x1. The methods differ in s.
+Whatever s is in [0, sigma'], x' has the path's law if x1 and x0 are right (Song et al. 2021, "Denoising
+Diffusion Implicit Models", eq. 12, in any alpha and sigma). At the last time, where sigma' = 0, x' = alpha'
+x1. The methods differ in s.
 """
 
 from __future__ import annotations
@@ -36,13 +37,16 @@ class Denoising(FixedSteps):
 
     @abstractmethod
     def variances(self, c: Coefficients, after: Coefficients) -> tuple[Tensor, Tensor]:
-        """(s^2 in the factor of x0, s^2 of the fresh noise), per unit of noise variance, shaped like the coefficients."""
+        """(s^2 in the factor of x0, s^2 of the fresh noise), per unit of noise variance, shaped like the
+        coefficients."""
 
     def learned(self, said: Endpoints, t_next: float) -> State | None:
         """The variances that the network has learnt, for a method that uses them."""
         return None
 
-    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
+    def step(
+        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+    ) -> tuple[State, int]:
         said = field.endpoints(state, t)
         now, after = field.coefficients(said.data, t), field.coefficients(said.data, t_next)
         learned = self.learned(said, t_next)
@@ -61,7 +65,8 @@ class Denoising(FixedSteps):
         return field.show({k: mean + std * fresh[k] for k, (mean, std) in parts.items()}), 1
 
     def _draws(self, field: Field, t: float, t_next: float, learned: bool) -> bool:
-        """Whether the step has any fresh noise, found without waiting for a GPU. A variance that is learned is above 0."""
+        """Whether the step has any fresh noise, found without waiting for a GPU. A variance that is learned
+        is above 0."""
         now, after = field.law(t), field.law(t_next)
         for k in now:
             wanted = learned | (self.variances(now[k], after[k])[1] > 0)
@@ -71,10 +76,14 @@ class Denoising(FixedSteps):
 
 
 class DDIM(Denoising):
-    """Denoising diffusion implicit models: s^2 = eta^2 betatilde; eta 0 draws nothing, eta 1 is DDPM with the small variance."""
+    """Denoising diffusion implicit models: s^2 = eta^2 betatilde; eta 0 draws nothing, eta 1 is DDPM with the
+    small variance."""
 
     def __init__(
-        self, *, steps: Steps = 50, eta: Annotated[float, Setting(ge=0, le=1, description="share of the ancestral noise")] = 0.0
+        self,
+        *,
+        steps: Steps = 50,
+        eta: Annotated[float, Setting(ge=0, le=1, description="share of the ancestral noise")] = 0.0,
     ) -> None:
         self.steps, self.eta = steps, eta
 
@@ -84,18 +93,24 @@ class DDIM(Denoising):
 
 
 class DDPM(Denoising):
-    """Ancestral sampling (Ho et al. 2020): the mean of the posterior, and a variance that is the posterior's (`small`), the
-    forward step's (`large`), or what the network has learnt (`learned`: the range of Nichol & Dhariwal 2021)."""
+    """Ancestral sampling (Ho et al. 2020): the mean of the posterior, and a variance that is the posterior's
+    (`small`), the forward step's (`large`), or what the network has learnt (`learned`: the range of Nichol &
+    Dhariwal 2021)."""
 
     def __init__(
         self,
         *,
         steps: Steps = 250,
         variance: Annotated[
-            Literal["small", "large", "learned"], Setting(description="betatilde, beta, or the network's learned range between them")
+            Literal["small", "large", "learned"],
+            Setting(description="betatilde, beta, or the network's learned range between them"),
         ] = "small",
         final_noise: Annotated[
-            bool, Setting(description="draw noise in the last step too, which the usual samplers do not: exact with the optimal variance")
+            bool,
+            Setting(
+                description="draw noise in the last step too, which the usual samplers do not: exact with "
+                "the optimal variance"
+            ),
         ] = False,
     ) -> None:
         self.steps, self.variance, self.final_noise = steps, variance, final_noise
@@ -123,7 +138,10 @@ class Churned(Denoising):
     sqrt(1 - churn^2) sigma'; fresh noise of the path's own colour."""
 
     def __init__(
-        self, *, steps: Steps = 50, churn: Annotated[float, Setting(ge=0, lt=1, description="std of fresh noise over sigma'")] = 0.2
+        self,
+        *,
+        steps: Steps = 50,
+        churn: Annotated[float, Setting(ge=0, lt=1, description="std of fresh noise over sigma'")] = 0.2,
     ) -> None:
         self.steps, self.churn = steps, churn
 

@@ -1,7 +1,8 @@
-"""EDM's second-order sampler (Karras et al. 2022, algorithm 1, without churn): Heun's rule in the noise level.
+"""EDM's second-order sampler (Karras et al. 2022, algorithm 1, without churn): Heun's rule in the noise
+level.
 
-With d = (dx/dt) / (dsigma/dt) per band, a step is x' = x + (sigma' - sigma)(d + d')/2; into sigma = 0 it is Euler's, which
-returns the denoised image. For alpha = 1, d = (x - D)/sigma.
+With d = (dx/dt) / (dsigma/dt) per band, a step is x' = x + (sigma' - sigma)(d + d')/2; into sigma = 0 it is
+Euler's, which returns the denoised image. For alpha = 1, d = (x - D)/sigma.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from lapflow.solvers.steps import FixedSteps
 
 
 class HeunEDM(FixedSteps):
-    """Heun's rule in sigma, two evaluations a step; the step into sigma = 0 takes one. For paths with EDM's noise levels."""
+    """Heun's rule in sigma, two evaluations a step; the step into sigma = 0 takes one. For paths with EDM's
+    noise levels."""
 
     order = 2
 
-    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
+    def step(
+        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+    ) -> tuple[State, int]:
         here, slope = _slope(field, state, t)
         now, after = field.coefficients(here, t), field.coefficients(here, t_next)
         change = {k: after[k].sigma - now[k].sigma for k in here}
@@ -30,7 +34,9 @@ class HeunEDM(FixedSteps):
         if any(bool((c.sigma == 0).any()) for c in field.law(t_next).values()):
             return euler, 1
         _, second = _slope(field, euler, t_next)
-        return field.show({k: (here[k] + change[k] * (slope[k] + second[k]) / 2).to(here[k].dtype) for k in here}), 2
+        return field.show(
+            {k: (here[k] + change[k] * (slope[k] + second[k]) / 2).to(here[k].dtype) for k in here}
+        ), 2
 
 
 def _slope(field: Field, state: Mapping[int, Tensor], t: float) -> tuple[State, State]:

@@ -16,7 +16,13 @@ from lapflow.solvers.steps import FixedSteps, finite_grid
 from lapflow.solvers.tableau import Tableau
 
 
-def rk_step(method: Tableau, velocity: Callable[[State, float], State], state: Mapping[int, Tensor], t: float, t_next: float) -> State:
+def rk_step(
+    method: Tableau,
+    velocity: Callable[[State, float], State],
+    state: Mapping[int, Tensor],
+    t: float,
+    t_next: float,
+) -> State:
     """One explicit step: k_i = v(t + c_i h, x + h sum_j a_ij k_j), x' = x + h sum_i b_i k_i."""
     h = t_next - t
     slopes: list[State] = []
@@ -26,7 +32,9 @@ def rk_step(method: Tableau, velocity: Callable[[State, float], State], state: M
     return _advance(state, slopes, method.b, h)
 
 
-def _advance(state: Mapping[int, Tensor], slopes: Sequence[State], weights: Sequence[object], h: float) -> State:
+def _advance(
+    state: Mapping[int, Tensor], slopes: Sequence[State], weights: Sequence[object], h: float
+) -> State:
     """x + h sum_i w_i k_i."""
     out = dict(state)
     for slope, weight in zip(slopes, weights):
@@ -47,7 +55,9 @@ class RungeKutta(FixedSteps):
     def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
         return finite_grid(field, steps)
 
-    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
+    def step(
+        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+    ) -> tuple[State, int]:
         return rk_step(self.tableau, field.velocity, state, t, t_next), len(self.tableau.b)
 
 

@@ -2,9 +2,9 @@
 
     dx = (v + w score) dt + sqrt(2 w) dW,        score = -x0 / sigma for unit noise,
 
-which has the ODE's marginals for every w(t) >= 0; here w = sigma. In terms of the predicted noise the drift is
-v - (w / sigma) x0, which holds for noise of any covariance when dW has it too. `steps` points on [begin, stop - `last`], then one
-step of the drift alone, of length `last`: SiT's "Mean" last step.
+which has the ODE's marginals for every w(t) >= 0; here w = sigma. In terms of the predicted noise the drift
+is v - (w / sigma) x0, which holds for noise of any covariance when dW has it too. `steps` points on [begin,
+stop - `last`], then one step of the drift alone, of length `last`: SiT's "Mean" last step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from lapflow.solvers.steps import FixedSteps, Steps
 
 
 class EulerMaruyama(FixedSteps):
-    """Euler-Maruyama with diffusion w = sigma, weak order 1, one evaluation a step, and a last step of the drift."""
+    """Euler-Maruyama with diffusion w = sigma, weak order 1, one evaluation a step, and a last step of the
+    drift."""
 
     order = 1
 
@@ -33,13 +34,17 @@ class EulerMaruyama(FixedSteps):
         self,
         *,
         steps: Steps = 250,
-        last: Annotated[float, Setting(gt=0, lt=1, description="length of the last step, without noise")] = 0.04,
+        last: Annotated[
+            float, Setting(gt=0, lt=1, description="length of the last step, without noise")
+        ] = 0.04,
     ) -> None:
         self.steps, self.last = steps, last
 
     def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
         if steps < 2:
-            raise ConfigError("the stochastic solver needs two points at least", got=f"steps {steps}", expected="2 or more")
+            raise ConfigError(
+                "the stochastic solver needs two points at least", got=f"steps {steps}", expected="2 or more"
+            )
         late = segment.stop - self.last
         if late <= segment.begin:
             raise ConfigError(
@@ -50,10 +55,15 @@ class EulerMaruyama(FixedSteps):
             )
         return [*even_grid(segment.begin, late, steps - 1), segment.stop]
 
-    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
+    def step(
+        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+    ) -> tuple[State, int]:
         h, said, bands = t_next - t, field.endpoints(state, t), field.split(state)
         found = field.coefficients(said.data, t)
-        moved = {k: bands[k] + h * (c.dalpha * said.data[k] + (c.dsigma - 1) * said.noise[k]) for k, c in found.items()}
+        moved = {
+            k: bands[k] + h * (c.dalpha * said.data[k] + (c.dsigma - 1) * said.noise[k])
+            for k, c in found.items()
+        }
         if t_next < field.segment.stop:
             fresh = field.noise(said.data, generator)
             moved = {k: x + math.sqrt(2 * h) * found[k].sigma.sqrt() * fresh[k] for k, x in moved.items()}

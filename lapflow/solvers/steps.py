@@ -51,7 +51,9 @@ class FixedSteps(Solver):
         return field.grid(steps)
 
     @abstractmethod
-    def step(self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None) -> tuple[State, int]:
+    def step(
+        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+    ) -> tuple[State, int]:
         """(the state at `t_next`, evaluations made) from the state at `t`."""
 
     def solve(
@@ -74,19 +76,22 @@ class FixedSteps(Solver):
 
 
 def finite_grid(field: Field, steps: int) -> list[float]:
-    """The field's grid, from where the segment is entered to the last time at which the velocity is finite."""
+    """The field's grid, from where the segment is entered to the last time at which the velocity is
+    finite."""
     grid, begin = field.grid(steps), field.segment.begin
     stop = min(field.end, grid[-1])
     return [begin, *(t for t in grid[1:] if begin < t < stop - 1e-12), stop]
 
 
 def require_finite(state: Mapping[int, Tensor], segment: Segment) -> None:
-    """Raises `SolverError` naming the scale if a state at the end of `segment` is not finite (one synchronisation)."""
+    """Raises `SolverError` naming the scale if a state at the end of `segment` is not finite (one
+    synchronisation)."""
     for k, x in state.items():
         if not bool(torch.isfinite(x).all()):
             raise SolverError(
                 f"the state of scale {k} is not finite at the end of segment {segment.index}",
                 got=f"{int((~torch.isfinite(x)).sum())} of {x.numel()} values",
                 expected="finite values",
-                remedy="take more steps, a lower guidance scale, float32, or look for a diverged training run",
+                remedy="take more steps, a lower guidance scale, float32, or look for a diverged training "
+                "run",
             )

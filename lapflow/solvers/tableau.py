@@ -8,9 +8,11 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Tableau:
-    """Butcher tableau of an explicit method of s stages: a (s rows, strictly lower triangular), b, c and the `order`.
+    """Butcher tableau of an explicit method of s stages: a (s rows, strictly lower triangular), b, c and the
+    `order`.
 
-    Checked: shapes, c_i = sum_j a_ij, and the order conditions up to `order` (1 to 4; Hairer, Norsett & Wanner, II.2).
+    Checked: shapes, c_i = sum_j a_ij, and the order conditions up to `order` (1 to 4; Hairer, Norsett &
+    Wanner, II.2).
     """
 
     a: tuple[tuple[Fraction, ...], ...]
@@ -20,9 +22,12 @@ class Tableau:
 
     @classmethod
     def explicit(cls, *rows: str, weights: str, order: int) -> Tableau:
-        """A tableau from rows of fractions, such as `explicit("", "1/2", weights="0 1", order=2)`; c is the row sums."""
+        """A tableau from rows of fractions, such as `explicit("", "1/2", weights="0 1", order=2)`; c is the
+        row sums."""
         a = tuple(tuple(Fraction(x) for x in row.split()) for row in rows)
-        return cls(a, tuple(Fraction(x) for x in weights.split()), tuple(sum(row, Fraction(0)) for row in a), order)
+        return cls(
+            a, tuple(Fraction(x) for x in weights.split()), tuple(sum(row, Fraction(0)) for row in a), order
+        )
 
     def __post_init__(self) -> None:
         stages = len(self.b)
@@ -31,7 +36,9 @@ class Tableau:
         assert all(sum(row) == c for row, c in zip(self.a, self.c)), "c_i must be the sum of row i of a"
         assert 1 <= self.order <= 4, "order conditions are written out for orders 1 to 4"
         for condition, value in self._conditions()[: (1, 2, 4, 8)[self.order - 1]]:
-            assert condition == value, f"an order-{self.order} condition does not hold: {condition} != {value}"
+            assert condition == value, (
+                f"an order-{self.order} condition does not hold: {condition} != {value}"
+            )
 
     def _conditions(self) -> list[tuple[Fraction, Fraction]]:
         """The order conditions of trees with 1, 2, 3 and 4 nodes: (sum, required value)."""

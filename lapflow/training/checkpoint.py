@@ -1,12 +1,13 @@
 """Checkpoints: a directory is whole or it is not there.
 
-A checkpoint is written aside, every file flushed to the disk, a manifest of SHA-256 hashes added, and the directory
-renamed into place; then the file `latest` is replaced by one that names it. Loading checks every hash, and reads
-safetensors and JSON only: nothing in a checkpoint is ever executed.
+A checkpoint is written aside, every file flushed to the disk, a manifest of SHA-256 hashes added, and the
+directory renamed into place; then the file `latest` is replaced by one that names it. Loading checks every
+hash, and reads safetensors and JSON only: nothing in a checkpoint is ever executed.
 
     step-NNNNNNN            whole
-    replaced-step-NNNNNNN   whole too, and set aside for another of its step: it counts only while that is missing
-    .writing-*              unfinished, or about to be removed: never read, and cleared by the next save
+    replaced-step-NNNNNNN   whole too, and set aside for another of its step: it counts only while that is
+    missing .writing-*              unfinished, or about to be removed: never read, and cleared by the next
+    save
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write `folder/step-NNNNNNN` and point `folder/latest` at it; keep the `keep` newest. Raises `CheckpointError` when the
-    disk refuses, with the checkpoints before it untouched."""
+    """Write `folder/step-NNNNNNN` and point `folder/latest` at it; keep the `keep` newest. Raises
+    `CheckpointError` when the disk refuses, with the checkpoints before it untouched."""
     target = folder / checkpoint_name(step)
     aside = folder / f"{ASIDE}{target.name}-{os.getpid()}"
     try:
@@ -61,10 +62,16 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
             data = save_tensors({key: value.detach().cpu().contiguous() for key, value in group.items()})
             hashes[f"{name}.safetensors"] = write_durably(aside / f"{name}.safetensors", data)
         for name, document in checkpoint.documents.items():
-            hashes[f"{name}.json"] = write_durably(aside / f"{name}.json", json.dumps(document, indent=2).encode())
-        write_durably(aside / MANIFEST, json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=2).encode())
+            hashes[f"{name}.json"] = write_durably(
+                aside / f"{name}.json", json.dumps(document, indent=2).encode()
+            )
+        write_durably(
+            aside / MANIFEST,
+            json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=2).encode(),
+        )
         sync_folder(aside)
-        if target.exists():  # saved before a resume went back, or by a try that failed late: it goes only when the new one stands
+        # saved before a resume went back, or by a try that failed late: it goes only when the new one stands
+        if target.exists():
             _remove(folder / f"{REPLACED}{target.name}")
             target.rename(folder / f"{REPLACED}{target.name}")
         aside.rename(target)
@@ -81,9 +88,11 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
     return target
 
 
-def load_checkpoint(path: Path, only: tuple[str, ...] | None = None, needs: tuple[str, ...] = ()) -> Checkpoint:
-    """Read and verify a checkpoint directory; `only` names the tensor groups wanted (None: all), `needs` the groups and
-    documents without which it is of no use.
+def load_checkpoint(
+    path: Path, only: tuple[str, ...] | None = None, needs: tuple[str, ...] = ()
+) -> Checkpoint:
+    """Read and verify a checkpoint directory; `only` names the tensor groups wanted (None: all), `needs` the
+    groups and documents without which it is of no use.
 
     Raises `CheckpointError` for a missing, foreign, incomplete or altered one, naming the file.
     """
@@ -103,10 +112,15 @@ def load_checkpoint(path: Path, only: tuple[str, ...] | None = None, needs: tupl
         try:
             data = (path / file).read_bytes()
         except OSError as error:
-            raise CheckpointError(f"the checkpoint {path} lacks {file}: {error.strerror}", remedy=_REMEDY) from None
+            raise CheckpointError(
+                f"the checkpoint {path} lacks {file}: {error.strerror}", remedy=_REMEDY
+            ) from None
         if hashlib.sha256(data).hexdigest() != digest:
             raise CheckpointError(
-                f"{file} in the checkpoint {path} is not what was saved", got="another SHA-256", expected=digest, remedy=_REMEDY
+                f"{file} in the checkpoint {path} is not what was saved",
+                got="another SHA-256",
+                expected=digest,
+                remedy=_REMEDY,
             )
         try:
             if kind == "safetensors":
@@ -114,23 +128,27 @@ def load_checkpoint(path: Path, only: tuple[str, ...] | None = None, needs: tupl
             else:
                 documents[name] = json.loads(data)
         except (SafetensorError, ValueError) as error:
-            raise CheckpointError(f"{file} in the checkpoint {path} cannot be read: {error}", remedy=_REMEDY) from None
+            raise CheckpointError(
+                f"{file} in the checkpoint {path} cannot be read: {error}", remedy=_REMEDY
+            ) from None
     return Checkpoint(tensors, documents)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in `folder`, or None.
 
-    The directories themselves are asked, not the file `latest`, which is for people and other programs: should a crash
-    come between the rename and the update of `latest`, the newer directory is whole and wins. A directory gets its name
-    only when it is whole, so one that lacks something has been damaged since: loading it says so.
+    The directories themselves are asked, not the file `latest`, which is for people and other programs:
+    should a crash come between the rename and the update of `latest`, the newer directory is whole and wins.
+    A directory gets its name only when it is whole, so one that lacks something has been damaged since:
+    loading it says so.
     """
     found = _by_step(folder)
     return found[-1] if found else None
 
 
 def clear_asides(folder: Path, of: str = "") -> None:
-    """Remove what a killed process left unfinished in `folder`: of the file or directory called `of`, or of all."""
+    """Remove what a killed process left unfinished in `folder`: of the file or directory called `of`, or of
+    all."""
     for left in folder.glob(f"{ASIDE}{of}*"):
         with suppress(OSError):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -150,8 +168,14 @@ def _manifest(path: Path) -> dict[str, Any]:
             remedy="restore it from a copy, or remove it to go on from the checkpoint before it",
         ) from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{MANIFEST} of the checkpoint {path} cannot be read: {error}", remedy=_REMEDY) from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("sha256"), dict):
+        raise CheckpointError(
+            f"{MANIFEST} of the checkpoint {path} cannot be read: {error}", remedy=_REMEDY
+        ) from None
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or not isinstance(manifest.get("sha256"), dict)
+    ):
         raise CheckpointError(
             f"{path} is not a checkpoint of this kind",
             where=str(path / MANIFEST),
@@ -159,10 +183,15 @@ def _manifest(path: Path) -> dict[str, Any]:
             expected=FORMAT,
         )
     if any("/" in file or not file.endswith((".safetensors", ".json")) for file in manifest["sha256"]):
-        raise CheckpointError(f"{MANIFEST} of the checkpoint {path} names files a checkpoint does not have", remedy=_REMEDY)
+        raise CheckpointError(
+            f"{MANIFEST} of the checkpoint {path} names files a checkpoint does not have", remedy=_REMEDY
+        )
     if (step := step_of(path)) is not None and manifest.get("step") != step:
         raise CheckpointError(
-            f"{MANIFEST} of the checkpoint {path} is of another step", got=manifest.get("step"), expected=step, remedy=_REMEDY
+            f"{MANIFEST} of the checkpoint {path} is of another step",
+            got=manifest.get("step"),
+            expected=step,
+            remedy=_REMEDY,
         )
     return manifest
 
@@ -176,7 +205,8 @@ def _prune(folder: Path, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint, if it is there: at once for whoever looks, since a part of one must not keep its name."""
+    """Remove a checkpoint, if it is there: at once for whoever looks, since a part of one must not keep its
+    name."""
     aside = path.with_name(f"{ASIDE}removed-{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     with suppress(OSError):
@@ -185,8 +215,11 @@ def _remove(path: Path) -> None:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """The checkpoint directories, oldest first, by number and not by name; of two of one step the one that replaced the other."""
-    found = {step_of(path): path for pattern in (f"{REPLACED}step-*", "step-*") for path in folder.glob(pattern)}
+    """The checkpoint directories, oldest first, by number and not by name; of two of one step the one that
+    replaced the other."""
+    found = {
+        step_of(path): path for pattern in (f"{REPLACED}step-*", "step-*") for path in folder.glob(pattern)
+    }
     return [path for _, path in sorted((step, path) for step, path in found.items() if step is not None)]
 
 

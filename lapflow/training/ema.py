@@ -9,19 +9,24 @@ from torch import Tensor
 
 
 class EMA:
-    """shadow <- d shadow + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)) at update n (the warm-up of Karras et al. 2022's
-    and timm's averages): early averages forget the initial weights fast."""
+    """shadow <- d shadow + (1 - d) weights, d = min(decay, (1 + n) / (10 + n)) at update n (the warm-up of
+    Karras et al. 2022's and timm's averages): early averages forget the initial weights fast."""
 
     def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.shadow = {name: w.detach().clone().float() if w.is_floating_point() else w.detach().clone() for name, w in weights.items()}
+        self.shadow = {
+            name: w.detach().clone().float() if w.is_floating_point() else w.detach().clone()
+            for name, w in weights.items()
+        }
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor]) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         floating = [name for name, w in self.shadow.items() if w.is_floating_point()]
-        torch._foreach_lerp_([self.shadow[n] for n in floating], [weights[n].float() for n in floating], 1 - decay)
+        torch._foreach_lerp_(
+            [self.shadow[n] for n in floating], [weights[n].float() for n in floating], 1 - decay
+        )
 
     def load(self, shadow: Mapping[str, Tensor], updates: int) -> None:
         for name, w in shadow.items():

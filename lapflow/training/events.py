@@ -37,8 +37,9 @@ class Silence:
 class EventLog:
     """Appends events to `log.jsonl`, passes them to `watch`, and training metrics to TensorBoard if asked.
 
-    What cannot be written does not stop a run: each of the three says so once on stderr, and is tried again at the next event.
-    Of the watcher's errors only the system's count as such (a reader that has gone, a full disk); others are its own and raised.
+    What cannot be written does not stop a run: each of the three says so once on stderr, and is tried again
+    at the next event. Of the watcher's errors only the system's count as such (a reader that has gone, a full
+    disk); others are its own and raised.
     """
 
     def __init__(self, folder: Path, watch: Watcher, tensorboard: bool) -> None:
@@ -73,8 +74,8 @@ class EventLog:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """The events of a run. A resumed run repeats the steps after its checkpoint; the later word stands. Lines that cannot be
-    read are passed over: the log is for people, and nothing is computed from it."""
+    """The events of a run. A resumed run repeats the steps after its checkpoint; the later word stands. Lines
+    that cannot be read are passed over: the log is for people, and nothing is computed from it."""
     events: list[Event] = []
     for event in _lines(folder):
         if event is None:
@@ -115,6 +116,7 @@ def summary_writer() -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise BackendError(
-            f"training.tensorboard needs TensorBoard: {error}", remedy="pip install 'lapflow[tensorboard]', or set it to false"
+            f"training.tensorboard needs TensorBoard: {error}",
+            remedy="pip install 'lapflow[tensorboard]', or set it to false",
         ) from None
     return SummaryWriter

@@ -1,4 +1,5 @@
-"""What a run trains: the network, and with it the weights of an objective that has some; and their names in a checkpoint."""
+"""What a run trains: the network, and with it the weights of an objective that has some; and their names in a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ Groups = dict[str, dict[str, Tensor]]
 class Learner:
     """`module` is what the engine trains: the network itself, or `Judged` of it and the objective.
 
-    In a checkpoint the network's tensors stand under its own names in the group `model` whatever the objective, so that
-    sampling reads them alike; the objective's are a group of their own.
+    In a checkpoint the network's tensors stand under its own names in the group `model` whatever the
+    objective, so that sampling reads them alike; the objective's are a group of their own.
     """
 
     def __init__(self, parts: Composition) -> None:
@@ -50,7 +51,11 @@ class Learner:
 
     def named(self, groups: Groups) -> dict[str, Tensor]:
         """Groups of a checkpoint -> tensors under the module's names."""
-        return {self._prefixes[group] + name: x for group, tensors in groups.items() for name, x in tensors.items()}
+        return {
+            self._prefixes[group] + name: x
+            for group, tensors in groups.items()
+            for name, x in tensors.items()
+        }
 
     def averaged(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of the module's tensors of which an average is kept: the network's."""
@@ -65,15 +70,24 @@ class Learner:
 def arguments(point: TrainingPoint) -> tuple[Any, ...]:
     """What a learner's module is called with for a training pair.
 
-    Where each sample draws its segment, a segment's number of samples changes from step to step. torch.compile is told so
+    Where each sample draws its segment, a segment's number of samples changes from step to step.
+    torch.compile is told so
     beforehand: it would make a graph for the first number, and find out with the second.
     """
     condition = point.condition()
     call = (point.state, point.t, condition)
     if not point.flow.intervals.common and len(point.flow.segments) > 1:
-        from torch._dynamo import maybe_mark_dynamic  # a second, which the first step of an optimizer takes in any case
+        from torch._dynamo import (
+            maybe_mark_dynamic,
+        )  # a second, which the first step of an optimizer takes in any case
 
-        for x in (*point.state.values(), point.t, condition.labels, condition.level, *(condition.image or {}).values()):
+        for x in (
+            *point.state.values(),
+            point.t,
+            condition.labels,
+            condition.level,
+            *(condition.image or {}).values(),
+        ):
             if x is not None:
                 maybe_mark_dynamic(x, 0)
     return call if point.flow.objective.module is None else (*call, point)

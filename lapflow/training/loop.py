@@ -1,8 +1,8 @@
 """The training loop, top to bottom.
 
-Every random number is a pure function of the config's seed and of what is counted: a sample's noise, time, label drop
-and flip of its position in the consumed stream, a batch's segment of the step. So a resumed run is the uninterrupted
-one, bit for bit on CPU, and no generator's state needs saving.
+Every random number is a pure function of the config's seed and of what is counted: a sample's noise, time,
+label drop and flip of its position in the consumed stream, a batch's segment of the step. So a resumed run is
+the uninterrupted one, bit for bit on CPU, and no generator's state needs saving.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class TrainingError(LapflowError):
 def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Path:
     """Train `config` in the folder `out`, continuing the run that is there; returns `out`.
 
-    On several processes (see the engines) every one of them calls this. `watch` receives events, on rank 0: start or resume,
-    train (every `log_every` steps), checkpoint, done, and what went wrong but did not stop the run. Raises `StoppedError` after
-    saving when a signal asked the run to stop.
+    On several processes (see the engines) every one of them calls this. `watch` receives events, on rank 0:
+    start or resume, train (every `log_every` steps), checkpoint, done, and what went wrong but did not stop
+    the run. Raises `StoppedError` after saving when a signal asked the run to stop.
     """
     # ---- compose: everything that can be wrong with the config is wrong here, before anything is written
     parts = build(config)
@@ -76,12 +76,22 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     return out
 
 
-def _train(parts: Composition, learner: Learner, run: RunFolder | None, out: Path, watch: Watcher, signals: Signals) -> None:
+def _train(
+    parts: Composition, learner: Learner, run: RunFolder | None, out: Path, watch: Watcher, signals: Signals
+) -> None:
     config, settings, seed, engine = parts.config, parts.config.training, parts.config.seed, parts.engine
     log = EventLog(out, watch, settings.tensorboard) if run is not None else Silence()
     model, ema, progress, resumed = _restored(parts, learner, run)
     changes = {"changes": run.changes} if run is not None and run.changes else {}
-    log({"event": "resume" if resumed else "start", "step": progress.step, "steps": settings.steps, **parts.describe(), **changes})
+    log(
+        {
+            "event": "resume" if resumed else "start",
+            "step": progress.step,
+            "steps": settings.steps,
+            **parts.describe(),
+            **changes,
+        }
+    )
     batches = iter(
         Batches(
             parts.dataset,
@@ -137,7 +147,15 @@ def _train(parts: Composition, learner: Learner, run: RunFolder | None, out: Pat
         if progress.step % settings.log_every == 0 or ends:
             means = window.close(engine, settings.batch_size * settings.accumulation)
             finite = norm if math.isfinite(norm) else None
-            log({"event": "train", "step": progress.step, **means, "learning_rate": rate, "gradient_norm": finite})
+            log(
+                {
+                    "event": "train",
+                    "step": progress.step,
+                    **means,
+                    "learning_rate": rate,
+                    "gradient_norm": finite,
+                }
+            )
 
         # ---- save
         if progress.step % settings.checkpoint_every == 0 or ends:
@@ -149,7 +167,8 @@ def _train(parts: Composition, learner: Learner, run: RunFolder | None, out: Pat
 def _restored(
     parts: Composition, learner: Learner, run: RunFolder | None
 ) -> tuple[Callable[[Calls], list[Any]], EMA | None, Progress, bool]:
-    """The module as the engine runs it, the average, how far the run is, and whether it goes on from a checkpoint. Collective."""
+    """The module as the engine runs it, the average, how far the run is, and whether it goes on from a
+    checkpoint. Collective."""
     config, settings, engine = parts.config, parts.config.training, parts.engine
     progress = Progress()
     latest = engine.exchange(run.latest if run is not None else None)[0]
@@ -173,7 +192,8 @@ def _restored(
 def _step(
     parts: Composition, model: Callable[[Calls], list[Any]], batches: list[Batch], number: int, rate: float
 ) -> tuple[float, list[tuple[Tensor, dict[str, Tensor]]]]:
-    """The optimizer's step `number` at this learning rate -> the gradient's norm, and each batch's loss with its named parts."""
+    """The optimizer's step `number` at this learning rate -> the gradient's norm, and each batch's loss with
+    its named parts."""
     engine, accumulation = parts.engine, parts.config.training.accumulation
     stage = keyed_generator(parts.config.seed, "stage", number)
     taken: list[tuple[Tensor, dict[str, Tensor]]] = []
@@ -192,7 +212,9 @@ def _attempt(read: Callable[[], list[Batch]]) -> tuple[list[Batch], LapflowError
         return [], error
 
 
-def _stop(engine: Engine, progress: Progress, signals: Signals, problem: LapflowError | None, log: Log) -> None:
+def _stop(
+    engine: Engine, progress: Progress, signals: Signals, problem: LapflowError | None, log: Log
+) -> None:
     """Raise what ends the run here: this process's problem, or what another told. Collective."""
     told = engine.exchange((signals.received, problem))
     if problem is not None:
@@ -211,7 +233,8 @@ def _stop(engine: Engine, progress: Progress, signals: Signals, problem: Lapflow
 
 @dataclass
 class Progress:
-    """How far a run is: optimizer steps, images consumed, updates of the average, steps left out as not finite."""
+    """How far a run is: optimizer steps, images consumed, updates of the average, steps left out as not
+    finite."""
 
     step: int = 0
     consumed: int = 0
@@ -230,28 +253,47 @@ def _last_checkpoint(parts: Composition, learner: Learner, path: Path | None) ->
 
 
 def _nan_unless_finite(loss: Tensor) -> Tensor:
-    """A loss that is not finite makes the gradient NaN, so that no process updates anything, without asking the others."""
+    """A loss that is not finite makes the gradient NaN, so that no process updates anything, without asking
+    the others."""
     return loss * torch.where(loss.detach().isfinite(), 1.0, float("nan"))
 
 
 def _left_out(
-    parts: Composition, progress: Progress, batches: list[Batch], losses: list[Tensor], norm: float, log: Log, run: RunFolder | None
+    parts: Composition,
+    progress: Progress,
+    batches: list[Batch],
+    losses: list[Tensor],
+    norm: float,
+    log: Log,
+    run: RunFolder | None,
 ) -> None:
-    """A step whose loss or gradient was not finite, and which updated nothing: logged, counted, or the end. Collective."""
+    """A step whose loss or gradient was not finite, and which updated nothing: logged, counted, or the end.
+    Collective."""
     engine, settings = parts.engine, parts.config.training
     size = parts.dataset.size("train")
     mine = [
         {
             "rank": engine.rank,
             "loss": repr(loss.item()),
-            "samples": [parts.dataset.name("train", place(parts.config.seed, size, position)[1]) for position in batch.positions],
+            "samples": [
+                parts.dataset.name("train", place(parts.config.seed, size, position)[1])
+                for position in batch.positions
+            ],
         }
         for batch, loss in zip(batches, losses, strict=True)
     ]
     told = [row for rows in engine.exchange(mine) for row in rows]
     bad = [row for row in told if not math.isfinite(float(row["loss"]))] or told
     progress.skipped += 1
-    log({"event": "non_finite", "step": progress.step, "gradient_norm": repr(norm), "skipped": progress.skipped, "batches": bad})
+    log(
+        {
+            "event": "non_finite",
+            "step": progress.step,
+            "gradient_norm": repr(norm),
+            "skipped": progress.skipped,
+            "batches": bad,
+        }
+    )
     if settings.non_finite == "skip" and progress.skipped <= settings.most_skipped:
         return
     latest = run.latest if run is not None else None
@@ -259,17 +301,22 @@ def _left_out(
         f"the loss or the gradient is not finite at step {progress.step}",
         got="; ".join(f"loss {row['loss']} on rank {row['rank']}" for row in bad)
         + f", gradient norm {norm}; samples {', '.join(bad[0]['samples'][:4])}, ... (all in log.jsonl)",
-        expected="finite losses and gradients" + ("" if settings.non_finite == "stop" else f" but for {settings.most_skipped} steps"),
-        remedy="lower the learning rate, clip, use fp32, or set training.non_finite=skip" + (f"; {latest} is intact" if latest else ""),
+        expected="finite losses and gradients"
+        + ("" if settings.non_finite == "stop" else f" but for {settings.most_skipped} steps"),
+        remedy="lower the learning rate, clip, use fp32, or set training.non_finite=skip"
+        + (f"; {latest} is intact" if latest else ""),
     )
     raise engine.everywhere(error)
 
 
 def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path: Path) -> None:
-    """Raises `CheckpointError` unless a checkpoint is of this config and these classes: the data may have changed meanwhile."""
+    """Raises `CheckpointError` unless a checkpoint is of this config and these classes: the data may have
+    changed meanwhile."""
     if changes := other_run(difference(saved.documents["config"], resolved(config)), config):
         raise CheckpointError(
-            f"the checkpoint {path} is of another run", got="; ".join(changes), expected="a checkpoint of this run's config"
+            f"the checkpoint {path} is of another run",
+            got="; ".join(changes),
+            expected="a checkpoint of this run's config",
         )
     if saved.documents["classes"] != list(classes):
         raise CheckpointError(
@@ -284,7 +331,12 @@ def _loss(
     parts: Composition, model: Callable[[Calls], list[Any]], batch: Batch, stage: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one batch, and its named parts (detached)."""
-    engine, flow, seed, label_drop = parts.engine, parts.flow, parts.config.seed, parts.config.training.label_drop
+    engine, flow, seed, label_drop = (
+        parts.engine,
+        parts.flow,
+        parts.config.seed,
+        parts.config.training.label_drop,
+    )
     generators = [keyed_generator(seed, "sample", position) for position in batch.positions]
     images = upload(batch.images, engine.device)
     with torch.no_grad():
@@ -309,7 +361,8 @@ def _loss(
 
 @dataclass
 class _Window:
-    """Means of the named losses since the last log line; a name counts the batches it occurred in, on all processes."""
+    """Means of the named losses since the last log line; a name counts the batches it occurred in, on all
+    processes."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -324,8 +377,11 @@ class _Window:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def close(self, engine: Engine, images: int) -> dict[str, float]:
-        """The means, and the speed at `images` a step; no loss where all steps were left out. A new window begins. Collective."""
-        found = engine.exchange({name: (float(total), self.counts[name]) for name, total in self.sums.items()})
+        """The means, and the speed at `images` a step; no loss where all steps were left out. A new window
+        begins. Collective."""
+        found = engine.exchange(
+            {name: (float(total), self.counts[name]) for name, total in self.sums.items()}
+        )
         means = {}
         for name in sorted({name for mine in found for name in mine}):
             pairs = [mine[name] for mine in found if name in mine]
@@ -340,10 +396,16 @@ class _Window:
 def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
     settings = config.training
     return lambda parameters: torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, betas=(settings.betas[0], settings.betas[1]), weight_decay=settings.weight_decay, fused=True
+        parameters,
+        lr=settings.learning_rate,
+        betas=(settings.betas[0], settings.betas[1]),
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
 
 
 def _rate(config: Config, step: int) -> float:
     s = config.training
-    return learning_rate(step, s.steps, peak=s.learning_rate, warmup=s.warmup_steps, decay=s.decay, final=s.final_learning_rate)
+    return learning_rate(
+        step, s.steps, peak=s.learning_rate, warmup=s.warmup_steps, decay=s.decay, final=s.final_learning_rate
+    )

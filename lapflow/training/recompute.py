@@ -12,10 +12,13 @@ from lapflow.core.remaking import under_remaking
 
 
 def recompute(model: Backbone, how: Literal[True, "cheap"]) -> None:
-    """Make each unit of the network keep less for the backward pass, which computes it anew: True, all but its inputs (Chen et al.
-    2016); "cheap", norms and activation functions alone (Korthikanti et al. 2022), if the network `remakes` them."""
+    """Make each unit of the network keep less for the backward pass, which computes it anew: True, all but
+    its inputs (Chen et al. 2016); "cheap", norms and activation functions alone (Korthikanti et al. 2022), if
+    the network `remakes` them."""
     for unit in model.units():
         if how == "cheap":
             unit.forward = under_remaking(unit.forward)
         else:  # the networks draw no random numbers, so their state need not be kept for the second pass
-            unit.forward = functools.partial(checkpoint, unit.forward, use_reentrant=False, preserve_rng_state=False)
+            unit.forward = functools.partial(
+                checkpoint, unit.forward, use_reentrant=False, preserve_rng_state=False
+            )

@@ -1,8 +1,8 @@
 """A run's folder: who may write in it, what it holds, whether a command continues it.
 
 config.yaml        the resolved config; `lapflow train RUN/config.yaml` starts the same run elsewhere
-environment.json   versions of lapflow, torch, Python and of every plugin the config names; the SHA-256 of config.yaml
-log.jsonl          one event a line
+environment.json   versions of lapflow, torch, Python and of every plugin the config names; the SHA-256 of
+config.yaml log.jsonl          one event a line
 quarantine.jsonl   the training images that could not be read, if any
 checkpoints/       step-NNNNNNN/ directories and the file `latest`
 """
@@ -47,22 +47,25 @@ HOW = (
         )
     ),
 )
-"""The settings that say how a run is carried out or used, and not what it trains: they may change when it is continued."""
+"""The settings that say how a run is carried out or used, and not what it trains: they may change when it is
+continued."""
 STEPS = "training.steps:"
 """How a line of `difference` begins that is about the number of steps."""
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 HASHES = "config_sha256"
-"""The key in environment.json of the SHA-256 that config.yaml may have: of the one, and of the one that it replaced. So a run that
-is killed between the two files has a config of its own. Folders of earlier versions have no such key."""
+"""The key in environment.json of the SHA-256 that config.yaml may have: of the one, and of the one that it
+replaced. So a run that is killed between the two files has a config of its own. Folders of earlier versions
+have no such key."""
 
 
 class RunFolder:
     """Opens `path` for one training run and holds its lock until `close`.
 
-    A new or empty folder starts a run; the folder of a run with the same config continues it, `changes` apart that do not make it
-    another run (`other_run`), which are then written down. Raises `CheckpointError` for a folder that another process trains in,
-    that holds something else, whose run trains something else (saying what differs) or is past its last step.
+    A new or empty folder starts a run; the folder of a run with the same config continues it, `changes` apart
+    that do not make it another run (`other_run`), which are then written down. Raises `CheckpointError` for a
+    folder that another process trains in, that holds something else, whose run trains something else (saying
+    what differs) or is past its last step.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
@@ -70,7 +73,9 @@ class RunFolder:
         existing = path.exists()
         if existing and not path.is_dir():
             raise CheckpointError(
-                "the output folder is a file", got=str(path), expected="a new or empty folder, or the folder of an interrupted run"
+                "the output folder is a file",
+                got=str(path),
+                expected="a new or empty folder, or the folder of an interrupted run",
             )
         if existing and not _is_run(path) and any(not _unfinished(p.name) for p in path.iterdir()):
             if (path / "checkpoints").is_dir():
@@ -112,7 +117,12 @@ class RunFolder:
                 got="; ".join(foreign),
                 expected="the same config, to continue it",
                 remedy="choose another --out, or repeat the command that started the run"
-                + ("; a run can be made longer only where its learning rate does not decay (training.decay=constant)" if longer else ""),
+                + (
+                    "; a run can be made longer only where its learning rate does not decay "
+                    "(training.decay=constant)"
+                    if longer
+                    else ""
+                ),
             )
         steps, reached = self.config.training.steps, 0 if self.latest is None else step_of(self.latest)
         if reached is not None and reached > steps:
@@ -126,8 +136,14 @@ class RunFolder:
 
     def _write(self) -> None:
         data = dump_yaml(self.config).encode()
-        hashes = [hashlib.sha256(data).hexdigest(), *([file_sha256(self.path / CONFIG)] if _is_run(self.path) else [])]
-        replace_file(self.path / ENVIRONMENT, json.dumps({**environment(self.config), HASHES: hashes}, indent=2).encode())
+        hashes = [
+            hashlib.sha256(data).hexdigest(),
+            *([file_sha256(self.path / CONFIG)] if _is_run(self.path) else []),
+        ]
+        replace_file(
+            self.path / ENVIRONMENT,
+            json.dumps({**environment(self.config), HASHES: hashes}, indent=2).encode(),
+        )
         replace_file(self.path / CONFIG, data)
 
     def _take_lock(self) -> TextIO:
@@ -145,7 +161,8 @@ class RunFolder:
 def other_run(changes: list[str], config: Config) -> list[str]:
     """Those of the lines of `difference` that make it another run than that of `config`.
 
-    Where the learning rate stays constant, another number of steps does not: one run is the beginning of the other.
+    Where the learning rate stays constant, another number of steps does not: one run is the beginning of the
+    other.
     """
     how = (*HOW, STEPS) if config.training.decay == "constant" else HOW
     return [line for line in changes if not line.startswith(how)]
@@ -162,7 +179,8 @@ def _unfinished(name: str) -> bool:
 
 
 def run_config(run: Path) -> Config:
-    """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one, or its config is not what was written."""
+    """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one, or its config is not
+    what was written."""
     file = run / CONFIG
     if not file.is_file():
         raise CheckpointError(

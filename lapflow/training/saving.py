@@ -21,12 +21,19 @@ PAUSE = 5.0
 
 
 def save(
-    parts: Composition, learner: Learner, run: RunFolder | None, counts: dict[str, int], ema: EMA | None, log: Log, signals: Signals
+    parts: Composition,
+    learner: Learner,
+    run: RunFolder | None,
+    counts: dict[str, int],
+    ema: EMA | None,
+    log: Log,
+    signals: Signals,
 ) -> Path | None:
     """A checkpoint of all that resuming and sampling need; its path, on rank 0. Collective.
 
-    What is saved is gathered once. Should the disk refuse it, writing is tried again for `training.save_patience` seconds,
-    unless a signal asks the run to stop; then `CheckpointError` is raised on every process.
+    What is saved is gathered once. Should the disk refuse it, writing is tried again for
+    `training.save_patience` seconds, unless a signal asks the run to stop; then `CheckpointError` is raised
+    on every process.
     """
     engine = parts.engine
     tensors = {**learner.groups(engine.gather(engine.shards())), "optimizer": engine.state()}
@@ -44,16 +51,22 @@ def save(
         }
         checkpoint = Checkpoint(tensors, documents)
         return _patiently(
-            lambda: save_checkpoint(run.checkpoints, counts["step"], checkpoint, parts.config.training.keep_checkpoints),
+            lambda: save_checkpoint(
+                run.checkpoints, counts["step"], checkpoint, parts.config.training.keep_checkpoints
+            ),
             parts.config.training.save_patience,
-            lambda error: log({"event": "save_failed", "step": counts["step"], "cause": error.what, "retry_in": PAUSE}),
+            lambda error: log(
+                {"event": "save_failed", "step": counts["step"], "cause": error.what, "retry_in": PAUSE}
+            ),
             signals,
         )
 
     return engine.first(write)
 
 
-def _patiently(write: Callable[[], Path], patience: float, failed: Callable[[CheckpointError], None], signals: Signals) -> Path:
+def _patiently(
+    write: Callable[[], Path], patience: float, failed: Callable[[CheckpointError], None], signals: Signals
+) -> Path:
     deadline = time.monotonic() + patience
     while True:
         try:

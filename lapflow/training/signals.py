@@ -11,7 +11,8 @@ from typing import Any
 from lapflow.core.errors import LapflowError
 
 TERMINATED = 143
-"""The exit code of a run that was asked to stop and saved: 128 + SIGTERM, which schedulers take for 'ended by request'."""
+"""The exit code of a run that was asked to stop and saved: 128 + SIGTERM, which schedulers take for 'ended by
+request'."""
 
 HEEDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 

@@ -11,22 +11,45 @@ ROOT = Path(__file__).parents[2]
 
 def environment(**more):
     """One thread a process, and none of the variables of a run that this one may be part of."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    }
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths), **more}
 
 
 def torchrun(*command, processes=2, **more):
-    """Start `command` (a module and its arguments) in several processes of this machine; the Popen of the agent."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=0", "-m"]
+    """Start `command` (a module and its arguments) in several processes of this machine; the Popen of the
+    agent."""
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        "--max-restarts=0",
+        "-m",
+    ]
     return subprocess.Popen(
-        [*launcher, *map(str, command)], env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*launcher, *map(str, command)],
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
 def train_all(jobs, processes=2, **more):
-    """Train each of `jobs` (recipe, overrides, folder), one after the other in the same processes; their output."""
-    process = torchrun("tests.backends.launching", json.dumps([[r, list(o), str(f)] for r, o, f in jobs]), processes=processes, **more)
+    """Train each of `jobs` (recipe, overrides, folder), one after the other in the same processes; their
+    output."""
+    process = torchrun(
+        "tests.backends.launching",
+        json.dumps([[r, list(o), str(f)] for r, o, f in jobs]),
+        processes=processes,
+        **more,
+    )
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output[-6000:]
     return output

@@ -35,7 +35,9 @@ def allowed(lengths, mask):
 
 def attend_by_scale(backend, q, k, v, lengths, mask):
     """`scale_attention` of whole sequences."""
-    return torch.cat(scale_attention(backend, *(x.split(tuple(lengths), dim=2) for x in (q, k, v)), mask), dim=2)
+    return torch.cat(
+        scale_attention(backend, *(x.split(tuple(lengths), dim=2) for x in (q, k, v)), mask), dim=2
+    )
 
 
 def reference(q, k, v, lengths, mask):
@@ -47,7 +49,9 @@ def reference(q, k, v, lengths, mask):
 
 @pytest.mark.parametrize("name", HERE)
 @settings(max_examples=25, deadline=None)
-@example(lengths=[1, 4], batch=5, heads=2, dim=8, mask="causal")  # batch == sequence length: a swapped axis cannot hide
+@example(
+    lengths=[1, 4], batch=5, heads=2, dim=8, mask="causal"
+)  # batch == sequence length: a swapped axis cannot hide
 @example(lengths=[1], batch=1, heads=1, dim=1, mask="none")
 @example(lengths=[1, 1, 1], batch=3, heads=3, dim=16, mask="self")
 @given(
@@ -101,7 +105,9 @@ def test_gradients_are_the_references_and_exactly_zero_where_masked(name, mask):
     lengths = [2, 1, 4]
     q, k, v = (x.double().requires_grad_() for x in draw(2, 2, 7, 8))
     weights = torch.randn(2, 2, 7, 8, dtype=torch.float64)
-    got = torch.autograd.grad((attend_by_scale(resolve(name), q, k, v, lengths, mask) * weights).sum(), (q, k, v))
+    got = torch.autograd.grad(
+        (attend_by_scale(resolve(name), q, k, v, lengths, mask) * weights).sum(), (q, k, v)
+    )
     want = torch.autograd.grad((reference(q, k, v, lengths, mask) * weights).sum(), (q, k, v))
     for a, b in zip(got, want):
         torch.testing.assert_close(a, b)
@@ -140,7 +146,11 @@ def transposed(calls):
 
 
 def install(monkeypatch, calls):
-    flash, package, ops = types.ModuleType("flash_attn"), types.ModuleType("xformers"), types.ModuleType("xformers.ops")
+    flash, package, ops = (
+        types.ModuleType("flash_attn"),
+        types.ModuleType("xformers"),
+        types.ModuleType("xformers.ops"),
+    )
     flash.flash_attn_func = transposed(calls)
     ops.memory_efficient_attention = transposed(calls)
     for module in (flash, package, ops):
@@ -193,7 +203,12 @@ def test_auto_takes_the_first_that_can_and_says_so_once(monkeypatch, caplog):
             assert isinstance(auto.choose(cuda, torch.float32, 64, True), Xformers)
             assert isinstance(auto.choose(cuda, torch.float32, 20, True), SDPA)
             assert isinstance(auto.choose(CPU, torch.bfloat16, 64, False), SDPA)
-    assert [record.getMessage().split(" (")[0].split()[-1] for record in caplog.records] == ["Flash", "Xformers", "SDPA", "SDPA"]
+    assert [record.getMessage().split(" (")[0].split()[-1] for record in caplog.records] == [
+        "Flash",
+        "Xformers",
+        "SDPA",
+        "SDPA",
+    ]
     assert "bfloat16, head dimension 64, with gradients" in caplog.records[0].getMessage()
 
 
@@ -209,7 +224,10 @@ def test_auto_falls_to_the_last(monkeypatch):
 # ---------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize(("name", "cls"), [("auto", Auto), ("sdpa", SDPA), ("flash", Flash), ("xformers", Xformers), ("flex", Flex)])
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [("auto", Auto), ("sdpa", SDPA), ("flash", Flash), ("xformers", Xformers), ("flex", Flex)],
+)
 def test_names(name, cls):
     assert isinstance(resolve(name), cls)
 
@@ -230,7 +248,13 @@ def test_flex_is_silent_on_cpu(recwarn):
 
 
 def test_importing_the_packages_imports_nothing_optional():
-    heavy = "{'diffusers', 'flash_attn', 'xformers', 'lapflow.backends.attention.auto', 'lapflow.plugins.registry'}"
-    code = f"import sys, lapflow.backends.attention, lapflow.models; found = {heavy} & set(sys.modules); assert not found, found"
+    heavy = (
+        "{'diffusers', 'flash_attn', 'xformers', 'lapflow.backends.attention.auto', "
+        "'lapflow.plugins.registry'}"
+    )
+    code = (
+        f"import sys, lapflow.backends.attention, lapflow.models; found = {heavy} & set(sys.modules); "
+        f"assert not found, found"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

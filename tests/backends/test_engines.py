@@ -1,4 +1,5 @@
-"""Every engine on two real processes: the run of one process with the same batches, and whatever engine goes on with it."""
+"""Every engine on two real processes: the run of one process with the same batches, and whatever engine goes
+on with it."""
 
 import shutil
 
@@ -33,7 +34,12 @@ TINY = [
 ]
 LAWS = {
     "batch": ["flow.intervals.draw=batch", "training.recompute=cheap"],
-    "balanced": ["flow.intervals.draw=balanced", "training.accumulation=2", "training.recompute=true", "training.clip=0.3"],
+    "balanced": [
+        "flow.intervals.draw=balanced",
+        "training.accumulation=2",
+        "training.recompute=true",
+        "training.clip=0.3",
+    ],
 }
 TORCH = {"ddp": [], "fsdp2": ["engine.parallel=fsdp2"]}
 DEEPSPEED = {
@@ -47,7 +53,11 @@ DEEPSPEED = {
 def deviation(a, b):
     """The largest difference of two checkpoints' tensors, all groups; their names must be the same."""
     assert {g: set(t) for g, t in a.tensors.items()} == {g: set(t) for g, t in b.tensors.items()}
-    return max(float((x - b.tensors[group][name]).abs().max()) for group, named in a.tensors.items() for name, x in named.items())
+    return max(
+        float((x - b.tensors[group][name]).abs().max())
+        for group, named in a.tensors.items()
+        for name, x in named.items()
+    )
 
 
 def halves(parts, model, batch, stage):
@@ -55,14 +65,19 @@ def halves(parts, model, batch, stage):
     drawn, losses, middle = stage.get_state(), [], len(batch.positions) // 2
     for rows in (slice(None, middle), slice(middle, None)):
         stage.set_state(drawn)
-        losses.append(whole_loss(parts, model, Batch(batch.images[rows], batch.labels[rows], batch.positions[rows]), stage))
+        losses.append(
+            whole_loss(
+                parts, model, Batch(batch.images[rows], batch.labels[rows], batch.positions[rows]), stage
+            )
+        )
     (first, named), (second, more) = losses
     return (first + second) / 2, {name: (value + more[name]) / 2 for name, value in named.items()}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The runs of one process: with whole batches, and with sums in the order in which two processes add them up."""
+    """The runs of one process: with whole batches, and with sums in the order in which two processes add them
+    up."""
     torch.set_num_threads(1)
     runs = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -95,8 +110,10 @@ def together(request, launched, tmp_path_factory):
 def test_two_processes_train_as_one(alone, together):
     """Weights, average, moments and losses, over 20 steps with changing active sets, in float32.
 
-    Adam divides small gradients by their own size, so rounding moves single weights by up to 3e-4 when a sum is taken in another
-    order: weights are compared with the run whose sums have the same order, losses with that of whole batches.
+    Adam divides small gradients by their own size, so rounding moves single weights by up to 3e-4 when a sum
+    is taken in another
+    order: weights are compared with the run whose sums have the same order, losses with that of whole
+    batches.
     """
     for (name, law), run in together.items():
         found, want = last(run), last(alone["halves", law])
@@ -113,7 +130,8 @@ def at_half(run, folder):
 
 
 def test_one_process_goes_on_with_the_run_of_two(alone, together, tmp_path, monkeypatch):
-    """Weights, average, moments and data order are taken over from every engine, in the middle of an epoch."""
+    """Weights, average, moments and data order are taken over from every engine, in the middle of an
+    epoch."""
     monkeypatch.setattr(loop, "_loss", halves)
     for (name, law), run in together.items():
         folder = at_half(run, tmp_path / f"{name}-{law}")
@@ -132,9 +150,13 @@ def test_two_processes_go_on_with_the_run_of_one(alone, tmp_path, engines):
 
 
 def test_zero_3_applies_stale_gradients_without_our_cure(alone, tmp_path):
-    """Why the engine clears ZeRO-3's gradient partitions after each step: DeepSpeed 0.19.8 keeps the gradient of a parameter that
-    a step does not use and applies it again. Should this fail, an upgrade has mended it, and `_forget` may go."""
-    jobs = [(RECIPE, [*TINY, *LAWS["batch"], *DEEPSPEED[name]], tmp_path / name) for name in ("zero3", "zero2", "zero2-offload")]
+    """Why the engine clears ZeRO-3's gradient partitions after each step: DeepSpeed 0.19.8 keeps the gradient
+    of a parameter that a step does not use and applies it again. Should this fail, an upgrade has mended it,
+    and `_forget` may go."""
+    jobs = [
+        (RECIPE, [*TINY, *LAWS["batch"], *DEEPSPEED[name]], tmp_path / name)
+        for name in ("zero3", "zero2", "zero2-offload")
+    ]
     train_all(jobs, LAPFLOW_TEST_NO_CURE="1")
     found = {out.name: deviation(last(out), last(alone["halves", "batch"])) for *_, out in jobs}
     assert found["zero2"] <= 1e-5
@@ -152,7 +174,8 @@ def test_every_network_is_sharded_right(tmp_path):
     ]
     networks = {
         "separate": "model={name: separate, width: 32, heads: 2, depth: 1}",
-        "unet": "model={name: unet, channels: [8, 16], layers: 1, attention_levels: [1], head_width: 8, groups: 4}",
+        "unet": "model={name: unet, channels: [8, 16], layers: 1, attention_levels: [1], head_width: 8, "
+        "groups: 4}",
     }
     engines = {"fsdp2": TORCH["fsdp2"], "zero3": DEEPSPEED["zero3"]}
     jobs = {(n, e): tmp_path / f"{n}-{e}" for n in networks for e in engines}
@@ -165,9 +188,16 @@ def test_every_network_is_sharded_right(tmp_path):
 
 @pytest.mark.parametrize("engines", [TORCH, DEEPSPEED], ids=["torch", "deepspeed"])
 def test_an_objective_with_weights_trains_under_every_engine(engines, tmp_path, monkeypatch):
-    """Both sides of a game in one backward pass: on two processes as on one, and one goes on with the run of two."""
+    """Both sides of a game in one backward pass: on two processes as on one, and one goes on with the run of
+    two."""
     critic.make_known()
-    options = [*TINY, *LAWS["balanced"], "objective=test-critic", "training.clip=null", "training.learning_rate=2e-4"]
+    options = [
+        *TINY,
+        *LAWS["balanced"],
+        "objective=test-critic",
+        "training.clip=null",
+        "training.learning_rate=2e-4",
+    ]
     jobs = {name: tmp_path / name for name in engines}
     train_all([(RECIPE, [*options, *engines[name]], out) for name, out in jobs.items()])
     monkeypatch.setattr(loop, "_loss", halves)
@@ -186,7 +216,9 @@ def test_bf16_on_two_processes_follows_one(kind, tmp_path):
     one = [*TINY, "training.steps=10", "flow.intervals.draw=balanced"]
     engines = {
         "torch": ["{name: torch, precision: bf16}", "{name: torch, precision: bf16, parallel: fsdp2}"],
-        "deepspeed": [f"{{name: deepspeed, device: cpu, precision: bf16, zero: {stage}}}" for stage in (0, 1, 2, 3)],
+        "deepspeed": [
+            f"{{name: deepspeed, device: cpu, precision: bf16, zero: {stage}}}" for stage in (0, 1, 2, 3)
+        ],
     }[kind]
     jobs = [(RECIPE, [*one, f"engine={engine}"], tmp_path / str(i)) for i, engine in enumerate(engines)]
     train_all(jobs)
@@ -202,7 +234,9 @@ class TestRefusals:
         monkeypatch.setenv("RANK", "1")
         monkeypatch.setenv("WORLD_SIZE", "2")
 
-    @pytest.mark.parametrize("engine", ["{name: torch, parallel: fsdp2}", "{name: deepspeed, device: cpu, zero: 1}"])
+    @pytest.mark.parametrize(
+        "engine", ["{name: torch, parallel: fsdp2}", "{name: deepspeed, device: cpu, zero: 1}"]
+    )
     def test_segments_that_the_processes_do_not_share(self, engine):
         with pytest.raises(ConfigError, match=r"same segments[\s\S]*draw=balanced"):
             build(load_config(RECIPE, [*TINY, f"engine={engine}", "flow.intervals.draw=sample"])).require()
@@ -210,7 +244,9 @@ class TestRefusals:
     @pytest.mark.parametrize(("draw", "batch"), [("batch", 15), ("balanced", 18)])
     def test_a_batch_that_does_not_divide(self, draw, batch):
         with pytest.raises(ConfigError, match="does not divide"):
-            build(load_config(RECIPE, [*TINY, f"training.batch_size={batch}", f"flow.intervals.draw={draw}"])).require()
+            build(
+                load_config(RECIPE, [*TINY, f"training.batch_size={batch}", f"flow.intervals.draw={draw}"])
+            ).require()
 
     def test_a_rank_outside_the_world(self, monkeypatch):
         monkeypatch.setenv("RANK", "2")

@@ -10,7 +10,16 @@ from tests.cli.test_run_commands import call
 
 __all__ = ["call"]
 
-SET = [f"--set={v}" for v in ("training.steps=2", "training.batch_size=8", "evaluation.samples=12", "model.width=16", "model.heads=2")]
+SET = [
+    f"--set={v}"
+    for v in (
+        "training.steps=2",
+        "training.batch_size=8",
+        "evaluation.samples=12",
+        "model.width=16",
+        "model.heads=2",
+    )
+]
 LATE = "late: lapflow-k2-digits flow.intervals.starts=[0,0.7]"
 
 
@@ -19,12 +28,17 @@ def test_a_table_of_systems_and_variants(call, tmp_path):
     assert code == 0
     rows = json.loads((tmp_path / "comparison.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["lapflow-k1-digits", "late"]
-    assert all(row["seeds"] == 2 and row["evaluations"] == 40 and row["frechet_ratio_std"] >= 0 for row in rows)
-    # 20 Euler calls a segment: the sum of both segments' costs, which is not 40 times their time-weighted mean at T = .7
+    assert all(
+        row["seeds"] == 2 and row["evaluations"] == 40 and row["frechet_ratio_std"] >= 0 for row in rows
+    )
+    # 20 Euler calls a segment: the sum of both segments' costs, which is not 40 times their time-weighted
+    # mean at T = .7
     from lapflow.config.loading import load_config
     from lapflow.evaluation.flops import cost
 
-    config = load_config("lapflow-k2-digits", ["flow.intervals.starts=[0,0.7]", "model.width=16", "model.heads=2"])
+    config = load_config(
+        "lapflow-k2-digits", ["flow.intervals.starts=[0,0.7]", "model.width=16", "model.heads=2"]
+    )
     assert rows[1]["multiply_adds"] == sum(20 * s.total for s in cost(config).segments)
     assert "| late |" in out
     assert "| late |" in (tmp_path / "comparison.md").read_text()
@@ -32,7 +46,9 @@ def test_a_table_of_systems_and_variants(call, tmp_path):
     assert err.count("seed") == 4
     # again: nothing is trained anew, an entry can be added
     before = (tmp_path / "late" / "seed-1" / "metrics.json").stat().st_mtime_ns
-    code, out, err = call("compare", "lapflow-k1-digits", LATE, "lfm-digits", *SET, "--seeds", 2, "--out", tmp_path)
+    code, out, err = call(
+        "compare", "lapflow-k1-digits", LATE, "lfm-digits", *SET, "--seeds", 2, "--out", tmp_path
+    )
     assert code == 0
     assert (tmp_path / "late" / "seed-1" / "metrics.json").stat().st_mtime_ns == before
     assert err.count("seed") == 2

@@ -1,4 +1,5 @@
-"""`lapflow encode` as a person, or torchrun, calls it. What a cache holds and refuses is tested in tests/data/test_latents.py."""
+"""`lapflow encode` as a person, or torchrun, calls it. What a cache holds and refuses is tested in
+tests/data/test_latents.py."""
 
 import json
 
@@ -32,7 +33,11 @@ def test_it_counts_images_and_says_where_they_are(call, tmp_path):
 
 def test_mirrored_images_follow_the_config_unless_told(call, tmp_path):
     mirrored = "training.flip=true"
-    for name, options, flip in (("a", [mirrored], True), ("b", [mirrored, "--no-flip"], False), ("c", ["--flip"], True)):
+    for name, options, flip in (
+        ("a", [mirrored], True),
+        ("b", [mirrored, "--no-flip"], False),
+        ("c", ["--flip"], True),
+    ):
         assert call("encode", *FEW, *options, "--out", tmp_path / name)[0] == 0
         assert json.loads((tmp_path / name / "manifest.json").read_text())["flip"] is flip
 
@@ -46,7 +51,9 @@ def test_each_process_of_torchrun_makes_its_share(call, tmp_path, monkeypatch):
         code, out, _ = call("encode", *FEW, "--shard-size", 3, "--out", tmp_path / "two")
         assert code == 0
         told.append(out.splitlines())
-    assert told[0] == ["process 1 of 2 is done; 3 shards are still to come from the others, train-00000.safetensors first"]
+    assert told[0] == [
+        "process 1 of 2 is done; 3 shards are still to come from the others, train-00000.safetensors first"
+    ]
     assert told[1][-1].startswith("13 images")
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
@@ -57,7 +64,10 @@ def test_mistakes_are_one_screen(call, tmp_path):
     for arguments, message in (
         ((*FEW, "--out", tmp_path), "in use"),
         (("lapflow-folder", "data.root=nowhere", "--out", tmp_path / "a"), "nowhere"),
-        ((*FEW, "codec={name: autoencoder-kl, path: nowhere/at-all, factor: 5}", "--out", tmp_path / "a"), "multiples of 5"),
+        (
+            (*FEW, "codec={name: autoencoder-kl, path: nowhere/at-all, factor: 5}", "--out", tmp_path / "a"),
+            "multiples of 5",
+        ),
     ):
         code, _, err = call("encode", *arguments)
         assert code == 2

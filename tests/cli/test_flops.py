@@ -32,7 +32,13 @@ def test_a_sample_with_a_fixed_step_solver(call):
     code, out, _ = call("flops", "lapflow-digits", *GUIDED)
     assert code == 0
     row = next(line for line in out.splitlines() if "sample " in line and "│" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["sample", "40", "441.795", "29", "846.350"]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "sample",
+        "40",
+        "441.795",
+        "29",
+        "846.350",
+    ]
     found = json.loads(call("flops", "lapflow-digits", *GUIDED, "--json")[1])
     assert [s["evaluations"] for s in found["segments"]] == [20, 20]
     assert (found["sample"], found["guided_sample"]) == pytest.approx((441.795e6, 846.350e6), abs=1e3)
@@ -52,7 +58,11 @@ def test_memory_for_programs(call):
     assert code == 0
     found = json.loads(out)["memory"]
     assert (found["batch"], found["share"], found["drawn"], found["processes"]) == (32, 8, 32, 4)
-    assert found["held"]["moments"] == {"bytes": pytest.approx(2 * found["weights"] / 4, rel=1e-3), "divided": True, "offloaded": True}
+    assert found["held"]["moments"] == {
+        "bytes": pytest.approx(2 * found["weights"] / 4, rel=1e-3),
+        "divided": True,
+        "offloaded": True,
+    }
     assert {(a["precision"], a["recompute"]) for a in found["training"]} == {
         (p, r) for p in ("fp32", "bf16") for r in (True, False, "cheap")
     }
@@ -61,7 +71,16 @@ def test_memory_for_programs(call):
 
 def test_memory_for_people(call):
     _, out, _ = call("flops", "lapflow-digits", "--memory")
-    for word in ("weights", "gradients", "moments", "average", "activations", "together", "training.recompute=true", "bf16 autocast"):
+    for word in (
+        "weights",
+        "gradients",
+        "moments",
+        "average",
+        "activations",
+        "together",
+        "training.recompute=true",
+        "bf16 autocast",
+    ):
         assert word in out
     assert "Memory" not in call("flops", "lapflow-digits")[1]
 
@@ -70,7 +89,14 @@ def test_the_paper_s_rows(call):
     _, out, _ = call("flops", "--paper")
     lines = out.splitlines()
     row = next(line for line in lines if "LapFlow: K = 2" in line)
-    assert [cell.strip() for cell in row.split("│")[2:8]] == ["16.5", "0.7466", "0.7489", "0.7475", "60.43", "agrees"]
+    assert [cell.strip() for cell in row.split("│")[2:8]] == [
+        "16.5",
+        "0.7466",
+        "0.7489",
+        "0.7475",
+        "60.43",
+        "agrees",
+    ]
     assert sum("DIFFERS" in line and "│" in line for line in lines) == 3
     assert "1.760 published" in out
     rows = json.loads(call("flops", "--paper", "--json")[1])
@@ -86,7 +112,10 @@ def test_the_paper_s_rows(call):
         (["lapflow-digits", "--processes", 0], "processes is too small"),
         (["lapflow-digits", "--processes", 7], "does not divide"),
         (["lapflow-digits", "engine=horovod"], "no engine of this name"),
-        (["lapflow-digits", "engine={name: deepspeed, zero: 0, offload: true}", "--memory"], "zero: 1, 2 or 3"),
+        (
+            ["lapflow-digits", "engine={name: deepspeed, zero: 0, offload: true}", "--memory"],
+            "zero: 1, 2 or 3",
+        ),
         (["--paper", "lapflow-digits"], "--paper alone"),
         (["--paper", "--memory"], "--paper alone"),
     ],

@@ -18,4 +18,7 @@ def test_bad_images_are_told_in_one_line_whatever_their_names(monkeypatch):
     names = ["a[b]/[?x].png", "two\nlines.png", os.fsdecode(b"\xff.png")]
     with watcher() as watch:
         watch({"event": "quarantined", "names": names, "total": 3})
-    assert "3 images cannot be read and are replaced; new: a[b]/[?x].png, two\\nlines.png, \\udcff.png\n" in screen.getvalue()
+    assert (
+        "3 images cannot be read and are replaced; new: a[b]/[?x].png, two\\nlines.png, \\udcff.png\n"
+        in screen.getvalue()
+    )

@@ -10,7 +10,14 @@ from PIL import Image
 
 from lapflow.cli import main
 
-TINY = ["model.width=32", "model.heads=2", "model.depth=1", "training.batch_size=16", "training.steps=4", "training.log_every=2"]
+TINY = [
+    "model.width=32",
+    "model.heads=2",
+    "model.depth=1",
+    "training.batch_size=16",
+    "training.steps=4",
+    "training.log_every=2",
+]
 
 
 @pytest.fixture
@@ -37,7 +44,15 @@ def test_training_writes_a_run_and_one_json_line_per_event(call, tmp_path):
     code, out, _ = call("train", "lapflow-digits", *TINY, "--out", tmp_path / "run")
     events = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [e["event"] for e in events] == ["start", "train", "train", "checkpoint", "done", "picture", "picture"]
+    assert [e["event"] for e in events] == [
+        "start",
+        "train",
+        "train",
+        "checkpoint",
+        "done",
+        "picture",
+        "picture",
+    ]
     assert events[0]["attention"] == "SDPA"
     assert (tmp_path / "run" / "loss.png").stat().st_size > 1000
     assert min(Image.open(tmp_path / "run" / "bands.png").size) > 100
@@ -59,9 +74,29 @@ def test_samples_are_pictures_and_arrays(call, digits, tmp_path):
 
 
 def test_seeds_classes_and_fewer_images(call, digits, tmp_path):
-    for name, options in {"a": ["--num", 4], "b": ["--num", 4], "c": ["--num", 2], "d": ["--num", 4, "--seed", 9]}.items():
+    for name, options in {
+        "a": ["--num", 4],
+        "b": ["--num", 4],
+        "c": ["--num", 2],
+        "d": ["--num", 4, "--seed", 9],
+    }.items():
         assert (
-            call("sample", digits, "--class", 7, "--class", 1, "--solver", "heun", "--steps", 2, "--out", tmp_path / name, *options)[0] == 0
+            call(
+                "sample",
+                digits,
+                "--class",
+                7,
+                "--class",
+                1,
+                "--solver",
+                "heun",
+                "--steps",
+                2,
+                "--out",
+                tmp_path / name,
+                *options,
+            )[0]
+            == 0
         )
     a, b, c, d = (np.load(tmp_path / name / "samples.npz")["arr_0"].astype(int) for name in "abcd")
     assert np.array_equal(a, b)
@@ -117,13 +152,27 @@ def test_flops_counts_the_papers_networks(call):
 
 def test_images_of_the_users_own(call, tmp_path):
     rng = np.random.default_rng(0)
-    for name, form in {"cats/1.png": (30, 40, 3), "cats/2.JPG": (64, 20, 3), "dogs/a.webp": (33, 33, 3), "dogs/b.png": (16, 50)}.items():
+    for name, form in {
+        "cats/1.png": (30, 40, 3),
+        "cats/2.JPG": (64, 20, 3),
+        "dogs/a.webp": (33, 33, 3),
+        "dogs/b.png": (16, 50),
+    }.items():
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, form, dtype=np.uint8)).save(path)
-    options = [*TINY, f"data.root={tmp_path / 'photos'}", "data.size=16", "training.batch_size=4", "training.ema_decay=0.9"]
+    options = [
+        *TINY,
+        f"data.root={tmp_path / 'photos'}",
+        "data.size=16",
+        "training.batch_size=4",
+        "training.ema_decay=0.9",
+    ]
     assert call("train", "lapflow-folder", *options, "--out", tmp_path / "run")[0] == 0
-    assert call("sample", tmp_path / "run", "--num", 4, "--class", "dogs", "--steps", 2, "--solver", "euler")[0] == 0
+    assert (
+        call("sample", tmp_path / "run", "--num", 4, "--class", "dogs", "--steps", 2, "--solver", "euler")[0]
+        == 0
+    )
     assert np.load(tmp_path / "run" / "samples" / "samples.npz")["arr_0"].shape == (4, 16, 16, 3)
     assert (tmp_path / "run" / "samples" / "images" / "00000-dogs.png").exists()
     assert call("evaluate", tmp_path / "run", "--num", 4, "--solver", "euler", "--steps", 2)[0] == 0
@@ -136,9 +185,20 @@ def test_images_of_the_users_own(call, tmp_path):
         (["train", "lapflow-digits", "model.wdith=3"], ["width"]),
         (["train", "lapflow-digits", "model=mot-dits"], ["mot-dit"]),
         (["train", "lapflow-digits", "flow.intervals.starts=[0.5,0]"], ["first", "0"]),
-        (["train", "lapflow-digits", "flow.intervals.starts=[0,0.7,0.5]", "flow.decomposition.levels=3"], ["order"]),
+        (
+            ["train", "lapflow-digits", "flow.intervals.starts=[0,0.7,0.5]", "flow.decomposition.levels=3"],
+            ["order"],
+        ),
         (["train", "lapflow-digits", "flow.intervals.starts=[0,1.5]"], ["range"]),
-        (["train", "lapflow-digits", "flow.decomposition.levels=5", "flow.intervals.starts=[0,.2,.4,.6,.8]"], ["levels <= 4"]),
+        (
+            [
+                "train",
+                "lapflow-digits",
+                "flow.decomposition.levels=5",
+                "flow.intervals.starts=[0,.2,.4,.6,.8]",
+            ],
+            ["levels <= 4"],
+        ),
         (["train", "lapflow-folder", "data.root=nowhere"], ["nowhere"]),
         (["train", "lapflow-folder"], ["root"]),
         (["train", "lapflow-digits", "attention=flash"], ["flash"]),

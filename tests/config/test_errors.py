@@ -26,7 +26,11 @@ MISTAKES = [
     (2, "  decomposition: {name: laplacain, levels: 2}", ["'laplacain'", "'laplacian'"]),
     (2, "  decomposition: {name: laplacian, level: 2}", ["'level'", "'levels'"]),
     (2, "  decomposition: {name: laplacian, levels: 2.5}", ["flow.decomposition.levels", "2.5", "integer"]),
-    (2, "  decomposition: {name: laplacian, levels: 0}", ["flow.decomposition.levels", "greater than or equal to 1"]),
+    (
+        2,
+        "  decomposition: {name: laplacian, levels: 0}",
+        ["flow.decomposition.levels", "greater than or equal to 1"],
+    ),
     (2, "  decomposition: [laplacian]", ["name", "laplacian"]),
     (4, "    names: cumulative", ["'names'", "starts"]),
     (5, "    starts: [0.0, x]", ["flow.intervals.starts.1", "'x'", "number"]),
@@ -98,7 +102,11 @@ def test_averaged_weights_need_an_average():
 @pytest.mark.parametrize(
     ("overrides", "where", "words"),
     [
-        (["flow.intervals.starts=[0.5,0]"], "command line: flow.intervals.starts=[0.5,0] (flow.intervals)", ["begin at 0"]),
+        (
+            ["flow.intervals.starts=[0.5,0]"],
+            "command line: flow.intervals.starts=[0.5,0] (flow.intervals)",
+            ["begin at 0"],
+        ),
         (["flow.decomposition.levels=3"], "(flow.intervals)", ["different numbers of scales", "3 scales"]),
         (["model.width=9"], "command line: model.width=9 (model)", ["9"]),
         (["data={name: folder, root: /nowhere/at/all}"], "(data)", []),

@@ -13,7 +13,11 @@ from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError
 from lapflow.plugins.builtin import BUILTIN
 
-SMALL = {"model": {"name": "mot-dit", "depth": 1, "width": 8, "heads": 2, "patch": 2}, "data": "digits", "training": {"steps": 2}}
+SMALL = {
+    "model": {"name": "mot-dit", "depth": 1, "width": 8, "heads": 2, "patch": 2},
+    "data": "digits",
+    "training": {"steps": 2},
+}
 
 
 def write(path: Path, text: str) -> Path:
@@ -25,7 +29,12 @@ def test_a_bare_name_and_missing_sections_are_resolved():
     config = resolved(load_config(SMALL))
     assert config["data"] == {"name": "digits", "held_out": 0.2}
     assert config["flow"]["decomposition"] == {"name": "laplacian", "levels": 2}
-    assert config["flow"]["intervals"] == {"name": "cumulative", "starts": [0.0, 0.5], "draw": "batch", "weights": None}
+    assert config["flow"]["intervals"] == {
+        "name": "cumulative",
+        "starts": [0.0, 0.5],
+        "draw": "batch",
+        "weights": None,
+    }
     assert next(iter(config["model"])) == "name"
 
 
@@ -48,7 +57,13 @@ def test_every_recipe_builds_without_memory_or_images(recipe):
 
 
 def test_overrides_follow_the_same_yaml_rules():
-    overrides = ["flow.intervals.starts=[0,0.2]", "training.learning_rate=1e-5", "seed=7", "training.clip=null", "engine=torch"]
+    overrides = [
+        "flow.intervals.starts=[0,0.2]",
+        "training.learning_rate=1e-5",
+        "seed=7",
+        "training.clip=null",
+        "engine=torch",
+    ]
     config = load_config("lapflow-digits", overrides)
     assert config.flow.intervals["starts"] == [0.0, 0.2]
     assert config.training.learning_rate == 1e-5
@@ -56,12 +71,21 @@ def test_overrides_follow_the_same_yaml_rules():
 
 
 def test_the_same_component_merges_and_another_replaces(tmp_path):
-    base = write(tmp_path / "base.yaml", dump_yaml(load_config({**SMALL, "sampling": {"solver": {"name": "dopri5", "rtol": 1e-3}}})))
+    base = write(
+        tmp_path / "base.yaml",
+        dump_yaml(load_config({**SMALL, "sampling": {"solver": {"name": "dopri5", "rtol": 1e-3}}})),
+    )
     merged = load_config(base, ["sampling.solver.atol=1e-4"]).sampling.solver
     assert (merged["name"], merged["rtol"], merged["atol"]) == ("dopri5", 1e-3, 1e-4)
-    for other in (["sampling.solver=heun"], ["sampling.solver.name=heun"], ["sampling.solver.steps=20", "sampling.solver.name=heun"]):
+    for other in (
+        ["sampling.solver=heun"],
+        ["sampling.solver.name=heun"],
+        ["sampling.solver.steps=20", "sampling.solver.name=heun"],
+    ):
         assert load_config(base, other).sampling.solver == {"name": "heun", "steps": 20}
-    assert load_config(base, ["sampling.solver=dopri5"]).sampling.solver["rtol"] == 1e-5, "a bare name gives the component as it comes"
+    assert load_config(base, ["sampling.solver=dopri5"]).sampling.solver["rtol"] == 1e-5, (
+        "a bare name gives the component as it comes"
+    )
 
 
 def test_arguments_without_a_name_are_the_default_component_s():
@@ -75,7 +99,12 @@ def test_base_is_relative_to_the_file_that_names_it(tmp_path):
     write(tmp_path / "low" / "second.yaml", "base: first.yaml\ntraining: {steps: 20}\n")
     top = write(tmp_path / "top.yaml", "base: low/second.yaml\nseed: 5\n")
     config = load_config(top)
-    assert (config.training.steps, config.training.log_every, config.seed, config.model["width"]) == (20, 3, 5, 64)
+    assert (config.training.steps, config.training.log_every, config.seed, config.model["width"]) == (
+        20,
+        3,
+        5,
+        64,
+    )
 
 
 def test_bases_in_a_circle_are_refused(tmp_path):
@@ -115,7 +144,9 @@ def test_the_first_weights_are_a_function_of_the_seed_alone():
     import torch
 
     state = torch.random.get_rng_state()
-    first, again, other = (build(load_config(SMALL, [f"seed={seed}"])).model.state_dict() for seed in (1, 1, 2))
+    first, again, other = (
+        build(load_config(SMALL, [f"seed={seed}"])).model.state_dict() for seed in (1, 1, 2)
+    )
     assert torch.equal(torch.random.get_rng_state(), state), "building leaves torch's own generator alone"
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)

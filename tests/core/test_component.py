@@ -36,7 +36,9 @@ class Base(Component):
     kind = "test"
     context = ("surroundings",)
 
-    def __init__(self, surroundings: str, *, size: Annotated[int, Field(ge=1, description="how many")] = 1) -> None:
+    def __init__(
+        self, surroundings: str, *, size: Annotated[int, Field(ge=1, description="how many")] = 1
+    ) -> None:
         self.surroundings, self.size = surroundings, size
 
 

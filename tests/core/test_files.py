@@ -1,4 +1,5 @@
-"""A file is replaced as a whole, by any number of processes, and nothing is left of an attempt that failed."""
+"""A file is replaced as a whole, by any number of processes, and nothing is left of an attempt that
+failed."""
 
 import hashlib
 import os
@@ -13,7 +14,9 @@ from lapflow.core.files import ASIDE, file_sha256, remove_leftovers, replace_fil
 
 def test_the_hash_is_that_of_the_file(tmp_path):
     data = os.urandom(3 * 2**20 + 5)
-    assert replace_file(tmp_path / "a", data) == file_sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    assert (
+        replace_file(tmp_path / "a", data) == file_sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -35,7 +38,13 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     ).stdout.strip()
     host = socket.gethostname()
-    for name in (f"{ASIDE}a-{host}-{dead}", f"{ASIDE}a-{host}-{os.getpid()}", f"{ASIDE}a-elsewhere-{dead}", f"{ASIDE}b-{host}-{dead}", "a"):
+    for name in (
+        f"{ASIDE}a-{host}-{dead}",
+        f"{ASIDE}a-{host}-{os.getpid()}",
+        f"{ASIDE}a-elsewhere-{dead}",
+        f"{ASIDE}b-{host}-{dead}",
+        "a",
+    ):
         (tmp_path / name).touch()
     remove_leftovers(tmp_path / "a")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(

@@ -38,15 +38,21 @@ def test_training_pairs_are_the_papers(seed):
     data = flow.decomposition.analyze(x)
     for k in point.segment.scales:
         start, t = starts[k], point.t[:, None, None, None]
-        torch.testing.assert_close(point.state[k], (t - start) / (1 - start) * data[k] + (1 - t) * point.noise[k])
+        torch.testing.assert_close(
+            point.state[k], (t - start) / (1 - start) * data[k] + (1 - t) * point.noise[k]
+        )
         torch.testing.assert_close(point.target[k], data[k] / (1 - start) - point.noise[k])
     assert point.segment.scales in ((1,), (1, 0))
 
 
 def test_decomposed_noise_is_one_white_image_and_the_reconstruction_says_so():
-    """sigma = 1 - t for all scales: the reconstruction at t is sum_k alpha_k U^k x1_k + (1 - t) eps with one white eps."""
+    """sigma = 1 - t for all scales: the reconstruction at t is sum_k alpha_k U^k x1_k + (1 - t) eps with one
+    white eps."""
     flow, x = make_flow(3), images(2, 1, 8, 8)
-    data, noise = flow.decomposition.analyze(x), flow.noise.draw((1, 8, 8), 2, seeded(), dtype=torch.float64, device="cpu")
+    data, noise = (
+        flow.decomposition.analyze(x),
+        flow.noise.draw((1, 8, 8), 2, seeded(), dtype=torch.float64, device="cpu"),
+    )
     eps = randn((2, 1, 8, 8), seeded(), dtype=torch.float64, device="cpu")
     t = torch.tensor(0.8, dtype=torch.float64)
     state, _ = flow.interpolate(data, noise, t, flow.segments[-1])
@@ -74,7 +80,9 @@ def test_k1_is_single_scale_flow_matching_bit_for_bit():
         time = torch.full((4,), i / 10)
         state = torch.add(state, model({0: state}, time)["main"][0].detach(), alpha=(i + 1) / 10 - i / 10)
     for flow in (one, single_scale()):
-        assert torch.equal(sample(flow, model, (4, 3, 8, 8), solver=Euler(steps=10), generator=seeded(8)), state)
+        assert torch.equal(
+            sample(flow, model, (4, 3, 8, 8), solver=Euler(steps=10), generator=seeded(8)), state
+        )
 
 
 def test_per_sample_draws_weigh_every_sample_alike():
@@ -110,7 +118,9 @@ def test_training_pairs_keep_the_images_dtype(dtype):
 
 def test_unknown_noise_and_wrong_number_of_generators_are_refused():
     with pytest.raises(ConfigError, match="decomposed"):
-        Flow(LaplacianPyramid(levels=2), CumulativeIntervals(), LinearPath(), AppendBridge(), noise="decomposd")
+        Flow(
+            LaplacianPyramid(levels=2), CumulativeIntervals(), LinearPath(), AppendBridge(), noise="decomposd"
+        )
     with pytest.raises(ConfigError, match="one per sample"):
         make_flow(2).training_point(images(3, 1, 4, 4), [seeded(), seeded()])
 
@@ -118,7 +128,11 @@ def test_unknown_noise_and_wrong_number_of_generators_are_refused():
 def test_weights_and_fraction_reach_the_loss():
     intervals = CumulativeIntervals(starts=[0.0, 0.5], weights=[2.0, 3.0])
     flow = Flow(LaplacianPyramid(levels=2), intervals, LinearPath(), AppendBridge())
-    point = next(p for seed in range(20) if len((p := flow.training_point(images(2, 1, 4, 4), seeded(seed))).state) == 2)
+    point = next(
+        p
+        for seed in range(20)
+        if len((p := flow.training_point(images(2, 1, 4, 4), seeded(seed))).state) == 2
+    )
     zero = {"main": {k: torch.zeros_like(x) for k, x in point.target.items()}}
     expected = sum(w * point.target[k].float().square().mean() for k, w in ((1, 2.0), (0, 3.0)))
     torch.testing.assert_close(flow.loss(zero, point), expected)

@@ -23,15 +23,22 @@ class Rescaled(AppendBridge):
     """Touches the scale in progress."""
 
     def cross(self, state, noise, before, after, path):
-        return {k: x * (0.9 if k in state else 1) for k, x in super().cross(state, noise, before, after, path).items()}
+        return {
+            k: x * (0.9 if k in state else 1)
+            for k, x in super().cross(state, noise, before, after, path).items()
+        }
 
 
 class Mixed(AppendBridge):
-    """The right stds in every band, but the new band's noise is taken from the wrong place: correlated with a coarser band."""
+    """The right stds in every band, but the new band's noise is taken from the wrong place: correlated with a
+    coarser band."""
 
     def cross(self, state, noise, before, after, path):
         out = super().cross(state, noise, before, after, path)
-        return {k: x if k in state or not state else out[k].flip(-1) + 0.1 * state[k + 1].mean() for k, x in out.items()}
+        return {
+            k: x if k in state or not state else out[k].flip(-1) + 0.1 * state[k + 1].mean()
+            for k, x in out.items()
+        }
 
 
 @pytest.mark.parametrize("noise", ["decomposed", "independent"])
@@ -74,7 +81,13 @@ def test_a_wrong_bridge_is_refused_when_the_composition_is_built(bridge):
 
 
 def test_unit_noise_is_reported_with_both_stds():
-    flow = Flow(LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), LinearPath(), UnitNoise(), check=False)
+    flow = Flow(
+        LaplacianPyramid(levels=2),
+        CumulativeIntervals(starts=[0, 0.5]),
+        LinearPath(),
+        UnitNoise(),
+        check=False,
+    )
     (row,) = [r for r in flow.laws().rows if not r.right]
     assert (row.segment, row.scale, row.place) == (1, 0, "bridge")
     assert (row.noise_std, row.expected_noise_std) == pytest.approx((1.0, 0.5))
@@ -97,7 +110,9 @@ class LateStart(VPPath):
         return (1 + u) / 2, torch.ones_like(u) / 2
 
 
-@pytest.mark.parametrize(("path", "message"), [(HalfWay, "does not end at the data"), (LateStart, "pure noise")])
+@pytest.mark.parametrize(
+    ("path", "message"), [(HalfWay, "does not end at the data"), (LateStart, "pure noise")]
+)
 def test_wrong_paths_are_refused(path, message):
     with pytest.raises(LawError, match=message):
         Flow(LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), path(), AppendBridge())
@@ -114,11 +129,15 @@ class OneAfterTheOther(Path):
 
 class NoisesWhatIsFinished(AppendBridge):
     def cross(self, state, noise, before, after, path):
-        return {k: x + 1e-3 * noise[0][k] if k in state else x for k, x in super().cross(state, noise, before, after, path).items()}
+        return {
+            k: x + 1e-3 * noise[0][k] if k in state else x
+            for k, x in super().cross(state, noise, before, after, path).items()
+        }
 
 
 def test_a_scale_may_be_finished_before_the_end():
-    """Its noise is 0 at the next bridge: what the sampler has there is compared with the segment's own noise."""
+    """Its noise is 0 at the next bridge: what the sampler has there is compared with the segment's own
+    noise."""
     parts = LaplacianPyramid(levels=3), CumulativeIntervals(starts=STARTS[3]), OneAfterTheOther()
     report = Flow(*parts, AppendBridge()).laws()
     assert report.worst == 0

@@ -25,5 +25,7 @@ def test_per_sample_draws_do_not_depend_on_the_batch():
 
 
 def test_narrow_dtypes_round_the_float32_draw():
-    wide, narrow = (randn((64,), keyed_generator(0), dtype=d, device="cpu") for d in (torch.float32, torch.bfloat16))
+    wide, narrow = (
+        randn((64,), keyed_generator(0), dtype=d, device="cpu") for d in (torch.float32, torch.bfloat16)
+    )
     assert torch.equal(wide.bfloat16(), narrow)

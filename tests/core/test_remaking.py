@@ -131,7 +131,15 @@ def test_a_complex_result_and_its_conjugate():
     x = inputs()
 
     def value():
-        return remade(lambda y: (y * y.conj() + torch.view_as_real(y).sum()).real, lambda x: torch.complex(x, x.sin()), x).square().sum()
+        return (
+            remade(
+                lambda y: (y * y.conj() + torch.view_as_real(y).sum()).real,
+                lambda x: torch.complex(x, x.sin()),
+                x,
+            )
+            .square()
+            .sum()
+        )
 
     want = torch.autograd.grad(value(), x)[0]
     with remaking():
@@ -140,7 +148,8 @@ def test_a_complex_result_and_its_conjugate():
 
 
 def test_what_was_changed_in_place_since_is_not_used():
-    """A weight that `use` keeps, as autograd itself would raise; and what the result is made of, which it then could not know."""
+    """A weight that `use` keeps, as autograd itself would raise; and what the result is made of, which it
+    then could not know."""
     x, weight, shift = inputs(), W.detach().clone().requires_grad_(), torch.zeros(16)
     with remaking():
         first = remade(lambda y: y @ weight, LAYER_NORM, x).sum()
@@ -163,11 +172,19 @@ def test_transforms_that_allow_no_hooks():
 
 
 def test_it_is_made_of_all_that_is_given():
-    x, shift, scale = (torch.randn(3, 8, generator=torch.Generator().manual_seed(s)).requires_grad_() for s in (2, 3, 4))
+    x, shift, scale = (
+        torch.randn(3, 8, generator=torch.Generator().manual_seed(s)).requires_grad_() for s in (2, 3, 4)
+    )
     weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(5)).requires_grad_()
 
     def value():
-        return remade(partial(F.linear, weight=weight), lambda x, shift, scale: x * scale + shift, x, shift, scale).square().sum()
+        return (
+            remade(
+                partial(F.linear, weight=weight), lambda x, shift, scale: x * scale + shift, x, shift, scale
+            )
+            .square()
+            .sum()
+        )
 
     want = torch.autograd.grad(value(), [x, shift, scale, weight])
     with remaking():

@@ -1,8 +1,9 @@
 """Over a hundred kinds of picture files as people have them, each with what must come of it.
 
-`READABLE` holds what must be read right: a writer and the pixels it stands for, made with numpy and not with the reader's
-own conversions. `UNREADABLE` holds what must be refused: a writer and a pattern of the cause. A writer gets the path that the
-file should have. PNG files are assembled by hand, because Pillow cannot write most of these kinds.
+`READABLE` holds what must be read right: a writer and the pixels it stands for, made with numpy and not with
+the reader's own conversions. `UNREADABLE` holds what must be refused: a writer and a pattern of the cause. A
+writer gets the path that the file should have. PNG files are assembled by hand, because Pillow cannot write
+most of these kinds.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _Y, _X = np.mgrid[0:HEIGHT, 0:WIDTH]
 COLOUR = np.stack([40 + 4 * _X, 30 + 6 * _Y, 220 - 2 * _X - 2 * _Y], -1).astype(np.uint8)
 GREY = (20 + 3 * _X + 2 * _Y).astype(np.uint8)
 ALPHA = np.where(_X < WIDTH // 2, 255, np.where(_Y < HEIGHT // 2, 0, 128)).astype(np.uint8)
-INK = np.stack([255 - COLOUR[..., 0], 255 - COLOUR[..., 1], 255 - COLOUR[..., 2], (_X + _Y).astype(np.uint8)], -1)
+INK = np.stack(
+    [255 - COLOUR[..., 0], 255 - COLOUR[..., 1], 255 - COLOUR[..., 2], (_X + _Y).astype(np.uint8)], -1
+)
 
 
 def three(grey: np.ndarray) -> np.ndarray:
@@ -72,7 +75,9 @@ def assembled(*chunks: tuple[bytes, bytes]) -> bytes:
     return SIGNATURE + b"".join(chunk(*c) for c in chunks)
 
 
-def header(width: int, height: int, bits: int, colour: int, interlace: int = 0, compression: int = 0) -> tuple[bytes, bytes]:
+def header(
+    width: int, height: int, bits: int, colour: int, interlace: int = 0, compression: int = 0
+) -> tuple[bytes, bytes]:
     return b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, compression, 0, interlace)
 
 
@@ -90,14 +95,31 @@ def rows(samples: np.ndarray, bits: int) -> bytes:
 
 
 def adam7(samples: np.ndarray, bits: int) -> bytes:
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    passes = [
+        (0, 0, 8, 8),
+        (0, 4, 8, 8),
+        (4, 0, 8, 4),
+        (0, 2, 4, 4),
+        (2, 0, 4, 2),
+        (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    ]
     return b"".join(rows(samples[y::dy, x::dx], bits) for y, x, dy, dx in passes)
 
 
-def png(samples: np.ndarray, bits: int, colour: int, *before: tuple[bytes, bytes], after: tuple = (), interlace: bool = False) -> bytes:
+def png(
+    samples: np.ndarray,
+    bits: int,
+    colour: int,
+    *before: tuple[bytes, bytes],
+    after: tuple = (),
+    interlace: bool = False,
+) -> bytes:
     height, width = samples.shape[:2]
     data = zlib.compress(adam7(samples, bits) if interlace else rows(samples, bits))
-    return assembled(header(width, height, bits, colour, int(interlace)), *before, (b"IDAT", data), *after, END)
+    return assembled(
+        header(width, height, bits, colour, int(interlace)), *before, (b"IDAT", data), *after, END
+    )
 
 
 def put(data: bytes) -> Writer:
@@ -131,7 +153,11 @@ for bits, levels in LEVELS.items():
         over_white(tones[levels], opacity[levels]),
         1,
     )
-    read(f"grey{bits}-interlaced.png", png(levels, bits, GREYS, interlace=True), three(levels * (255 // (2**bits - 1))))
+    read(
+        f"grey{bits}-interlaced.png",
+        png(levels, bits, GREYS, interlace=True),
+        three(levels * (255 // (2**bits - 1))),
+    )
 
 SHORT = np.where(np.arange(256) == 0, 0, 255).astype(np.uint8)
 TONES = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
@@ -148,7 +174,9 @@ read(
     png(DEEP, 16, GREYS, (b"tRNS", struct.pack(">H", int(DEEP[9, 9])))),
     three(np.where(DEEP[9, 9] == DEEP, 255, np.rint(DEEP / 257)).astype(np.uint8)),
 )
-read("grey16-interlaced.png", png(DEEP, 16, GREYS, interlace=True), three(np.rint(DEEP / 257).astype(np.uint8)))
+read(
+    "grey16-interlaced.png", png(DEEP, 16, GREYS, interlace=True), three(np.rint(DEEP / 257).astype(np.uint8))
+)
 read("colour8.png", PLAIN, COLOUR)
 read("colour8-interlaced.png", png(COLOUR, 8, COLOURS, interlace=True), COLOUR)
 HIT = (COLOUR[5, 7] == COLOUR).all(-1)
@@ -156,9 +184,19 @@ KEYED = np.where(HIT[..., None], 255, COLOUR).astype(np.uint8)
 read("colour8-key.png", png(COLOUR, 8, COLOURS, (b"tRNS", struct.pack(">3H", *COLOUR[5, 7].tolist()))), KEYED)
 DEEP_COLOUR = COLOUR.astype(np.int64) * 256 + 5
 read("colour16.png", png(DEEP_COLOUR, 16, COLOURS), COLOUR, 1)
-read("colour16-key.png", png(DEEP_COLOUR, 16, COLOURS, (b"tRNS", struct.pack(">3H", *DEEP_COLOUR[5, 7].tolist()))), KEYED, 1)
+read(
+    "colour16-key.png",
+    png(DEEP_COLOUR, 16, COLOURS, (b"tRNS", struct.pack(">3H", *DEEP_COLOUR[5, 7].tolist()))),
+    KEYED,
+    1,
+)
 read("grey-alpha8.png", png(np.stack([GREY, ALPHA], -1), 8, GREY_ALPHA), over_white(three(GREY), ALPHA), 1)
-read("grey-alpha16.png", png(np.stack([GREY, ALPHA], -1).astype(int) * 257, 16, GREY_ALPHA), over_white(three(GREY), ALPHA), 1)
+read(
+    "grey-alpha16.png",
+    png(np.stack([GREY, ALPHA], -1).astype(int) * 257, 16, GREY_ALPHA),
+    over_white(three(GREY), ALPHA),
+    1,
+)
 RGBA = np.concatenate([COLOUR, ALPHA[..., None]], -1)
 read("colour-alpha8.png", png(RGBA, 8, COLOUR_ALPHA), over_white(COLOUR, ALPHA), 1)
 read("colour-alpha16.png", png(RGBA.astype(int) * 257, 16, COLOUR_ALPHA), over_white(COLOUR, ALPHA), 1)
@@ -166,11 +204,19 @@ read("colour-alpha8-interlaced.png", png(RGBA, 8, COLOUR_ALPHA, interlace=True),
 read("gamma.png", png(COLOUR, 8, COLOURS, (b"gAMA", struct.pack(">I", 22222))), COLOUR)
 read("bad-profile.png", png(COLOUR, 8, COLOURS, (b"iCCP", b"x\0\0not zlib")), COLOUR)
 read("text.png", png(COLOUR, 8, COLOURS, (b"tEXt", b"Comment\0" + b"x" * 300_000)), COLOUR)
-read("text-after.png", png(COLOUR, 8, COLOURS, after=((b"zTXt", b"Comment\0\0" + zlib.compress(b"y" * 9000)),)), COLOUR)
+read(
+    "text-after.png",
+    png(COLOUR, 8, COLOURS, after=((b"zTXt", b"Comment\0\0" + zlib.compress(b"y" * 9000)),)),
+    COLOUR,
+)
 read("private-chunk.png", png(COLOUR, 8, COLOURS, (b"prVt", b"\xff" * 50)), COLOUR)
 read("bad-exif.png", png(COLOUR, 8, COLOURS, (b"eXIf", b"\xff\x00nonsense")), COLOUR)
 read("cut-exif.png", png(COLOUR, 8, COLOURS, (b"eXIf", b"II*\0\x08\0\0\0\xff\xff\x12\x01")), COLOUR)
-read("odd-exif.png", png(COLOUR, 8, COLOURS, (b"eXIf", b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0")), COLOUR)
+read(
+    "odd-exif.png",
+    png(COLOUR, 8, COLOURS, (b"eXIf", b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0")),
+    COLOUR,
+)
 read("garbage-after.png", PLAIN + b"\xde\xad" * 500, COLOUR)
 read("two-in-one.png", PLAIN + png(255 - COLOUR, 8, COLOURS), COLOUR)
 PARTS = zlib.compress(rows(COLOUR, 8))
@@ -208,8 +254,14 @@ for value, stored in STORED.items():
     turned = Image.fromarray(np.ascontiguousarray(stored))
     read(f"orientation{value}.jpg", saved(turned, "JPEG", exif=oriented(value), **FINE), COLOUR, 3)
     read(f"orientation{value}.png", saved(turned, "PNG", exif=oriented(value)), COLOUR)
-read("orientation6.webp", saved(Image.fromarray(np.rot90(COLOUR).copy()), "WEBP", lossless=True, exif=oriented(6)), COLOUR)
-read("orientation6-tiff.png", saved(Image.fromarray(np.rot90(COLOUR).copy()), "TIFF", exif=oriented(6)), COLOUR)
+read(
+    "orientation6.webp",
+    saved(Image.fromarray(np.rot90(COLOUR).copy()), "WEBP", lossless=True, exif=oriented(6)),
+    COLOUR,
+)
+read(
+    "orientation6-tiff.png", saved(Image.fromarray(np.rot90(COLOUR).copy()), "TIFF", exif=oriented(6)), COLOUR
+)
 
 JPEG = saved(PICTURE, "JPEG", **FINE)
 read("colour.jpg", JPEG, COLOUR, 3)
@@ -220,19 +272,29 @@ read("profile.jpg", saved(PICTURE, "JPEG", icc_profile=b"no profile at all", **F
 read("comment.jpg", saved(PICTURE, "JPEG", comment=b"\0\xff" * 9000, **FINE), COLOUR, 3)
 read("bad-exif.jpg", saved(PICTURE, "JPEG", exif=b"Exif\0\0\xff\x00nonsense", **FINE), COLOUR, 3)
 read("garbage-after.jpg", JPEG + b"\0" * 777, COLOUR, 3)
-read("two-pictures.jpg", saved(PICTURE, "MPO", save_all=True, append_images=[INVERSE.copy()], **FINE), COLOUR, 3)
+read(
+    "two-pictures.jpg",
+    saved(PICTURE, "MPO", save_all=True, append_images=[INVERSE.copy()], **FINE),
+    COLOUR,
+    3,
+)
 CMYK_JPEG = saved(INKS, "JPEG", **FINE)
 ADOBE = CMYK_JPEG.index(b"\xff\xee\x00\x0eAdobe")
 read("cmyk.jpg", CMYK_JPEG, printed(INK), 4)
-read("cmyk-not-adobe.jpg", CMYK_JPEG[:ADOBE] + CMYK_JPEG[ADOBE + 16 :], printed(INK), 4)  # inverted all the same, as everyone writes it
+read(
+    "cmyk-not-adobe.jpg", CMYK_JPEG[:ADOBE] + CMYK_JPEG[ADOBE + 16 :], printed(INK), 4
+)  # inverted all the same, as everyone writes it
 
 
 def ycck() -> bytes:
-    """Inks as Photoshop keeps them: the three colours turned into YCbCr, all inverted, with Adobe's transform 2."""
+    """Inks as Photoshop keeps them: the three colours turned into YCbCr, all inverted, with Adobe's transform
+    2."""
     c, m, y = (INK[..., i].astype(float) for i in range(3))
     luma = 0.299 * c + 0.587 * m + 0.114 * y
     planes = [luma, 128 + (y - luma) / 1.772, 128 + (c - luma) / 1.402, 255.0 - INK[..., 3]]
-    raw = [Image.fromarray((255 - np.rint(p).clip(0, 255)).astype(np.uint8)) for p in planes]  # Pillow inverts as it writes
+    raw = [
+        Image.fromarray((255 - np.rint(p).clip(0, 255)).astype(np.uint8)) for p in planes
+    ]  # Pillow inverts as it writes
     data = bytearray(saved(Image.merge("CMYK", raw), "JPEG", **FINE))
     data[data.index(b"\xff\xee\x00\x0eAdobe") + 15] = 2
     return bytes(data)
@@ -241,18 +303,35 @@ def ycck() -> bytes:
 read("ycck.jpg", ycck(), printed(INK), 6)
 read("lossless.webp", saved(PICTURE, "WEBP", lossless=True), COLOUR)
 read("lossy.webp", saved(PICTURE, "WEBP", quality=95), COLOUR, 14)
-read("alpha.webp", saved(Image.fromarray(RGBA), "WEBP", lossless=True, exact=True), over_white(COLOUR, ALPHA), 1)
-read("animated.webp", saved(PICTURE, "WEBP", save_all=True, append_images=[INVERSE.copy()], lossless=True), COLOUR)
+read(
+    "alpha.webp",
+    saved(Image.fromarray(RGBA), "WEBP", lossless=True, exact=True),
+    over_white(COLOUR, ALPHA),
+    1,
+)
+read(
+    "animated.webp",
+    saved(PICTURE, "WEBP", save_all=True, append_images=[INVERSE.copy()], lossless=True),
+    COLOUR,
+)
 read("animated.png", saved(PICTURE, "PNG", save_all=True, append_images=[INVERSE.copy()]), COLOUR)
 FEW = Image.fromarray(LOW)
 FEW.putpalette(TONES[:4].tobytes())
 OTHER = FEW.transpose(Image.Transpose.ROTATE_180)
 read("gif.png", saved(FEW, "GIF"), TONES[LOW])
-read("gif-transparent.png", saved(FEW, "GIF", transparency=2), np.where((LOW == 2)[..., None], 255, TONES[LOW]).astype(np.uint8))
+read(
+    "gif-transparent.png",
+    saved(FEW, "GIF", transparency=2),
+    np.where((LOW == 2)[..., None], 255, TONES[LOW]).astype(np.uint8),
+)
 read("gif-animated.png", saved(FEW, "GIF", save_all=True, append_images=[OTHER]), TONES[LOW])
 read("bmp.png", saved(PICTURE, "BMP"), COLOUR)
 read("bmp-palette.png", saved(FEW, "BMP"), TONES[LOW])
-read("bmp-bits.png", saved(Image.fromarray(GREY > 100), "BMP"), three(np.where(GREY > 100, 255, 0).astype(np.uint8)))
+read(
+    "bmp-bits.png",
+    saved(Image.fromarray(GREY > 100), "BMP"),
+    three(np.where(GREY > 100, 255, 0).astype(np.uint8)),
+)
 read("tiff.png", saved(PICTURE, "TIFF"), COLOUR)
 read("tiff-lzw.png", saved(PICTURE, "TIFF", compression="tiff_lzw"), COLOUR)
 read("tiff-grey.png", saved(Image.fromarray(GREY), "TIFF"), three(GREY))
@@ -260,9 +339,21 @@ read("tiff-alpha.png", saved(Image.fromarray(RGBA), "TIFF"), over_white(COLOUR, 
 read("tiff-pages.png", saved(PICTURE, "TIFF", save_all=True, append_images=[INVERSE.copy()]), COLOUR)
 read("tiff-cmyk.png", saved(INKS, "TIFF"), printed(INK), 1)
 read("tiff-ycbcr.png", saved(PICTURE.convert("YCbCr"), "TIFF"), COLOUR, 3)
-read("tiff-grey16.png", saved(Image.fromarray(DEEP.astype("<u2")), "TIFF"), three(np.rint(DEEP / 257).astype(np.uint8)))
-read("tiff-grey16-big-endian.png", saved(Image.fromarray(DEEP.astype(">u2")), "TIFF"), three(np.rint(DEEP / 257).astype(np.uint8)))
-read("tiff-grey32.png", saved(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), three(np.rint(DEEP / 257).astype(np.uint8)))
+read(
+    "tiff-grey16.png",
+    saved(Image.fromarray(DEEP.astype("<u2")), "TIFF"),
+    three(np.rint(DEEP / 257).astype(np.uint8)),
+)
+read(
+    "tiff-grey16-big-endian.png",
+    saved(Image.fromarray(DEEP.astype(">u2")), "TIFF"),
+    three(np.rint(DEEP / 257).astype(np.uint8)),
+)
+read(
+    "tiff-grey32.png",
+    saved(Image.fromarray(DEEP.astype(np.int32)), "TIFF"),
+    three(np.rint(DEEP / 257).astype(np.uint8)),
+)
 
 LAB = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
 PALE = COLOUR // 2 + 64  # within the colours that 8-bit CIELAB keeps well
@@ -380,7 +471,11 @@ for share in (10, 30, 50, 90):
     bad(f"cut{share}.png", PLAIN[: len(PLAIN) * share // 100], "damaged head|truncated|broken")
     bad(f"cut{share}.jpg", JPEG[: len(JPEG) * share // 100], "damaged head|truncated|broken")
     lossless = saved(PICTURE, "WEBP", lossless=True)
-    bad(f"cut{share}.webp", lossless[: len(lossless) * share // 100], "damaged head|truncated|failed|could not|decode")
+    bad(
+        f"cut{share}.webp",
+        lossless[: len(lossless) * share // 100],
+        "damaged head|truncated|failed|could not|decode",
+    )
 bad("signature-only.png", SIGNATURE, NOT_A_PICTURE)
 bad("header-only.png", PLAIN[:33], "truncated|damaged head")
 bad("without-end.jpg", JPEG[:-2], "truncated")
@@ -388,7 +483,11 @@ bad("without-end.png", PLAIN[:-12], "truncated")
 bad("cut-interlaced.png", png(COLOUR, 8, COLOURS, interlace=True)[:-40], "truncated")
 bad("cut-gif.png", saved(FEW, "GIF")[:-60], "truncated|broken")
 bad("cut-bmp.png", saved(PICTURE, "BMP")[:-900], "truncated")
-bad("cut-tiff.png", saved(PICTURE, "TIFF", compression="tiff_lzw")[:-40], "truncated|damaged head|decoder|read")
+bad(
+    "cut-tiff.png",
+    saved(PICTURE, "TIFF", compression="tiff_lzw")[:-40],
+    "truncated|damaged head|decoder|read",
+)
 
 
 # ---- damaged
@@ -412,7 +511,11 @@ bad("bad-data-sum.png", flipped(PLAIN, PLAIN.index(b"IEND") - 5), "checksum")
 bad("flipped-bit.png", flipped(PLAIN, BODY + 40), "checksum")
 bad("flipped-text.png", flipped(NOTED, NOTED.index(b"hello")), "checksum|damaged head")
 DAMAGED = flipped(zlib.compress(rows(COLOUR, 8)), 60)
-bad("bad-stream.png", assembled(header(WIDTH, HEIGHT, 8, COLOURS), (b"IDAT", DAMAGED), END), "broken|truncated")
+bad(
+    "bad-stream.png",
+    assembled(header(WIDTH, HEIGHT, 8, COLOURS), (b"IDAT", DAMAGED), END),
+    "broken|truncated",
+)
 BAD_FILTER = b"\x09" + rows(COLOUR, 8)[1:]
 bad(
     "bad-filter.png",
@@ -424,7 +527,9 @@ bad("three-bits.png", with_header(bits=3), "damaged head|mode")
 bad("colour-type-7.png", with_header(colour=7), "damaged head|mode")
 bad("no-palette.png", png(LOW, 8, PALETTE), "palette")
 bad("no-data.png", assembled(header(WIDTH, HEIGHT, 8, COLOURS), END), "no image data")
-bad("jpeg-without-tables.jpg", JPEG[: JPEG.index(b"\xff\xdb")] + JPEG[FRAME:], "broken|truncated|damaged head")
+bad(
+    "jpeg-without-tables.jpg", JPEG[: JPEG.index(b"\xff\xdb")] + JPEG[FRAME:], "broken|truncated|damaged head"
+)
 bad("jpeg-12-bit.jpg", patched(JPEG, FRAME + 4, b"\x0c"), "broken|bits|damaged head|truncated")
 bad("jpeg-no-height.jpg", patched(JPEG, FRAME + 5, b"\0\0"), "damaged head|broken")
 
@@ -438,9 +543,21 @@ bad("bomb-sliver.png", assembled(header(100_000_000, 1, 8, GREYS), (b"IDAT", FLA
 bad("bomb.jpg", patched(JPEG, FRAME + 5, b"\xff\xdc\xff\xdc"), TOO_MANY)
 bad("bomb-gif.png", patched(saved(FEW, "GIF"), 6, b"\xff\xff\xff\xff"), TOO_MANY)
 bad("bomb-bmp.png", patched(saved(PICTURE, "BMP"), 18, struct.pack("<ii", 60_000, 60_000)), TOO_MANY)
-bad("bomb-text.png", png(COLOUR, 8, COLOURS, (b"zTXt", b"Comment\0\0" + zlib.compress(BOMB))), "Decompressed data too large|damaged head")
-bad("bomb-text-after.png", png(COLOUR, 8, COLOURS, after=((b"zTXt", b"Comment\0\0" + zlib.compress(BOMB)),)), "Decompressed data too large")
-bad("bomb-profile.png", png(COLOUR, 8, COLOURS, (b"iCCP", b"x\0\0" + zlib.compress(BOMB))), "Decompressed data too large|damaged head")
+bad(
+    "bomb-text.png",
+    png(COLOUR, 8, COLOURS, (b"zTXt", b"Comment\0\0" + zlib.compress(BOMB))),
+    "Decompressed data too large|damaged head",
+)
+bad(
+    "bomb-text-after.png",
+    png(COLOUR, 8, COLOURS, after=((b"zTXt", b"Comment\0\0" + zlib.compress(BOMB)),)),
+    "Decompressed data too large",
+)
+bad(
+    "bomb-profile.png",
+    png(COLOUR, 8, COLOURS, (b"iCCP", b"x\0\0" + zlib.compress(BOMB))),
+    "Decompressed data too large|damaged head",
+)
 
 # ---- pictures without a known white
 bad("float.png", saved(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "floating-point")

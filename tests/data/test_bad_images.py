@@ -1,4 +1,5 @@
-"""Every kind of `bad_images` is read right, or refused by name with its cause; none warns, hangs or fills the memory."""
+"""Every kind of `bad_images` is read right, or refused by name with its cause; none warns, hangs or fills the
+memory."""
 
 from __future__ import annotations
 
@@ -62,7 +63,9 @@ def test_refused_with_the_cause(tmp_path, recwarn, name):
     assert not recwarn.list
 
 
-BOMBS = [name for name in UNREADABLE if name.startswith("bomb") and "text" not in name and "profile" not in name]
+BOMBS = [
+    name for name in UNREADABLE if name.startswith("bomb") and "text" not in name and "profile" not in name
+]
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -103,11 +106,31 @@ def test_up_to_the_limit_nothing_is_cut_first():
     picture = Image.fromarray(board)
     whole = picture.resize((24 * LONGEST, 24), Image.Resampling.BICUBIC)
     left = (whole.width - 24) // 2
-    assert np.array_equal(np.asarray(crop_resize(picture, (24, 24))), np.asarray(whole.crop((left, 0, left + 24, 24))))
+    assert np.array_equal(
+        np.asarray(crop_resize(picture, (24, 24))), np.asarray(whole.crop((left, 0, left + 24, 24)))
+    )
 
 
 @pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "I", "I;16", "I;16B"]
+    "mode",
+    [
+        "1",
+        "L",
+        "LA",
+        "La",
+        "P",
+        "PA",
+        "RGB",
+        "RGBA",
+        "RGBa",
+        "RGBX",
+        "CMYK",
+        "YCbCr",
+        "HSV",
+        "I",
+        "I;16",
+        "I;16B",
+    ],
 )
 def test_every_mode_in_memory(mode):
     """Modes that no listed format gives are as right as the others."""
@@ -115,7 +138,9 @@ def test_every_mode_in_memory(mode):
     if mode in ("La", "RGBa"):
         picture = (start.convert("L") if mode == "La" else start).convert(mode.upper()).convert(mode)
     elif mode.startswith("I"):
-        picture = Image.fromarray((GREY.astype(np.int64) * 257).astype({"I": "<i4", "I;16": "<u2", "I;16B": ">u2"}[mode]))
+        picture = Image.fromarray(
+            (GREY.astype(np.int64) * 257).astype({"I": "<i4", "I;16": "<u2", "I;16B": ">u2"}[mode])
+        )
     elif mode in ("1", "LA", "P", "PA"):
         picture = start.convert("L").convert(mode)
     else:
@@ -168,7 +193,9 @@ def test_links_in_a_circle_are_listed_once(tmp_path):
         os.symlink("..", tmp_path / name / "deep" / "up")
         os.symlink("loop", tmp_path / name / "loop")
     os.symlink(".", tmp_path / "self")
-    os.symlink("../bee", tmp_path / "ant" / "other")  # another class, not a circle: its pictures are this one's too
+    os.symlink(
+        "../bee", tmp_path / "ant" / "other"
+    )  # another class, not a circle: its pictures are this one's too
     data = folder(tmp_path)
     assert data.class_names == ("ant", "bee")
     names = [data.name("train", i) for i in range(data.size("train"))]

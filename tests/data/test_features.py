@@ -52,7 +52,10 @@ class TestInception:
         for shape in ((1, 3, 500, 400), (1, 3, 64, 64)):
             x = pictures(*shape)
             extractor(x)
-            channels = [Image.fromarray(c.astype(np.float32), mode="F").resize((299, 299), Image.BICUBIC) for c in eight_bits(x)[0].numpy()]
+            channels = [
+                Image.fromarray(c.astype(np.float32), mode="F").resize((299, 299), Image.BICUBIC)
+                for c in eight_bits(x)[0].numpy()
+            ]
             want = np.clip(np.stack([np.asarray(c) for c in channels]), 0, 255)
             assert np.abs(seen[-1][0].numpy() - want).max() < 1e-2, "levels of 255"
 
@@ -90,13 +93,16 @@ class TestInception:
         for network in (torch.nn.Conv2d(3, 4, 3), torch.nn.Identity()):
             torch.jit.script(network).save(str(tmp_path / "other.pt"))
             with pytest.raises(BackendError, match="not the Inception network"):
-                InceptionFeatures(str(tmp_path / "other.pt"), sha256=file_sha256(tmp_path / "other.pt"))(pictures(2, 3, 8, 8))
+                InceptionFeatures(str(tmp_path / "other.pt"), sha256=file_sha256(tmp_path / "other.pt"))(
+                    pictures(2, 3, 8, 8)
+                )
         with pytest.raises(ConfigError, match="pattern"):
             InceptionFeatures(str(cut), sha256="F58C")
 
 
 class TestTorchFidelity:
-    """torch-fidelity itself needs torchvision, which the tests' torch has none of: a module of its name stands in."""
+    """torch-fidelity itself needs torchvision, which the tests' torch has none of: a module of its name
+    stands in."""
 
     @pytest.fixture
     def package(self, monkeypatch, tmp_path):
@@ -115,13 +121,19 @@ class TestTorchFidelity:
         monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
         monkeypatch.setitem(sys.modules, module.__name__, module)
         torch.save({"weight": torch.eye(3, 2)}, tmp_path / "weights.pth")
-        return {"path": str(tmp_path / "weights.pth"), "source": "torch-fidelity", "sha256": file_sha256(tmp_path / "weights.pth")}
+        return {
+            "path": str(tmp_path / "weights.pth"),
+            "source": "torch-fidelity",
+            "sha256": file_sha256(tmp_path / "weights.pth"),
+        }
 
     def test_its_first_output(self, package):
         x = pictures(3, 3, 6, 6)
         extractor = InceptionFeatures(**package)
         assert not extractor.runs_code
-        assert extractor(x).numpy() == pytest.approx(eight_bits(x).double().mean([2, 3])[:, :2].numpy(), abs=1e-4)
+        assert extractor(x).numpy() == pytest.approx(
+            eight_bits(x).double().mean([2, 3])[:, :2].numpy(), abs=1e-4
+        )
 
     def test_refusals(self, package, tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match="resizes by itself"):
@@ -137,7 +149,9 @@ class TestTorchFidelity:
 
         (tmp_path / "harm.pth").write_bytes(pickle.dumps(Harm()))
         with pytest.raises(BackendError, match="not the Inception network"):
-            InceptionFeatures(str(tmp_path / "harm.pth"), source="torch-fidelity", sha256=file_sha256(tmp_path / "harm.pth")).load()
+            InceptionFeatures(
+                str(tmp_path / "harm.pth"), source="torch-fidelity", sha256=file_sha256(tmp_path / "harm.pth")
+            ).load()
         assert not (tmp_path / "executed").exists()
         monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
         with pytest.raises(BackendError, match=r"lapflow\[fidelity\]"):
@@ -148,7 +162,9 @@ class TestModule:
     def test_a_function_and_a_network(self):
         x = pictures(5, 3, 8, 8)
         function = ModuleFeatures("tests.support:mean_and_spread", batch_size=2)
-        assert function(x).numpy() == pytest.approx(torch.cat([x.mean([2, 3]), x.std([2, 3])], 1).double().numpy(), abs=1e-6)
+        assert function(x).numpy() == pytest.approx(
+            torch.cat([x.mean([2, 3]), x.std([2, 3])], 1).double().numpy(), abs=1e-6
+        )
         assert function.resize == "none"
         network = ModuleFeatures("tests.support:SmallInception")
         assert network(x).shape == (5, 4)

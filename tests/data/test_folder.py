@@ -193,7 +193,10 @@ def test_bad_classes(folder):
 
 
 def test_unreadable_pictures(tmp_path):
-    whole = save(tmp_path / "a_whole.png", Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))).read_bytes()
+    whole = save(
+        tmp_path / "a_whole.png",
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)),
+    ).read_bytes()
     (tmp_path / "b_cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "c_empty.jpg").write_bytes(b"")
     (tmp_path / "d_text.webp").write_text("this is not a picture")
@@ -201,7 +204,12 @@ def test_unreadable_pictures(tmp_path):
     data = ImageFolder(root=tmp_path, size=8)
     assert data.size("train") == 5  # a dangling link counts, so that its absence is seen
     data.read("train", 0)
-    bad = [("b_cut.png",), ("c_empty.jpg", "an empty file"), ("d_text.webp", "PNG, JPEG or WebP"), ("e_gone.png", "No such file")]
+    bad = [
+        ("b_cut.png",),
+        ("c_empty.jpg", "an empty file"),
+        ("d_text.webp", "PNG, JPEG or WebP"),
+        ("e_gone.png", "No such file"),
+    ]
     for index, words in enumerate(bad, start=1):
         with pytest.raises(DataError) as error:
             data.read("train", index)
@@ -212,7 +220,16 @@ def test_unreadable_pictures(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"size": 0}, {"size": [8]}, {"size": [8, 0]}, {"channels": 2}, {"held_out": 1.0}, {"num_classes": -1}, {"root": ""}]
+    "bad",
+    [
+        {"size": 0},
+        {"size": [8]},
+        {"size": [8, 0]},
+        {"channels": 2},
+        {"held_out": 1.0},
+        {"num_classes": -1},
+        {"root": ""},
+    ],
 )
 def test_bad_arguments(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):

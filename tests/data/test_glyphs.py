@@ -40,7 +40,11 @@ def test_typefaces_can_be_held_out():
     train, test = set(data._typefaces("train")), set(data._typefaces("test"))
     assert not train & test
     assert len(train | test) == len(usable_typefaces(None)) >= 20
-    assert not [path for path in train | test if any(name in path for name in ("cmsy", "cmex", "STIXSiz", "LastResort"))]
+    assert not [
+        path
+        for path in train | test
+        if any(name in path for name in ("cmsy", "cmex", "STIXSiz", "LastResort"))
+    ]
 
 
 def test_a_folder_of_one_s_own(tmp_path):

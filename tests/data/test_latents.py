@@ -1,4 +1,5 @@
-"""Cached latents: what a cache holds, that it comes out the same however it is made, and what is refused by name."""
+"""Cached latents: what a cache holds, that it comes out the same however it is made, and what is refused by
+name."""
 
 import json
 import multiprocessing
@@ -18,7 +19,12 @@ from lapflow.data.loader import load_split
 from lapflow.plugins import create
 from tests.support import GLYPHS, cached_glyphs, codec_of, encoder, small_autoencoder
 
-SHARDS = ["test-00000.safetensors", "train-00000.safetensors", "train-00001.safetensors", "train-00002.safetensors"]
+SHARDS = [
+    "test-00000.safetensors",
+    "train-00000.safetensors",
+    "train-00001.safetensors",
+    "train-00002.safetensors",
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +53,16 @@ def files(folder):
 
 class TestWhatACacheHolds:
     def test_moments_of_every_image_and_of_its_mirror(self, whole, autoencoder):
-        data, images, codec = Latents(path=whole), create("dataset", GLYPHS), create("codec", codec_of(autoencoder))
-        assert (data.shape, data.sample_shape, data.class_names) == (images.shape, (4, 8, 8), images.class_names)
+        data, images, codec = (
+            Latents(path=whole),
+            create("dataset", GLYPHS),
+            create("codec", codec_of(autoencoder)),
+        )
+        assert (data.shape, data.sample_shape, data.class_names) == (
+            images.shape,
+            (4, 8, 8),
+            images.class_names,
+        )
         for split, count in (("train", 10), ("test", 3)):
             assert data.size(split) == count
             for i in range(count):
@@ -69,7 +83,11 @@ class TestWhatACacheHolds:
     def test_the_manifest_says_how_it_was_made(self, whole, autoencoder):
         held = manifest(whole)
         assert held["codec"] == create("codec", codec_of(autoencoder)).identity()
-        assert (held["images"], held["made_by"]["path"], held["affine"]) == (GLYPHS, str(autoencoder), [0.0, 0.18215])
+        assert (held["images"], held["made_by"]["path"], held["affine"]) == (
+            GLYPHS,
+            str(autoencoder),
+            [0.0, 0.18215],
+        )
         assert (held["dtype"], held["flip"], held["counts"]) == ("float32", True, {"train": 10, "test": 3})
         assert sorted(held["sha256"]) == SHARDS
 
@@ -86,7 +104,11 @@ class TestWhatACacheHolds:
 
     def test_a_shard_is_verified_once(self, whole, monkeypatch):
         hashed = []
-        monkeypatch.setattr(latents, "file_sha256", lambda path: hashed.append(path.name) or manifest(whole)["sha256"][path.name])
+        monkeypatch.setattr(
+            latents,
+            "file_sha256",
+            lambda path: hashed.append(path.name) or manifest(whole)["sha256"][path.name],
+        )
         data = Latents(path=whole)
         assert (data.shape, data.num_classes, data.size("train")) == ((1, 16, 16), 62, 10)
         assert hashed == [], "nothing is opened for shape and size"
@@ -112,7 +134,9 @@ class TestMaking:
 
     def test_a_killed_process_is_taken_up(self, tmp_path, whole, autoencoder):
         out = tmp_path / "cut"
-        process = multiprocessing.get_context("spawn").Process(target=_encode_and_stall, args=(out, autoencoder))
+        process = multiprocessing.get_context("spawn").Process(
+            target=_encode_and_stall, args=(out, autoencoder)
+        )
         process.start()
         deadline = time.time() + 120
         while not (out / "stalled").exists() and time.time() < deadline:
@@ -121,7 +145,9 @@ class TestMaking:
         process.join()
         (out / "stalled").unlink()
         left = [p.name for p in out.iterdir()]
-        assert any(name.startswith(".writing-train-00001.safetensors-") for name in left), "killed with half a shard aside"
+        assert any(name.startswith(".writing-train-00001.safetensors-") for name in left), (
+            "killed with half a shard aside"
+        )
         assert "manifest.json" not in left
         with pytest.raises(DataError, match="not whole"):
             Latents(path=out).size("train")
@@ -130,7 +156,10 @@ class TestMaking:
 
     def test_processes_share_the_work(self, tmp_path, whole, autoencoder):
         out = tmp_path / "shared"
-        assert encoder(out, autoencoder, rank=1, world_size=2).run() == ["train-00000.safetensors", "train-00002.safetensors"]
+        assert encoder(out, autoencoder, rank=1, world_size=2).run() == [
+            "train-00000.safetensors",
+            "train-00002.safetensors",
+        ]
         assert not (out / "manifest.json").exists()
         assert encoder(out, autoencoder, rank=0, world_size=2).run() == []
         assert files(out) == files(whole)
@@ -191,8 +220,16 @@ class TestRefusals:
 
     def test_a_worker_names_it_too(self, cache):
         spoil(cache, "train-00001.safetensors", "flip")
-        with pytest.raises(DataError, match=r"train-00001\.safetensors in the latents in .* is not what was saved"):
-            list(zip(Batches(Latents(path=cache), "train", seed=0, batch_size=5, workers=2), range(4), strict=False))
+        with pytest.raises(
+            DataError, match=r"train-00001\.safetensors in the latents in .* is not what was saved"
+        ):
+            list(
+                zip(
+                    Batches(Latents(path=cache), "train", seed=0, batch_size=5, workers=2),
+                    range(4),
+                    strict=False,
+                )
+            )
 
     def test_a_pickle_with_its_own_hash_in_the_manifest_is_not_opened(self, cache, tmp_path):
         name = "train-00000.safetensors"
@@ -209,11 +246,21 @@ class TestRefusals:
     def test_altered_settings(self, cache, autoencoder, name, harm, tmp_path):
         spoil(cache, name, harm, tmp_path)
         with pytest.raises(DataError, match=f"{name} is not that of a cache"):
-            Latents(path=cache).size("train") if name == "manifest.json" else encoder(cache, autoencoder).run()
+            Latents(path=cache).size("train") if name == "manifest.json" else encoder(
+                cache, autoencoder
+            ).run()
         assert not (tmp_path / "sprung").exists()
 
     @pytest.mark.parametrize(
-        "change", [{"format": "other"}, {"shard_size": 5}, {"moments": [4, 8]}, {"sha256": {"../../etc/passwd": ""}}, {"more": 1}], ids=str
+        "change",
+        [
+            {"format": "other"},
+            {"shard_size": 5},
+            {"moments": [4, 8]},
+            {"sha256": {"../../etc/passwd": ""}},
+            {"more": 1},
+        ],
+        ids=str,
     )
     def test_a_manifest_that_does_not_fit_itself(self, cache, change):
         (cache / "manifest.json").write_text(json.dumps({**manifest(cache), **change}))
@@ -237,7 +284,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"settings": {"dtype": "float16", "flip": False}}, "dtype: 'float32' -> 'float16'; flip: True -> False"),
+            (
+                {"settings": {"dtype": "float16", "flip": False}},
+                "dtype: 'float32' -> 'float16'; flip: True -> False",
+            ),
             ({"images": {**GLYPHS, "seed": 3}}, r"images\.seed: \(absent\) -> 3"),
             ({"images": {**GLYPHS, "train": 11}}, r"counts\.train: 10 -> 11"),
         ],
@@ -267,7 +317,9 @@ class TestRefusals:
             return replace(path, data)
 
         monkeypatch.setattr(encoding, "replace_file", full)
-        with pytest.raises(DataError, match=r"train-00001\.safetensors could not be written: No space left") as error:
+        with pytest.raises(
+            DataError, match=r"train-00001\.safetensors could not be written: No space left"
+        ) as error:
             encoder(out, autoencoder).run()
         assert "repeat the command" in str(error.value)
         monkeypatch.undo()
@@ -278,7 +330,9 @@ class TestRefusals:
         with pytest.raises(DataError, match="latents already"):
             encoder(tmp_path / "a", autoencoder, images={"name": "latents", "path": str(whole)})
         with pytest.raises(DataError, match="no image to encode"):
-            encoding.plan(Empty(), create("codec", "pixels"), images={}, made_by={}, device=torch.device("cpu"))
+            encoding.plan(
+                Empty(), create("codec", "pixels"), images={}, made_by={}, device=torch.device("cpu")
+            )
 
     def test_numbers_that_the_dtype_cannot_hold(self, tmp_path, autoencoder, monkeypatch):
         work = encoder(tmp_path / "out", autoencoder, settings={"dtype": "float16"})

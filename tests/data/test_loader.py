@@ -66,12 +66,20 @@ def test_order_differs_by_seed_and_epoch():
 
 @given(seed=st.integers(0, 9), size=st.integers(1, 20), start=st.integers(0, 100), count=st.integers(0, 50))
 def test_indices_are_places_across_epochs(seed, size, start, count):
-    assert indices(seed, size, start, start + count) == [place(seed, size, p)[1] for p in range(start, start + count)]
+    assert indices(seed, size, start, start + count) == [
+        place(seed, size, p)[1] for p in range(start, start + count)
+    ]
     assert place(seed, size, start)[0] == start // size
 
 
 @settings(deadline=None, max_examples=50)
-@given(seed=st.integers(0, 99), count=st.integers(1, 12), batch=st.integers(1, 9), before=st.integers(0, 6), flip=st.booleans())
+@given(
+    seed=st.integers(0, 99),
+    count=st.integers(1, 12),
+    batch=st.integers(1, 9),
+    before=st.integers(0, 6),
+    flip=st.booleans(),
+)
 def test_resumes_anywhere(seed, count, batch, before, flip):
     data = Ramp(count=count)
     whole = take(before + 3, data, "train", seed=seed, batch_size=batch, flip=flip)
@@ -134,10 +142,16 @@ def test_a_bad_image_is_replaced_by_another_with_its_label():
             assert image not in BROKEN
             if index in BROKEN:
                 one = stand_ins[index]
-                assert (one.name, one.cause, one.substitute) == (f"train/{index}", f"hole {index}", f"train/{image}")
+                assert (one.name, one.cause, one.substitute) == (
+                    f"train/{index}",
+                    f"hole {index}",
+                    f"train/{image}",
+                )
             else:
                 assert image == index
-    assert all(set(batch.unreadable) == set(batches[0].unreadable) for batch in batches), "another epoch, another substitute"
+    assert all(set(batch.unreadable) == set(batches[0].unreadable) for batch in batches), (
+        "another epoch, another substitute"
+    )
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -156,7 +170,9 @@ def test_substitutes_are_the_same_however_they_are_read(monkeypatch, flip):
     assert any(batch.unreadable for batch in kept)
     for other in others:
         assert all(same(a, b) and a.unreadable == b.unreadable for a, b in zip(kept, other, strict=True))
-    ranks = [take(6, Ramp(broken=BROKEN), "train", batch_size=6, rank=r, world_size=2, **options) for r in (0, 1)]
+    ranks = [
+        take(6, Ramp(broken=BROKEN), "train", batch_size=6, rank=r, world_size=2, **options) for r in (0, 1)
+    ]
     for whole, *parts in zip(kept, *ranks, strict=True):
         assert torch.equal(torch.cat([p.images for p in parts]), whole.images)
         assert tuple(one for p in parts for one in p.unreadable) == whole.unreadable
@@ -212,7 +228,10 @@ def test_small_sets_are_read_once(monkeypatch):
     plain = take(10, again, "train", seed=0, batch_size=5, flip=True)
     assert again.reads == 50
     monkeypatch.undo()
-    assert all(same(a, b) for a, b in zip(plain, take(10, data, "train", seed=0, batch_size=5, flip=True), strict=True))
+    assert all(
+        same(a, b)
+        for a, b in zip(plain, take(10, data, "train", seed=0, batch_size=5, flip=True), strict=True)
+    )
 
 
 def test_nothing_is_read_before_iteration_and_batches_are_fresh():

@@ -1,4 +1,5 @@
-"""The list of bad images: once each, durable, shared by processes, and an end to the run when there are too many."""
+"""The list of bad images: once each, durable, shared by processes, and an end to the run when there are too
+many."""
 
 from __future__ import annotations
 
@@ -42,7 +43,10 @@ def test_each_name_is_listed_once(tmp_path):
     assert quarantine.add(bad("a", "b", "a")) == ["a", "b"]
     assert quarantine.add(bad("b", "c")) == ["c"]
     assert quarantine.count == 3
-    assert file.read_text().splitlines()[0] == '{"name": "a", "cause": "an empty file", "substitute": "good.png"}'
+    assert (
+        file.read_text().splitlines()[0]
+        == '{"name": "a", "cause": "an empty file", "substitute": "good.png"}'
+    )
     assert names_in(file) == ["a", "b", "c"]
     assert listed(file) == 3
     assert listed(tmp_path / "none") == 0
@@ -73,7 +77,14 @@ def test_a_torn_last_line_is_no_line(tmp_path, kept):
 
 
 def test_the_budget(tmp_path):
-    for size, budget, allowed in [(100, 0.0, 0), (10, 0.01, 1), (1000, 0.01, 10), (10, 0.3, 3), (100, 0.29, 29), (5, 1.0, 5)]:
+    for size, budget, allowed in [
+        (100, 0.0, 0),
+        (10, 0.01, 1),
+        (1000, 0.01, 10),
+        (10, 0.3, 3),
+        (100, 0.29, 29),
+        (5, 1.0, 5),
+    ]:
         assert Quarantine(tmp_path / "none", size, budget).allowed == allowed
     with pytest.raises(DataError, match="too many"):
         Quarantine(tmp_path / "zero", 100, 0).add(bad("a"))
@@ -82,7 +93,12 @@ def test_the_budget(tmp_path):
     quarantine.add(bad("a", "b", "c"))
     with pytest.raises(DataError, match="too many images cannot be read") as error:
         quarantine.add(bad("two\nlines", "e"))
-    for words in (str(file), "5 of 100: a, b, c, ...", "at most 3 (training.bad_images=0.03)", "delete the list"):
+    for words in (
+        str(file),
+        "5 of 100: a, b, c, ...",
+        "at most 3 (training.bad_images=0.03)",
+        "delete the list",
+    ):
         assert words in str(error.value)
     with pytest.raises(DataError, match="too many"):  # starting again does not get around it
         Quarantine(file, 100, 0.03).add(bad("a"))
@@ -131,7 +147,14 @@ def test_a_process_learns_what_others_listed_when_it_meets_a_bad_image(tmp_path)
 
 
 # ---- whole runs
-TINY = ["model.width=32", "model.heads=2", "model.depth=1", "model.patch=2", "data.size=8", "training.warmup_steps=0"]
+TINY = [
+    "model.width=32",
+    "model.heads=2",
+    "model.depth=1",
+    "model.patch=2",
+    "data.size=8",
+    "training.warmup_steps=0",
+]
 GOOD = 28
 
 
@@ -151,8 +174,17 @@ def pictures(tmp_path):
 
 
 def config(pictures, *overrides, steps=6):
-    options = [f"data.root={pictures}", *TINY, f"training.steps={steps}", "training.batch_size=8", "training.checkpoint_every=3"]
-    return load_config("lapflow-folder", [*options, "training.log_every=1", "training.bad_images=0.3", "training.workers=0", *overrides])
+    options = [
+        f"data.root={pictures}",
+        *TINY,
+        f"training.steps={steps}",
+        "training.batch_size=8",
+        "training.checkpoint_every=3",
+    ]
+    return load_config(
+        "lapflow-folder",
+        [*options, "training.log_every=1", "training.bad_images=0.3", "training.workers=0", *overrides],
+    )
 
 
 def weights(run):
@@ -162,7 +194,10 @@ def weights(run):
 def met(settings, steps):
     """The bad images among those that the order brings in so many steps."""
     data = build_dataset(settings)
-    found = [data.name("train", i) for i in indices(settings.seed, data.size("train"), 0, steps * settings.training.batch_size)]
+    found = [
+        data.name("train", i)
+        for i in indices(settings.seed, data.size("train"), 0, steps * settings.training.batch_size)
+    ]
     return {name for name in found if name.split("/")[1] in UNREADABLE}
 
 
@@ -174,7 +209,11 @@ def test_a_run_over_bad_images_is_the_same_with_workers_and_after_a_resume(tmp_p
         if event["event"] == "checkpoint" and event["step"] == 3:
             raise StoppedError
 
-    runs = {"whole": config(pictures), "workers": config(pictures, "training.workers=2"), "cut": config(pictures)}
+    runs = {
+        "whole": config(pictures),
+        "workers": config(pictures, "training.workers=2"),
+        "cut": config(pictures),
+    }
     train(runs["whole"], tmp_path / "whole")
     train(runs["workers"], tmp_path / "workers")
     with pytest.raises(StoppedError):

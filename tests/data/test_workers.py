@@ -14,7 +14,11 @@ from lapflow.data import Batches, Digits
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 
-FATES = {"kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "leave": lambda: os._exit(0), "fail": lambda: os._exit(3)}
+FATES = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "leave": lambda: os._exit(0),
+    "fail": lambda: os._exit(3),
+}
 
 
 class Deadly(Digits):
@@ -38,11 +42,15 @@ def read_on(batches):
 
 @pytest.mark.parametrize("at", [1, 40])
 @pytest.mark.parametrize(
-    ("fate", "way"), [("kill", "was killed by SIGKILL"), ("leave", "exited with code 0"), ("fail", "exited with code 3")]
+    ("fate", "way"),
+    [("kill", "was killed by SIGKILL"), ("leave", "exited with code 0"), ("fail", "exited with code 3")],
 )
 def test_a_death_while_reading(fate, way, at):
-    """At the first image nothing is ready yet; at the fortieth a batch of the dead may be, and is lost with it."""
-    batches = Batches(Deadly(fate=fate, at=at), "train", seed=0, batch_size=32, rank=1, world_size=2, workers=2)
+    """At the first image nothing is ready yet; at the fortieth a batch of the dead may be, and is lost with
+    it."""
+    batches = Batches(
+        Deadly(fate=fate, at=at), "train", seed=0, batch_size=32, rank=1, world_size=2, workers=2
+    )
     with pytest.raises(DataError, match="a process that reads images died") as error:
         read_on(batches)
     assert error.value.where == "rank 1"

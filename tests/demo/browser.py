@@ -13,7 +13,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = "no Chromium on the path; on Debian: apt-get install chromium"
 expect.set_options(timeout=20_000)  # a busy machine may be slow to draw a page
-QUIET = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
+QUIET = [
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+]
 """What Chromium would otherwise ask of the network by itself."""
 
 

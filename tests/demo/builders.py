@@ -1,4 +1,5 @@
-"""Runs and servers for the page's tests: compositions that were never trained, since what is tested is not how they look."""
+"""Runs and servers for the page's tests: compositions that were never trained, since what is tested is not
+how they look."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ def pipeline(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(config, flow, latent, len(classes), "cpu").eval().requires_grad_(False)
-        for parameter in model.parameters():  # what begins at zero would say nothing, and every setting would give one picture
+        for parameter in (
+            model.parameters()
+        ):  # what begins at zero would say nothing, and every setting would give one picture
             parameter.data += 0.05 * torch.randn_like(parameter)
     return Pipeline(config, flow, model, codec, build_engine(config, "cpu"), latent, classes, 0, "raw")
 
@@ -100,10 +103,18 @@ def server(of: Offer, worker: Worker, names: tuple[str, ...] = ()) -> Iterator[i
         assert worker.join(30)
 
 
-def ask(port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], str]:
-    """(status, headers, text) of an answer; a header of None is left out. POSTs are as the page sends them."""
+def ask(
+    port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], str]:
+    """(status, headers, text) of an answer; a header of None is left out. POSTs are as the page sends
+    them."""
     own = f"127.0.0.1:{port}"
-    given: dict[str, Any] = {"Host": own, "Origin": f"http://{own}", "Content-Type": "application/json", **(headers or {})}
+    given: dict[str, Any] = {
+        "Host": own,
+        "Origin": f"http://{own}",
+        "Content-Type": "application/json",
+        **(headers or {}),
+    }
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     data = body if isinstance(body, bytes | type(None)) else json.dumps(body).encode()
     connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)

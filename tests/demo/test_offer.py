@@ -47,7 +47,8 @@ class Fit(Euler):
 
 
 def test_a_solver_that_does_not_fit_is_not_offered(request):
-    """One that refuses the flow, one that needs a head that the network has not, one that needs an argument; and one that fits."""
+    """One that refuses the flow, one that needs a head that the network has not, one that needs an argument;
+    and one that fits."""
     for cls in (Unfit, Tokens, Needy, Fit):
         register(cls, name=f"{cls.__name__}-of-a-test")
         request.addfinalizer(partial(unregister, "solver", f"{cls.__name__}-of-a-test"))
@@ -64,9 +65,17 @@ def test_steps_are_of_solvers_that_take_them():
     assert solvers["heun"] == {"name": "heun", "takes_steps": True, "steps": 10}, "the run's own number"
     assert solvers["euler"]["steps"] == 20
     assert solvers["dopri5"] == {"name": "dopri5", "takes_steps": False, "steps": None}
-    listed = {entry["name"]: entry for entry in offer("lapflow-digits", "sampling.solver.steps=[3,4]").document()["solvers"]}
-    assert listed["heun"]["steps"] is None, "a list of steps cannot stand in the field: left empty, it is the run's own"
-    many = {entry["name"]: entry for entry in offer("lapflow-digits", f"sampling.solver.steps={MOST_STEPS + 1}").document()["solvers"]}
+    listed = {
+        entry["name"]: entry
+        for entry in offer("lapflow-digits", "sampling.solver.steps=[3,4]").document()["solvers"]
+    }
+    assert listed["heun"]["steps"] is None, (
+        "a list of steps cannot stand in the field: left empty, it is the run's own"
+    )
+    many = {
+        entry["name"]: entry
+        for entry in offer("lapflow-digits", f"sampling.solver.steps={MOST_STEPS + 1}").document()["solvers"]
+    }
     assert many["heun"]["steps"] is None
 
 
@@ -91,8 +100,13 @@ def test_the_panels_differ_in_one_thing_and_can_be_drawn(overrides, classes, dif
 
 
 def test_guidance_that_is_more_than_a_scale_is_left_to_the_run():
-    assert offer("lapflow-digits", "sampling.guidance.interval=[0.2,0.8]").document()["panels"]["a"]["guidance"] is None
-    assert offer("lapflow-digits", "sampling.guidance.scale=[1,2]").document()["panels"]["a"]["guidance"] is None
+    assert (
+        offer("lapflow-digits", "sampling.guidance.interval=[0.2,0.8]").document()["panels"]["a"]["guidance"]
+        is None
+    )
+    assert (
+        offer("lapflow-digits", "sampling.guidance.scale=[1,2]").document()["panels"]["a"]["guidance"] is None
+    )
     assert offer("lapflow-digits", "sampling.guidance.scale=1.5").document()["panels"]["a"]["guidance"] == 1.5
 
 

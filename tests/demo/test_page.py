@@ -49,7 +49,8 @@ def url(tmp_path_factory, browser):
 
 @pytest.fixture
 def visit(browser):
-    """Opens an address in a page that fails the test for whatever goes wrong in it, or is fetched from elsewhere."""
+    """Opens an address in a page that fails the test for whatever goes wrong in it, or is fetched from
+    elsewhere."""
     wrong, contexts = [], []
 
     def opened(address, **options):
@@ -57,8 +58,14 @@ def visit(browser):
         page = contexts[-1].new_page()
         origin = re.match(r"http://[^/]+/", address)[0]
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" and not told(said.text) else None)
-        page.on("request", lambda asked: None if asked.url.startswith((origin, "data:")) else wrong.append(asked.url))
+        page.on(
+            "console",
+            lambda said: wrong.append(said.text) if said.type == "error" and not told(said.text) else None,
+        )
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith((origin, "data:")) else wrong.append(asked.url),
+        )
         page.goto(address)
         return page
 
@@ -131,7 +138,13 @@ def test_the_copied_command_writes_the_same_picture(visit, url, tmp_path, settin
     repeated = [*words[1:], "--out", str(tmp_path)]
     if settings["Solver"] == "rk4":
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-m", "lapflow.cli", *repeated], env=environment, capture_output=True, timeout=120, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "lapflow.cli", *repeated],
+            env=environment,
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
     else:  # a process of its own takes seconds to begin
         with pytest.raises(SystemExit) as end:
             main(repeated)
@@ -147,9 +160,14 @@ def test_scales_mature_while_the_ode_is_solved_and_it_can_be_stopped(visit, monk
     monkeypatch.setattr(painter, "SECONDS_BETWEEN", 0.0)
     made.pipeline.model.register_forward_pre_hook(lambda *_: go.acquire(timeout=60) and None)
     with server(made, worker) as port:
-        page = visit(f"http://127.0.0.1:{port}/#a.class=3&a.guidance=1&a.solver=euler&a.steps=8&a.seed=1&b.class=3&b.solver=euler&b.seed=1")
+        page = visit(
+            f"http://127.0.0.1:{port}/#a.class=3&a.guidance=1&a.solver=euler&a.steps=8&a.seed=1&b.class=3&b.solver=euler&b.seed=1"
+        )
         one, other = panel(page, "A"), panel(page, "B")
-        coarse, fine = one.locator("tbody tr").first.locator("img"), one.locator("tbody tr").last.locator("img")
+        coarse, fine = (
+            one.locator("tbody tr").first.locator("img"),
+            one.locator("tbody tr").last.locator("img"),
+        )
         expect(other.get_by_role("status")).to_have_text("Waiting: 1 before this one")
         expect(coarse).to_have_count(0)
         for evaluations, columns in ((4, 2), (4, 4)):  # t = 1/4, 1/2: the last column may still change
@@ -175,7 +193,9 @@ def test_a_closed_page_frees_the_sampler(visit):
     made, worker = offer(), Worker()
     made.pipeline.model.register_forward_pre_hook(lambda *_: time.sleep(0.01))
     with server(made, worker) as port:
-        page = visit(f"http://127.0.0.1:{port}/#a.class=3&a.solver=rk4&a.steps=500&a.seed=1&b.class=3&b.solver=rk4&b.steps=500&b.seed=1")
+        page = visit(
+            f"http://127.0.0.1:{port}/#a.class=3&a.solver=rk4&a.steps=500&a.seed=1&b.class=3&b.solver=rk4&b.steps=500&b.seed=1"
+        )
         expect(panel(page, "A").locator("tbody img").first).to_be_visible(timeout=10_000)
         expect(panel(page, "B").get_by_role("status")).to_have_text("Waiting: 1 before this one")
         page.close()
@@ -197,7 +217,9 @@ def test_a_link_repeats_the_settings(visit, url):
 
 
 def test_a_strange_link_does_no_harm(visit, url):
-    page = visit(f"{url}#a.class=../../etc/passwd&a.solver=<b>x&a.steps=99999&a.seed=1&b.seed=nothing&b.class=3&c.class=3&__proto__.x=1")
+    page = visit(
+        f"{url}#a.class=../../etc/passwd&a.solver=<b>x&a.steps=99999&a.seed=1&b.seed=nothing&b.class=3&c.class=3&__proto__.x=1"
+    )
     expect(panel(page, "B").get_by_role("status")).to_contain_text("The seed is missing")
     expect(panel(page, "A").get_by_role("status")).to_contain_text("steps is not valid")
     assert panel(page, "A").get_by_label("Class").input_value() == "0"
@@ -231,7 +253,13 @@ def test_it_is_used_by_keyboard_alone(visit, url):
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Draw both")).to_be_focused()
     one = panel(page, "A")
-    for label, key in (("Class", "3"), ("Guidance", None), ("Solver", None), ("Steps/segment", None), ("Seed", "1")):
+    for label, key in (
+        ("Class", "3"),
+        ("Guidance", None),
+        ("Solver", None),
+        ("Steps/segment", None),
+        ("Seed", "1"),
+    ):
         page.keyboard.press("Tab")
         expect(one.get_by_label(label, exact=True)).to_be_focused()
         if key:
@@ -257,7 +285,9 @@ def test_steps_are_of_solvers_that_take_them(visit, url):
 def test_it_fits_a_phone_and_the_dark(visit, url):
     boxes = {}
     for width in (390, 1280):
-        page = visit(url, viewport={"width": width, "height": 844}, color_scheme="dark" if width == 390 else "light")
+        page = visit(
+            url, viewport={"width": width, "height": 844}, color_scheme="dark" if width == 390 else "light"
+        )
         boxes[width] = [drawn(page, name).bounding_box() for name in "AB"]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -282,7 +312,9 @@ def test_no_classes_in_colour_latents(visit, tmp_path):
         assert shown(one).shape == (16, 16, 3)
         assert "--class" not in one.locator("code").inner_text()
         assert "--guidance" not in one.locator("code").inner_text()
-        assert drawn(page, "B").get_by_label("Steps/segment").input_value() == "2", "what B differs in where there is no guidance"
+        assert drawn(page, "B").get_by_label("Steps/segment").input_value() == "2", (
+            "what B differs in where there is no guidance"
+        )
 
 
 def test_names_are_text(visit):

@@ -1,4 +1,5 @@
-"""Pictures while the ODE is solved: the same as `lapflow sample` draws, in order, and no more of them than are needed."""
+"""Pictures while the ODE is solved: the same as `lapflow sample` draws, in order, and no more of them than
+are needed."""
 
 from __future__ import annotations
 
@@ -29,7 +30,12 @@ def drawn(made, monkeypatch=None, **wish):
     drawing = resolve(Wish(**{"solver": "heun", "seed": 5, **wish}), made)
     paint(made, drawing, told.append, lambda: False)
     same = made.pipeline.sample(
-        1, labels=drawing.labels, solver=drawing.solver, guidance=drawing.guidance, seed=drawing.seed, trajectory=True
+        1,
+        labels=drawing.labels,
+        solver=drawing.solver,
+        guidance=drawing.guidance,
+        seed=drawing.seed,
+        trajectory=True,
     )
     return told, same
 
@@ -85,8 +91,15 @@ def test_latents_mature_and_the_picture_is_decoded(tmp_path):
 def test_columns_come_while_the_ode_is_solved():
     made, told, evaluated = offer(), [], []
     model = made.pipeline.model
-    handle = model.register_forward_hook(lambda *_: evaluated.append(sum(e["event"] == "column" for e in told)))
-    paint(made, resolve(Wish(**{"class": "3"}, solver="euler", steps=20, seed=0), made), told.append, lambda: False)
+    handle = model.register_forward_hook(
+        lambda *_: evaluated.append(sum(e["event"] == "column" for e in told))
+    )
+    paint(
+        made,
+        resolve(Wish(**{"class": "3"}, solver="euler", steps=20, seed=0), made),
+        told.append,
+        lambda: False,
+    )
     handle.remove()
     assert len(evaluated) == 40
     assert evaluated[0] == 0
@@ -96,8 +109,17 @@ def test_columns_come_while_the_ode_is_solved():
 def test_only_frames_that_may_still_be_shown_are_kept(monkeypatch):
     made, most = offer(), []
     column = painter._Watching._settled
-    monkeypatch.setattr(painter._Watching, "_settled", lambda self, *a: most.append(len(self.trajectory.frames)) or column(self, *a))
-    paint(made, resolve(Wish(**{"class": "3"}, solver="euler", steps=100, seed=0), made), lambda event: None, lambda: False)
+    monkeypatch.setattr(
+        painter._Watching,
+        "_settled",
+        lambda self, *a: most.append(len(self.trajectory.frames)) or column(self, *a),
+    )
+    paint(
+        made,
+        resolve(Wish(**{"class": "3"}, solver="euler", steps=100, seed=0), made),
+        lambda event: None,
+        lambda: False,
+    )
     assert max(most) < 30, "of 202"
 
 
@@ -107,7 +129,12 @@ def test_pictures_of_the_state_do_not_come_faster_than_the_eye(monkeypatch):
     for between in (0.0, 1000.0):
         monkeypatch.setattr(painter, "SECONDS_BETWEEN", between)
         told = []
-        paint(made, resolve(Wish(**{"class": "3"}, solver="euler", steps=10, seed=0), made), told.append, lambda: False)
+        paint(
+            made,
+            resolve(Wish(**{"class": "3"}, solver="euler", steps=10, seed=0), made),
+            told.append,
+            lambda: False,
+        )
         steps[between] = [event for event in told if event["event"] == "step"]
     assert len(steps[0.0]) == 22, "the beginning and ten steps of each segment"
     assert [event["scale"] for event in steps[0.0]] == ["scale 1"] * 11 + ["scale 0"] * 11
@@ -126,7 +153,12 @@ def test_a_drawing_that_nobody_waits_for_ends_before_the_next_evaluation(solver)
     made, told, evaluated = offer(), [], []
     handle = made.pipeline.model.register_forward_hook(lambda *_: evaluated.append(1))
     with pytest.raises(NotWantedError):
-        paint(made, resolve(Wish(**{"class": "3"}, solver=solver, seed=0), made), told.append, lambda: len(evaluated) > 0)
+        paint(
+            made,
+            resolve(Wish(**{"class": "3"}, solver=solver, seed=0), made),
+            told.append,
+            lambda: len(evaluated) > 0,
+        )
     handle.remove()
     assert len(evaluated) == 1
     assert "done" not in [event["event"] for event in told]

@@ -1,4 +1,5 @@
-"""The server under attack: names, origins, paths, sizes, crowds, and pages that go away. Asked over real sockets."""
+"""The server under attack: names, origins, paths, sizes, crowds, and pages that go away. Asked over real
+sockets."""
 
 from __future__ import annotations
 
@@ -36,7 +37,10 @@ def start(port, wish=LONG):
     """A connection on which a drawing was asked for, as yet unread."""
     body = json.dumps(wish).encode()
     asking = socket.create_connection(("127.0.0.1", port), timeout=30)
-    head = f"POST /draw HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    head = (
+        f"POST /draw HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: "
+        f"http://127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    )
     asking.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return asking
 
@@ -50,7 +54,13 @@ def test_the_page_is_served_and_closed(port):
     assert code == 200
     assert headers["content-type"].startswith("text/html")
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
-    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
+    assert (
+        policy["default-src"]
+        == policy["base-uri"]
+        == policy["form-action"]
+        == policy["frame-ancestors"]
+        == "'none'"
+    )
     assert policy["img-src"] == "data:"
     assert policy["connect-src"] == "'self'"
     for kind in ("script-src", "style-src"):
@@ -59,7 +69,9 @@ def test_the_page_is_served_and_closed(port):
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cache-control"] == "no-store"
     assert "server" not in headers
-    assert "http:" not in text.replace("http://www.w3.org", ""), "nothing in the page is fetched from elsewhere"
+    assert "http:" not in text.replace("http://www.w3.org", ""), (
+        "nothing in the page is fetched from elsewhere"
+    )
     assert "https:" not in text
 
 
@@ -107,14 +119,32 @@ def test_no_path_leads_to_a_file(port, path):
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "localhost", "localhost:9", "[::1]:80", "192.168.0.7:8360", "demo.example:80", "DEMO.example"]
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "localhost:9",
+        "[::1]:80",
+        "192.168.0.7:8360",
+        "demo.example:80",
+        "DEMO.example",
+    ],
 )
 def test_own_names_and_addresses_are_answered(port, host):
     assert ask(port, "GET", "/offer", headers={"Host": host})[0] == 200
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8360", "", "[::1", "evil.example@x", "1.2.3"]
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:8360",
+        "",
+        "[::1",
+        "evil.example@x",
+        "1.2.3",
+    ],
 )
 def test_other_names_are_refused(port, host):
     """A name of a stranger's that was bent to this address."""
@@ -129,7 +159,9 @@ def test_a_request_needs_one_host(port):
             assert status(asking) in (400, 403)
 
 
-@pytest.mark.parametrize("origin", [None, "null", "http://evil.example", "http://127.0.0.1:1", "http://127.0.0.1", "file://", ""])
+@pytest.mark.parametrize(
+    "origin", [None, "null", "http://evil.example", "http://127.0.0.1:1", "http://127.0.0.1", "file://", ""]
+)
 def test_other_pages_cannot_draw(port, origin):
     code, _, text = ask(port, "POST", "/draw", WISH, {"Origin": origin})
     assert code == 403
@@ -160,18 +192,26 @@ def test_what_is_wrong_is_said(port):
 def test_a_large_body_is_not_read(port):
     assert ask(port, "POST", "/draw", b" " * 5000)[0] == 413
     with start(port, {}) as _, socket.create_connection(("127.0.0.1", port), timeout=30) as asking:
-        head = f"POST /draw HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        head = (
+            f"POST /draw HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: "
+            f"http://127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        )
         asking.sendall(f"{head}Content-Length: {10**12}\r\n\r\n".encode() + b" " * 6000)
         assert status(asking) == 413
     with socket.create_connection(("127.0.0.1", port), timeout=30) as asking:
-        asking.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + b"2000\r\n" + b" " * 0x2000 + b"\r\n")
+        asking.sendall(
+            f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + b"2000\r\n" + b" " * 0x2000 + b"\r\n"
+        )
         assert status(asking) == 413
 
 
 def test_a_body_that_does_not_come_is_given_up(port, monkeypatch):
     monkeypatch.setattr(web, "SECONDS_TO_ASK", 0.2)
     with socket.create_connection(("127.0.0.1", port), timeout=30) as asking:
-        head = f"POST /draw HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        head = (
+            f"POST /draw HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: "
+            f"http://127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        )
         asking.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
         assert status(asking) == 408
 
@@ -210,11 +250,17 @@ def test_who_does_not_read_does_not_keep_the_sampler(port, worker):
 
 
 def test_of_unread_pictures_of_the_state_the_newest_is_kept():
-    """However slowly a page reads, it never sees an old state last; whatever else is told comes in its order."""
+    """However slowly a page reads, it never sees an old state last; whatever else is told comes in its
+    order."""
 
     async def read():
         events = web.Events()
-        for told in ({"event": "step", "t": 0.1}, {"event": "column"}, {"event": "step", "t": 0.2}, {"event": "step", "t": 0.3}):
+        for told in (
+            {"event": "step", "t": 0.1},
+            {"event": "column"},
+            {"event": "step", "t": 0.2},
+            {"event": "step", "t": 0.3},
+        ):
             events.tell(told)
         await asyncio.sleep(0)
         lines = events.lines()
@@ -223,7 +269,12 @@ def test_of_unread_pictures_of_the_state_the_newest_is_kept():
             events.tell(told)
         return seen + [json.loads(line) async for line in lines]
 
-    assert asyncio.run(read()) == [{"event": "column"}, {"event": "step", "t": 0.3}, {"event": "step", "t": 0.4}, {"event": "done"}]
+    assert asyncio.run(read()) == [
+        {"event": "column"},
+        {"event": "step", "t": 0.3},
+        {"event": "step", "t": 0.4},
+        {"event": "done"},
+    ]
 
 
 def test_stopping_ends_a_drawing_at_once():

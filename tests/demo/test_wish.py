@@ -34,7 +34,10 @@ def test_what_is_left_out_is_the_runs_own(made):
     drawing = resolve(read_wish(b'{"class": "3", "solver": "heun", "seed": 0}'), made)
     assert drawing.solver.steps == 10
     assert drawing.guidance.off
-    assert drawing.command == "lapflow sample 'runs/a run' --num 1 --class 3 --solver heun --seed 0 --checkpoint step-0000000"
+    assert (
+        drawing.command
+        == "lapflow sample 'runs/a run' --num 1 --class 3 --solver heun --seed 0 --checkpoint step-0000000"
+    )
 
 
 @pytest.mark.parametrize(

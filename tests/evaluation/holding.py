@@ -1,4 +1,5 @@
-"""Run in several processes: what the first one really holds under each engine, beside what the engine says (JSON to a file)."""
+"""Run in several processes: what the first one really holds under each engine, beside what the engine says
+(JSON to a file)."""
 
 import json
 import os
@@ -27,7 +28,8 @@ class Network(nn.Module):
 
 
 def size(tensors):
-    """Bytes of tensors of float32, the local parts of those that are distributed. FSDP2's parts are padded to equal ones."""
+    """Bytes of tensors of float32, the local parts of those that are distributed. FSDP2's parts are padded to
+    equal ones."""
     local = [x.to_local() if isinstance(x, DTensor) else x for x in tensors if x is not None]
     return sum(x.nbytes for x in local)
 
@@ -36,7 +38,9 @@ def held(spec):
     engine, model = create("engine", spec), Network()
     stated = engine.held(model, list(model.inside), 2)
     engine.start()
-    call = engine.prepare(model, lambda p: torch.optim.AdamW(p, lr=1e-3, fused=True), units=list(model.inside))
+    call = engine.prepare(
+        model, lambda p: torch.optim.AdamW(p, lr=1e-3, fused=True), units=list(model.inside)
+    )
     found = {}
     for _ in range(2):
         engine.backward(call([(torch.randn(2, 101),)])[0].square().mean())

@@ -28,7 +28,11 @@ def noisy(images, levels):
 def test_nearest_distances_are_exact():
     a = torch.randint(0, 256, (30, 100), generator=torch.Generator().manual_seed(0)).double()
     b = torch.randint(0, 256, (2000, 100), generator=torch.Generator().manual_seed(1)).double()
-    assert torch.allclose(nearest_distances(a, b), torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").min(1).values, rtol=1e-12)
+    assert torch.allclose(
+        nearest_distances(a, b),
+        torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").min(1).values,
+        rtol=1e-12,
+    )
     assert (nearest_distances(a, torch.cat([b, a])) == 0).all()
     assert (nearest_distances(a, a, different=True) > 0).all()
 
@@ -41,7 +45,15 @@ def test_no_held_out_image_is_a_copy(train, test):
 
 
 def test_copies_are_found(train, test):
-    samples = torch.cat([train[0][:20], train[0][:20] + 0.04, noisy(train[0][:30], 0.5), test[0][:10], noisy(test[0][:10], 0.5)])
+    samples = torch.cat(
+        [
+            train[0][:20],
+            train[0][:20] + 0.04,
+            noisy(train[0][:30], 0.5),
+            test[0][:10],
+            noisy(test[0][:10], 0.5),
+        ]
+    )
     report = copies(samples, train[0], test[0], 16)
     assert (report.samples, report.exact, report.near) == (90, 40, 30)
     assert report.copies == 70
@@ -74,7 +86,8 @@ def test_missing_scikit_learn_names_the_extra(train, monkeypatch):
 
 
 def test_real_images_score_as_real(train, test):
-    """Training images in the samples' place have ratio 1; held-out images themselves distance 0; noise is seen."""
+    """Training images in the samples' place have ratio 1; held-out images themselves distance 0; noise is
+    seen."""
     metrics = evaluate_images(*train, Digits(), classifier=svm_agreement)
     assert metrics["frechet_ratio"] == pytest.approx(1)
     assert metrics["counts"] == {"samples": 1438, "train": 1438, "test": 359, "unreadable": 0}

@@ -1,4 +1,5 @@
-"""Evaluations of a run: every figure, what it states, reference files, code that a run names, and what is refused."""
+"""Evaluations of a run: every figure, what it states, reference files, code that a run names, and what is
+refused."""
 
 import dataclasses
 import json
@@ -26,7 +27,10 @@ from lapflow.training.loop import train
 from tests.evaluation.conftest import TINY
 from tests.support import small_inception
 
-ALL = ["evaluation.metrics=[frechet,kid,precision-recall,copies]", "evaluation.kid={subsets: 10, subset_size: 30}"]
+ALL = [
+    "evaluation.metrics=[frechet,kid,precision-recall,copies]",
+    "evaluation.kid={subsets: 10, subset_size: 30}",
+]
 
 
 def evaluate(run, out, *overrides, num=40, **options):
@@ -45,7 +49,9 @@ def reading(monkeypatch):
     """Counts the images whose features are taken."""
     counts = []
     original = tasks.RealImages.block
-    monkeypatch.setattr(tasks.RealImages, "block", lambda self, rows: counts.append(len(rows)) or original(self, rows))
+    monkeypatch.setattr(
+        tasks.RealImages, "block", lambda self, rows: counts.append(len(rows)) or original(self, rows)
+    )
     return counts
 
 
@@ -56,12 +62,23 @@ class TestFigures:
 
         spec = inception(tmp_path)
         metrics = evaluate(
-            trained, tmp_path, spec, "evaluation.metrics=[frechet,kid,precision-recall]", "evaluation.kid={subsets: 1, subset_size: 25}",
-            "evaluation.kept=25", "evaluation.real_images=60", num=25,
-        )  # fmt: skip
+            trained,
+            tmp_path,
+            spec,
+            "evaluation.metrics=[frechet,kid,precision-recall]",
+            "evaluation.kid={subsets: 1, subset_size: 25}",
+            "evaluation.kept=25",
+            "evaluation.real_images=60",
+            num=25,
+        )
         pipeline = Pipeline.load(trained)
         extractor = create(
-            "features", {"name": "inception", "path": str(tmp_path / "inception.pt"), "sha256": file_sha256(tmp_path / "inception.pt")}
+            "features",
+            {
+                "name": "inception",
+                "path": str(tmp_path / "inception.pt"),
+                "sha256": file_sha256(tmp_path / "inception.pt"),
+            },
         )
         made = extractor(pipeline.sample(25).images).numpy()
         real = extractor(load_split(Digits(), "test", 60)[0]).numpy()
@@ -69,7 +86,9 @@ class TestFigures:
 
         def frechet(a, b):
             first, second = np.cov(a.T), np.cov(b.T)
-            return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first + second - 2 * np.real(sqrtm(first @ second)))
+            return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(
+                first + second - 2 * np.real(sqrtm(first @ second))
+            )
 
         assert metrics["frechet"] == pytest.approx(frechet(made, real), rel=1e-6)
         assert metrics["frechet_real"] == pytest.approx(frechet(training, real), rel=1e-6)
@@ -91,19 +110,34 @@ class TestFigures:
         assert flat == set(MEANINGS) - {"frechet_to_training"}
         assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
         told = summary(metrics)
-        for words in ("kernel distance", "precision", "3 nearest", "in the features pixels", "copies of training"):
+        for words in (
+            "kernel distance",
+            "precision",
+            "3 nearest",
+            "in the features pixels",
+            "copies of training",
+        ):
             assert words in told
 
     def test_what_figures_state(self, trained, tmp_path):
-        made = evaluate(trained, tmp_path, solver={"name": "dopri5", "rtol": 1e-2}, guidance=1.5, seed=3, batch_size=7)["made_with"]
+        made = evaluate(
+            trained, tmp_path, solver={"name": "dopri5", "rtol": 1e-2}, guidance=1.5, seed=3, batch_size=7
+        )["made_with"]
         assert made["solver"] == "dopri5 rtol=0.01"
         assert made["tolerance"] == "rtol=0.01 atol=1e-05"
         assert made["evaluations"] > 10
-        assert (made["guidance"], made["seed"], made["batch_size"], made["weights"]) == ("cfg scale=1.5", 3, 7, "ema")
+        assert (made["guidance"], made["seed"], made["batch_size"], made["weights"]) == (
+            "cfg scale=1.5",
+            3,
+            7,
+            "ema",
+        )
         assert made["ema_decay"] == load_config("lapflow-digits").training.ema_decay
 
     def test_against_the_training_images(self, trained, tmp_path):
-        metrics = evaluate(trained, tmp_path, "evaluation.against=train", "evaluation.metrics=[frechet,kid]", ALL[1])
+        metrics = evaluate(
+            trained, tmp_path, "evaluation.against=train", "evaluation.metrics=[frechet,kid]", ALL[1]
+        )
         assert metrics["frechet_to_training"] > 0
         assert metrics["measured_in"]["against"] == "train"
         assert metrics["counts"]["train"] == 1438
@@ -118,7 +152,11 @@ class TestFigures:
         assert a["frechet_real"] == b["frechet_real"]
 
     def test_a_set_without_classes_and_without_held_out_images(self, tmp_path):
-        small = ["data={name: glyphs, size: 16, train: 30, test: 0}", "training.ema_decay=null", "sampling.weights=raw"]
+        small = [
+            "data={name: glyphs, size: 16, train: 30, test: 0}",
+            "training.ema_decay=null",
+            "sampling.weights=raw",
+        ]
         run = train(load_config("lapflow-glyphs", [*TINY, *small]), tmp_path / "run")
         metrics = evaluate(run, run, num=8)
         assert metrics["frechet_to_training"] > 0
@@ -129,7 +167,12 @@ class TestFigures:
 class TestReference:
     def test_it_is_written_once_and_used(self, trained, tmp_path, reading):
         file = tmp_path / "real.safetensors"
-        arguments = [inception(tmp_path), *ALL[1:], f"evaluation.reference={file}", "evaluation.classifier=null"]
+        arguments = [
+            inception(tmp_path),
+            *ALL[1:],
+            f"evaluation.reference={file}",
+            "evaluation.classifier=null",
+        ]
         arguments.append("evaluation.metrics=[frechet,kid,precision-recall]")
         first = evaluate(trained, tmp_path, *arguments)
         assert sum(reading) == 1438 + 359
@@ -138,7 +181,9 @@ class TestReference:
         assert again == first
         fewer = evaluate(trained, tmp_path, *arguments[:-1], "evaluation.metrics=[frechet]")
         assert fewer["frechet"] == first["frechet"], "a reference that holds more is good enough"
-        assert set(load_file(file)) == {f"{split}/{name}" for split in ("train", "test") for name in ("mean", "scatter", "features")}
+        assert set(load_file(file)) == {
+            f"{split}/{name}" for split in ("train", "test") for name in ("mean", "scatter", "features")
+        }
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -182,27 +227,37 @@ class TestReference:
         def folder(root, level=0):
             (root / "a").mkdir(parents=True)
             for i in range(6):
-                Image.new("RGB", (8, 8), (40 * i + (level if i == 3 else 0),) * 3).save(root / "a" / f"{i}.png")
+                Image.new("RGB", (8, 8), (40 * i + (level if i == 3 else 0),) * 3).save(
+                    root / "a" / f"{i}.png"
+                )
             return create("dataset", {"name": "folder", "root": str(root), "size": 8, "held_out": 0.0})
 
         one = fingerprint(folder(tmp_path / "one"), "train", 6)
         assert fingerprint(folder(tmp_path / "moved"), "train", 6) == one, "wherever they lie"
         assert fingerprint(folder(tmp_path / "changed", level=9), "train", 6) != one
         (tmp_path / "one" / "a" / "5.png").rename(tmp_path / "one" / "a" / "7.png")
-        assert fingerprint(create("dataset", {"name": "folder", "root": str(tmp_path / "one"), "size": 8}), "train", 6) != one
+        assert (
+            fingerprint(
+                create("dataset", {"name": "folder", "root": str(tmp_path / "one"), "size": 8}), "train", 6
+            )
+            != one
+        )
 
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
     """A run whose config names a module, and the folder of the module, which marks when it is imported."""
     root = tmp_path_factory.mktemp("named")
-    (root / "harm.py").write_text(f"open({str(root / 'imported')!r}, 'w')\n\n\ndef embed(x):\n    return x.flatten(1)\n")
+    (root / "harm.py").write_text(
+        f"open({str(root / 'imported')!r}, 'w')\n\n\ndef embed(x):\n    return x.flatten(1)\n"
+    )
     spec = "evaluation.features={name: module, target: 'harm:embed'}"
     return train(load_config("lapflow-digits", [*TINY, spec]), root / "run"), root
 
 
 class TestCodeThatARunNames:
-    """A run, as a checkpoint that came from anybody, must not make an evaluation import or open anything that runs."""
+    """A run, as a checkpoint that came from anybody, must not make an evaluation import or open anything that
+    runs."""
 
     def test_it_is_refused_unless_a_person_says_it(self, named, monkeypatch, tmp_path, capsys):
         run, root = named
@@ -218,7 +273,9 @@ class TestCodeThatARunNames:
         metrics = evaluate(run, tmp_path, "evaluation.features={name: module, target: 'harm:embed'}", num=4)
         assert (root / "imported").exists()
         assert metrics["measured_in"]["features"].startswith("module target=harm:embed")
-        assert evaluate(run, tmp_path, "evaluation.features=pixels", num=4)["measured_in"]["features"].startswith("pixels")
+        assert evaluate(run, tmp_path, "evaluation.features=pixels", num=4)["measured_in"][
+            "features"
+        ].startswith("pixels")
 
     def test_an_inception_file_that_is_not_the_standard_one(self, tmp_path):
         spec = inception(tmp_path)
@@ -233,18 +290,35 @@ class TestRefusals:
         ("overrides", "num", "error", "words"),
         [
             (["evaluation.metrics=[kid]"], 40, DataError, r"subset_size 1000, 40 features[\s\S]*2 to 40"),
-            (["evaluation.metrics=[precision-recall]", "evaluation.neighbours=40"], 40, DataError, "neighbours 40, 40 features"),
-            (["evaluation.metrics=[kid]", "evaluation.kept=12", "evaluation.kid.subset_size=20"], 40, DataError, "12 features"),
+            (
+                ["evaluation.metrics=[precision-recall]", "evaluation.neighbours=40"],
+                40,
+                DataError,
+                "neighbours 40, 40 features",
+            ),
+            (
+                ["evaluation.metrics=[kid]", "evaluation.kept=12", "evaluation.kid.subset_size=20"],
+                40,
+                DataError,
+                "12 features",
+            ),
             (["evaluation.features={name: inception, path: nowhere.pt}"], 4, BackendError, "nowhere.pt"),
-            (["evaluation.features={name: module, target: 'tests.support:GLYPHS'}"], 4, PluginError, "something to call"),
+            (
+                ["evaluation.features={name: module, target: 'tests.support:GLYPHS'}"],
+                4,
+                PluginError,
+                "something to call",
+            ),
             (["evaluation.reference=nowhere/real.safetensors"], 4, ConfigError, "in a folder that is there"),
             (["evaluation.metrics=[frechet,frechet]"], 4, ConfigError, "named twice"),
             (["evaluation.metrics=[fid]"], 4, ConfigError, "frechet"),
             (["evaluation.metrics=[]"], 4, ConfigError, "metrics"),
             (["training.steps=3"], 4, ConfigError, "nothing of the run"),
         ],
-    )  # fmt: skip
-    def test_one_clear_error_before_any_sample(self, trained, tmp_path, monkeypatch, overrides, num, error, words):
+    )
+    def test_one_clear_error_before_any_sample(
+        self, trained, tmp_path, monkeypatch, overrides, num, error, words
+    ):
         monkeypatch.setattr(Pipeline, "draw", lambda *_, **__: pytest.fail("a sample was drawn"))
         with pytest.raises(error, match=words) as raised:
             evaluate(trained, tmp_path / "out", *overrides, num=num)
@@ -253,7 +327,9 @@ class TestRefusals:
 
     def test_held_out_images_that_are_not_there(self, trained, tmp_path):
         pipeline = Pipeline.load(trained)
-        config = load_config(pipeline.config.model_dump(mode="json"), ["data.held_out=0.0", "evaluation.against=test"])
+        config = load_config(
+            pipeline.config.model_dump(mode="json"), ["data.held_out=0.0", "evaluation.against=test"]
+        )
         pipeline = dataclasses.replace(pipeline, config=config)
         with pytest.raises(DataError, match="0 held-out images"):
             evaluate_run(trained, pipeline, num=4, out=tmp_path)
@@ -281,11 +357,25 @@ class TestRefusals:
     def test_an_extractor_that_gives_another_shape(self, trained, tmp_path, monkeypatch):
         monkeypatch.setattr("tests.support.mean_and_spread", lambda x: x.flatten(1)[1:])
         with pytest.raises(PluginError, match="one vector per image"):
-            evaluate(trained, tmp_path, "evaluation.features={name: module, target: 'tests.support:mean_and_spread'}", num=4)
+            evaluate(
+                trained,
+                tmp_path,
+                "evaluation.features={name: module, target: 'tests.support:mean_and_spread'}",
+                num=4,
+            )
 
 
 def test_the_command_line(trained, tmp_path, capsys):
-    arguments = [inception(tmp_path), *ALL, "--num", "40", "--npz", str(tmp_path / "s.npz"), "--out", str(tmp_path / "out")]
+    arguments = [
+        inception(tmp_path),
+        *ALL,
+        "--num",
+        "40",
+        "--npz",
+        str(tmp_path / "s.npz"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     with pytest.raises(SystemExit) as end:
         main(["evaluate", str(trained), *arguments])
     assert not end.value.code
@@ -294,8 +384,16 @@ def test_the_command_line(trained, tmp_path, capsys):
     assert "without antialiasing" in out
     assert "s.npz" in out
     events = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    assert [e["event"] for e in events if e["done"] == e["total"]] == ["real images (train)", "real images (test)", "sampling"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".evaluating", "metrics.json", "report.md"]
+    assert [e["event"] for e in events if e["done"] == e["total"]] == [
+        "real images (train)",
+        "real images (test)",
+        "sampling",
+    ]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        ".evaluating",
+        "metrics.json",
+        "report.md",
+    ]
     with pytest.raises(SystemExit):
         main(["sample", str(trained), "--num", "40", "--out", str(tmp_path / "samples")])
     ours, theirs = np.load(tmp_path / "s.npz"), np.load(tmp_path / "samples" / "samples.npz")

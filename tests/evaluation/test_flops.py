@@ -1,4 +1,5 @@
-"""Stated multiply-adds of whole compositions against those that PyTorch counts, and against what is published."""
+"""Stated multiply-adds of whole compositions against those that PyTorch counts, and against what is
+published."""
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ COMPOSITIONS = [
 
 
 def counted(run):
-    """Multiply-adds of `run`, from torch's counter, which sees attention's products in the math kernel only."""
+    """Multiply-adds of `run`, from torch's counter, which sees attention's products in the math kernel
+    only."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / 2
@@ -37,21 +39,43 @@ def counted(run):
 @pytest.mark.parametrize("composition", COMPOSITIONS, ids=" ".join)
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_a_sample_costs_what_the_real_sampler_is_counted_to_do(composition, guidance):
-    """The whole sampler, its own number of evaluations included; within 1 %, embeddings of t and the flow's filters counted too."""
+    """The whole sampler, its own number of evaluations included; within 1 %, embeddings of t and the flow's
+    filters counted too."""
     steps = 3 if "edify" in composition[0] else 2
     config = load_config(
         composition[0],
-        [*composition[1:], f"sampling.solver.steps={steps}", f"sampling.guidance.scale={guidance}", "sampling.guidance.interval=[0,0.6]"],
+        [
+            *composition[1:],
+            f"sampling.solver.steps={steps}",
+            f"sampling.guidance.scale={guidance}",
+            "sampling.guidance.interval=[0,0.6]",
+        ],
     )
     parts, found = build(config), cost(config)
     labels = torch.tensor([3])
-    got = counted(lambda: sample(parts.flow, parts.model, (1, *parts.shape), labels=labels, solver=parts.solver, guidance=parts.guidance))
+    got = counted(
+        lambda: sample(
+            parts.flow,
+            parts.model,
+            (1, *parts.shape),
+            labels=labels,
+            solver=parts.solver,
+            guidance=parts.guidance,
+        )
+    )
     assert found.guided_sample == pytest.approx(got, rel=0.01)
     assert (found.guided_sample > found.sample) == (guidance > 1)
 
 
 @pytest.mark.parametrize(
-    "name", ["lapflow-celebahq256", "lapflow-k3-celebahq256", "lapflow-k4-celebahq256", "lapflow-separate-celebahq256", "ldm-celebahq256"]
+    "name",
+    [
+        "lapflow-celebahq256",
+        "lapflow-k3-celebahq256",
+        "lapflow-k4-celebahq256",
+        "lapflow-separate-celebahq256",
+        "ldm-celebahq256",
+    ],
 )
 def test_an_evaluation_of_the_paper_s_networks_in_each_segment(name):
     """On the meta device, where nothing is allocated."""
@@ -71,11 +95,15 @@ def test_published_ratios():
     assert found.single_scale == pytest.approx(80.7e9, rel=5e-4)
     assert found.ratio_of(("linear", "attention")) == pytest.approx(0.7475, abs=5e-5)
     assert found.ratio_to_single_scale == pytest.approx(0.7489, abs=5e-5)
-    assert cost(load_config("lapflow-k3-celebahq256")).ratio_of(("linear", "attention")) == pytest.approx(0.557, abs=5e-4)
+    assert cost(load_config("lapflow-k3-celebahq256")).ratio_of(("linear", "attention")) == pytest.approx(
+        0.557, abs=5e-4
+    )
 
 
 def test_a_sample_of_unequal_segments_is_not_the_mean_over_t():
-    found = cost(load_config("lapflow-k2-digits", ["flow.intervals.starts=[0,0.7]", "sampling.solver.steps=[3,5]"]))
+    found = cost(
+        load_config("lapflow-k2-digits", ["flow.intervals.starts=[0,0.7]", "sampling.solver.steps=[3,5]"])
+    )
     coarse, both = (s.total for s in found.segments)
     assert found.evaluations == 8
     assert found.sample == 3 * coarse + 5 * both
@@ -105,7 +133,8 @@ def test_settings_that_do_not_fit_are_refused():
 
 
 def test_what_the_paper_s_rows_imply():
-    """16.5 / 22.1 is our count within rounding; 38.9 / 22.1 is none of ours, the nearest being 1.374 and 1.384."""
+    """16.5 / 22.1 is our count within rounding; 38.9 / 22.1 is none of ours, the nearest being 1.374 and
+    1.384."""
     rows = {row.row.name: row for row in implied()}
     ours = rows["LapFlow: K = 2, T = .5"]
     assert ours.published == pytest.approx(0.7466, abs=5e-5)
@@ -114,14 +143,17 @@ def test_what_the_paper_s_rows_imply():
     assert [row.published for row in separate] == pytest.approx([1.760] * 3, abs=5e-4)
     assert [row.ratio for row in separate] == pytest.approx([0.870, 1.374, 1.384], abs=5e-4)
     assert [row.agrees for row in separate] == [False] * 3
-    assert {row.row.gflops for row in rows.values()} == {None, SINGLE, 16.5, 38.9}, "only what is published stands as published"
+    assert {row.row.gflops for row in rows.values()} == {None, SINGLE, 16.5, 38.9}, (
+        "only what is published stands as published"
+    )
     assert MILLISECONDS == {"LapFlow": 18.9, "LFM": 19.1}
     assert rows["K = 1"].ratio == 1
     assert rows["K = 1"].agrees is None
 
 
 def test_networks_that_read_all_tokens_are_as_many_evaluations_as_scales():
-    """The count behind 1.374, against the separate networks' own where nothing is masked and modulation is left out."""
+    """The count behind 1.374, against the separate networks' own where nothing is masked and modulation is
+    left out."""
     shared = cost(load_config("lapflow-celebahq256", ["model.experts=shared", "model.mask=none"]))
     separate = cost(load_config("lapflow-separate-celebahq256", ["model.mask=none"]))
     parts = ("linear", "attention")

@@ -64,7 +64,10 @@ def test_against_torchmetrics_with_our_extractor(tmp_path):
             return extractor(x)
 
     other = fid.FrechetInceptionDistance(feature=Injected())
-    a, b = (torch.rand(40 + 9 * s, 3, 16, 16, generator=torch.Generator().manual_seed(s)) ** (1 + s) * 2 - 1 for s in (0, 1))
+    a, b = (
+        torch.rand(40 + 9 * s, 3, 16, 16, generator=torch.Generator().manual_seed(s)) ** (1 + s) * 2 - 1
+        for s in (0, 1)
+    )
     other.update(a, real=True)
     other.update(b, real=False)
     ours = frechet_distance(Statistics.of(extractor(a)), Statistics.of(extractor(b)))
@@ -90,13 +93,21 @@ def test_against_scipy(seed):
 
 
 def test_closed_forms():
-    """Equal covariances: |m1 - m2|^2. Commuting ones: the sum of squared differences of their roots' eigenvalues."""
+    """Equal covariances: |m1 - m2|^2. Commuting ones: the sum of squared differences of their roots'
+    eigenvalues."""
     root = normal(0, 5, 5)
     covariance = root @ root.T
-    assert frechet_distance(gaussian(torch.zeros(5), covariance), gaussian(torch.full((5,), 2.0), covariance)) == pytest.approx(20)
+    assert frechet_distance(
+        gaussian(torch.zeros(5), covariance), gaussian(torch.full((5,), 2.0), covariance)
+    ) == pytest.approx(20)
     turn, _ = torch.linalg.qr(normal(1, 3, 3))
-    first, second = (turn @ torch.diag(torch.tensor(d, dtype=torch.float64)) @ turn.T for d in ([1.0, 4.0, 9.0], [4.0, 4.0, 1.0]))
-    assert frechet_distance(gaussian([0, 0, 0], first), gaussian([0, 0, 0], second)) == pytest.approx(1 + 0 + 4)
+    first, second = (
+        turn @ torch.diag(torch.tensor(d, dtype=torch.float64)) @ turn.T
+        for d in ([1.0, 4.0, 9.0], [4.0, 4.0, 1.0])
+    )
+    assert frechet_distance(gaussian([0, 0, 0], first), gaussian([0, 0, 0], second)) == pytest.approx(
+        1 + 0 + 4
+    )
     assert frechet_distance(gaussian([1.0], [[9.0]]), gaussian([3.0], [[4.0]])) == pytest.approx(4 + 1)
 
 
@@ -110,7 +121,9 @@ def test_singular_covariances():
     assert frechet_distance(first, second) == pytest.approx(frechet_distance(second, first), rel=1e-6)
     few = Statistics.of(normal(2, 3, 64))
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
-    assert frechet_distance(gaussian([0, 0], torch.zeros(2, 2)), gaussian([3, 4], torch.zeros(2, 2))) == pytest.approx(25)
+    assert frechet_distance(
+        gaussian([0, 0], torch.zeros(2, 2)), gaussian([3, 4], torch.zeros(2, 2))
+    ) == pytest.approx(25)
 
 
 def test_is_invariant_under_rotation():

@@ -1,4 +1,5 @@
-"""Kernel distance, precision and recall against brute force in numpy, torchmetrics, and cases whose answer is known."""
+"""Kernel distance, precision and recall against brute force in numpy, torchmetrics, and cases whose answer is
+known."""
 
 import numpy as np
 import pytest
@@ -28,7 +29,10 @@ def brute_mmd(x, y):
 
 def brute_inside(queries, features, k):
     """The share of queries in the balls about the features: distances by differences, one at a time."""
-    radii = [sorted(np.linalg.norm(f - g) for j, g in enumerate(features) if j != i)[k - 1] for i, f in enumerate(features)]
+    radii = [
+        sorted(np.linalg.norm(f - g) for j, g in enumerate(features) if j != i)[k - 1]
+        for i, f in enumerate(features)
+    ]
     return np.mean([any(np.linalg.norm(q - f) <= r for f, r in zip(features, radii)) for q in queries])
 
 
@@ -59,9 +63,13 @@ class TestKernelDistance:
 
     def test_it_is_unbiased_where_a_frechet_distance_is_not(self):
         """Two sets of one law: 0 within the error of the mean of independent pairs."""
-        found = torch.stack([squared_mmd(images(12, 3, seed=2 * i), images(12, 3, seed=2 * i + 1)) for i in range(400)])
+        found = torch.stack(
+            [squared_mmd(images(12, 3, seed=2 * i), images(12, 3, seed=2 * i + 1)) for i in range(400)]
+        )
         assert abs(found.mean()) < 3 * found.std() / 20
-        shifted = torch.stack([squared_mmd(images(12, 3, seed=2 * i), images(12, 3, seed=2 * i + 1) + 1) for i in range(100)])
+        shifted = torch.stack(
+            [squared_mmd(images(12, 3, seed=2 * i), images(12, 3, seed=2 * i + 1) + 1) for i in range(100)]
+        )
         assert shifted.mean() > 10 * shifted.std() / 10
 
     def test_against_torchmetrics(self):
@@ -69,12 +77,16 @@ class TestKernelDistance:
         network = torch.nn.Flatten()
         network.num_features = 12
         other = metrics.KernelInceptionDistance(feature=network, subsets=1, subset_size=30)
-        a, b = (torch.rand(30, 3, 2, 2, generator=torch.Generator().manual_seed(s)) ** (1 + s) for s in (0, 1))
+        a, b = (
+            torch.rand(30, 3, 2, 2, generator=torch.Generator().manual_seed(s)) ** (1 + s) for s in (0, 1)
+        )
         other.update(a, real=True)
         other.update(b, real=False)
         # One subset of everything: nothing is left to the draw.
         found = kernel_distance(a.flatten(1), b.flatten(1), subsets=1, size=30).mean
-        assert found == pytest.approx(other.compute()[0].item(), rel=1e-4), "torchmetrics computes it in float32"
+        assert found == pytest.approx(other.compute()[0].item(), rel=1e-4), (
+            "torchmetrics computes it in float32"
+        )
 
     def test_refusals(self):
         x, y = two_sets()

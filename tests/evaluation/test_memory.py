@@ -1,4 +1,5 @@
-"""The estimated memory against what training and sampling really take on a CPU, and against the parameters."""
+"""The estimated memory against what training and sampling really take on a CPU, and against the
+parameters."""
 
 import json
 
@@ -25,7 +26,14 @@ from lapflow.training.recompute import recompute
 from tests.backends.launching import torchrun
 
 BATCH = 16
-SMALL = ["training.batch_size=16", "sampling.batch_size=16", "model.depth=4", "model.width=160", "model.heads=4", "sampling.solver.steps=1"]
+SMALL = [
+    "training.batch_size=16",
+    "sampling.batch_size=16",
+    "model.depth=4",
+    "model.width=160",
+    "model.heads=4",
+    "sampling.solver.steps=1",
+]
 BALANCED = ["flow.intervals.draw=balanced"]
 NETWORKS = {
     "K = 1": ["lapflow-k1-digits", *SMALL],
@@ -34,7 +42,14 @@ NETWORKS = {
     "K = 3": ["lapflow-k3-digits", *SMALL, *BALANCED, "model.width=128"],
     "K = 3, shared": ["lapflow-k3-digits", *SMALL, *BALANCED, "model.experts=shared", "model.width=192"],
     "separate": ["lapflow-separate-digits", *SMALL, *BALANCED],
-    "merged": ["lapflow-k2-digits", *SMALL, *BALANCED, "flow.view=merged", "model.patch=[1,2]", "model.mask=none"],
+    "merged": [
+        "lapflow-k2-digits",
+        *SMALL,
+        *BALANCED,
+        "flow.view=merged",
+        "model.patch=[1,2]",
+        "model.mask=none",
+    ],
     "K = 2, 32x32": ["lapflow-glyphs", *SMALL, *BALANCED, "model.width=192"],
     "U-Net": ["ldm-digits", "training.batch_size=16", "sampling.batch_size=16", "sampling.solver.steps=1"],
 }
@@ -42,11 +57,16 @@ OURS = [name for name in NETWORKS if name != "U-Net"]
 
 
 def peak(run):
-    """The most bytes that `run` had allocated at once, of those it allocated: every allocation and release on the CPU, as torch's
-    allocator reports them to the profiler. What was there before, such as weights and gradients, is not counted."""
+    """The most bytes that `run` had allocated at once, of those it allocated: every allocation and release on
+    the CPU, as torch's allocator reports them to the profiler. What was there before, such as weights and
+    gradients, is not counted."""
     with profile(profile_memory=True) as profiler:
         run()
-    events = [(e.start_ns(), e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = [
+        (e.start_ns(), e.nbytes())
+        for e in profiler.profiler.kineto_results.events()
+        if e.name() == "[memory]"
+    ]
     total = most = 0
     for _, size in sorted(events, key=lambda event: event[0]):
         total += size
@@ -65,8 +85,9 @@ def own(found):
 
 
 def measured_step(config):
-    """The largest peak of a few training steps, forward and backward, through the training loop's own loss. Unlike in a run the gradients
-    are there before: the engine makes them in the backward pass, and the estimate counts them apart."""
+    """The largest peak of a few training steps, forward and backward, through the training loop's own loss.
+    Unlike in a run the gradients are there before: the engine makes them in the backward pass, and the
+    estimate counts them apart."""
     parts = build(config)
     parts.engine.start()
     model = parts.engine.prepare(parts.model, _optimizer(config))
@@ -100,15 +121,19 @@ def both(name):
 
 @pytest.mark.parametrize("name", OURS)
 def test_activations_of_a_training_step_are_those_measured(name):
-    """Within 15 %, in both precisions, whatever is recomputed. The estimate leaves out the images and what the flow makes of them."""
+    """Within 15 %, in both precisions, whatever is recomputed. The estimate leaves out the images and what
+    the flow makes of them."""
     found = both(name)
-    assert set(found) == {(precision, again) for precision in ("fp32", "bf16") for again in (False, "cheap", True)}
+    assert set(found) == {
+        (precision, again) for precision in ("fp32", "bf16") for again in (False, "cheap", True)
+    }
     for case, (estimated, measured) in found.items():
         assert estimated == pytest.approx(measured, rel=0.15), case
 
 
 def test_activations_of_the_u_net_are_those_measured():
-    """A network that states no formula for them. Its convolutions' scratch memory, which no tensor holds, is the difference."""
+    """A network that states no formula for them. Its convolutions' scratch memory, which no tensor holds, is
+    the difference."""
     for case, (estimated, measured) in both("U-Net").items():
         assert estimated == pytest.approx(measured, rel=0.15), case
 
@@ -128,7 +153,14 @@ def test_activations_of_sampling_are_those_measured(name, scale):
     labels = torch.zeros(BATCH, dtype=torch.int64)
 
     def run():
-        sample(parts.flow, parts.model, (BATCH, *parts.shape), labels=labels, solver=parts.solver, guidance=parts.guidance)
+        sample(
+            parts.flow,
+            parts.model,
+            (BATCH, *parts.shape),
+            labels=labels,
+            solver=parts.solver,
+            guidance=parts.guidance,
+        )
 
     run()
     assert own(memory(config).sampling) == pytest.approx(peak(run), rel=0.15)
@@ -137,7 +169,9 @@ def test_activations_of_sampling_are_those_measured(name, scale):
 def test_activations_grow_with_the_batch_and_shrink_by_recomputing():
     small, middle, large = (memory(settings("K = 2"), batch=n) for n in (16, 32, 64))
     a, b, c = (own(found.training) for found in (small, middle, large))
-    assert c - b == pytest.approx(2 * (b - a), rel=0.01)  # a part that does not grow, such as the gradient of a weight, is on top
+    assert c - b == pytest.approx(
+        2 * (b - a), rel=0.01
+    )  # a part that does not grow, such as the gradient of a weight, is on top
     assert own(large.sampling) < own(large.training)
     assert own(middle.sampling) == pytest.approx(2 * own(small.sampling), rel=1e-3)
     assert own(large.sampling) == pytest.approx(2 * own(middle.sampling), rel=1e-3)
@@ -213,7 +247,8 @@ ENGINES = {
 
 @pytest.mark.xdist_group("engines")
 def test_each_of_two_processes_holds_what_its_engine_says(tmp_path):
-    """Live tensors of the first process after two steps (gradients: before the step), for every engine; DeepSpeed pads its parts."""
+    """Live tensors of the first process after two steps (gradients: before the step), for every engine;
+    DeepSpeed pads its parts."""
     pytest.importorskip("deepspeed")
     process = torchrun("tests.evaluation.holding", json.dumps(ENGINES), tmp_path / "held.json")
     output, _ = process.communicate(timeout=240)
@@ -225,7 +260,9 @@ def test_each_of_two_processes_holds_what_its_engine_says(tmp_path):
 
 
 def test_the_processes_divide_what_the_engine_divides():
-    config = load_config("lapflow-k2-digits", [*SMALL, *BALANCED, "engine={name: deepspeed, zero: 2, offload: true}"])
+    config = load_config(
+        "lapflow-k2-digits", [*SMALL, *BALANCED, "engine={name: deepspeed, zero: 2, offload: true}"]
+    )
     one, four = memory(config), memory(config, processes=4)
     assert four.share == 4
     assert four.held["moments"].bytes == pytest.approx(one.held["moments"].bytes / 4, rel=1e-3)
@@ -236,7 +273,10 @@ def test_the_processes_divide_what_the_engine_divides():
 
 def test_an_engine_that_is_not_installed_is_estimated_all_the_same(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "deepspeed", None)
-    found = memory(load_config("lapflow-k2-digits", [*SMALL, *BALANCED, "engine={name: deepspeed, zero: 3}"]), processes=2)
+    found = memory(
+        load_config("lapflow-k2-digits", [*SMALL, *BALANCED, "engine={name: deepspeed, zero: 3}"]),
+        processes=2,
+    )
     assert found.held["weights"].divided
 
 

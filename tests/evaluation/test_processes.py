@@ -1,4 +1,5 @@
-"""Evaluations by real processes: two are as good as one, a killed one goes on, 50,000 samples take no more memory than few."""
+"""Evaluations by real processes: two are as good as one, a killed one goes on, 50,000 samples take no more
+memory than few."""
 
 import json
 import os
@@ -66,7 +67,9 @@ def results(out):
 
 def flat(metrics):
     return {
-        f"{a}.{b}" if b else a: v for a, value in metrics.items() for b, v in (value if isinstance(value, dict) else {"": value}).items()
+        f"{a}.{b}" if b else a: v
+        for a, value in metrics.items()
+        for b, v in (value if isinstance(value, dict) else {"": value}).items()
     }
 
 
@@ -118,14 +121,20 @@ def test_a_killed_one_goes_on_bit_for_bit(trained, whole, tmp_path, event, count
 def test_two_that_are_killed_are_finished_by_one(trained, whole, tmp_path):
     process = torchrun(*command(trained, tmp_path))
     read_until(process, "sampling", 40)
-    ranks = [p for p in map(int, filter(str.isdecimal, os.listdir("/proc"))) if str(tmp_path) in words_of(p) and p != process.pid]
+    ranks = [
+        p
+        for p in map(int, filter(str.isdecimal, os.listdir("/proc")))
+        if str(tmp_path) in words_of(p) and p != process.pid
+    ]
     assert len(ranks) == 2
     for rank in ranks:
         os.kill(rank, signal.SIGKILL)
     process.communicate(timeout=60)
     assert not (tmp_path / "metrics.json").exists()
     output = done(alone(trained, tmp_path))
-    assert next(e for e in events(output) if e["event"] == "sampling")["done"] > 40, "both had saved their share"
+    assert next(e for e in events(output) if e["event"] == "sampling")["done"] > 40, (
+        "both had saved their share"
+    )
     metrics, pixels, _ = results(tmp_path)
     near(metrics, whole[0])
     assert np.array_equal(pixels, whole[1])
@@ -142,7 +151,11 @@ def words_of(process):
 def test_one_of_two_that_dies_ends_the_evaluation(trained, tmp_path):
     process = torchrun(*command(trained, tmp_path))
     read_until(process, "sampling", 8)
-    victim = next(p for p in map(int, filter(str.isdecimal, os.listdir("/proc"))) if str(tmp_path) in words_of(p) and rank_of(p) == 1)
+    victim = next(
+        p
+        for p in map(int, filter(str.isdecimal, os.listdir("/proc")))
+        if str(tmp_path) in words_of(p) and rank_of(p) == 1
+    )
     os.kill(victim, signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -160,7 +173,15 @@ def rank_of(process):
 
 
 def test_a_mistake_is_said_once_by_several(trained, tmp_path):
-    process = torchrun("lapflow.cli", "evaluate", trained, "evaluation.metrics=[kid]", "evaluation.samples=20", "--out", tmp_path / "out")
+    process = torchrun(
+        "lapflow.cli",
+        "evaluate",
+        trained,
+        "evaluation.metrics=[kid]",
+        "evaluation.samples=20",
+        "--out",
+        tmp_path / "out",
+    )
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert output.count("the subsets of the kernel distance do not fit") == 1, output
@@ -189,16 +210,19 @@ pipeline = Pipeline.load(run)
 everything = "metrics=[frechet,kid,precision-recall,copies]"
 changes = (everything, "kept=500", "kid={subsets: 5, subset_size: 300}", "classifier=null", "save_every=1.0")
 config = evaluation_config(pipeline.config, [f"evaluation.{change}" for change in changes])
-evaluate_run(run, pipeline, num=50_000, batch_size=50, evaluation=config.evaluation, out=out, npz=out / "many.npz")
+settings = config.evaluation
+evaluate_run(run, pipeline, num=50_000, batch_size=50, evaluation=settings, out=out, npz=out / "many.npz")
 print(len(memory), max(memory[100:300]), max(memory[900:]))
 """
 
 
 def test_many_samples_take_no_more_memory_than_few(trained, tmp_path):
-    """What stays of a sample is its distance to the nearest training image, 8 bytes. Kept with their features, the 35,000 from
-    the 15,000th on would be 27 MB."""
+    """What stays of a sample is its distance to the nearest training image, 8 bytes. Kept with their
+    features, the 35,000 from the 15,000th on would be 27 MB."""
     arguments = [sys.executable, "-c", MANY, str(trained), str(tmp_path)]
-    result = subprocess.run(arguments, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(
+        arguments, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     batches, early, late = map(float, result.stdout.split()[-3:])
     assert batches == 1000

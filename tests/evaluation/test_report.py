@@ -13,7 +13,13 @@ def test_report_and_metrics(tmp_path):
     strip = tmp_path / "run" / "my samples" / "strip.png"
     strip.parent.mkdir(parents=True)
     Image.new("L", (2, 2)).save(strip)
-    metrics = {"frechet": 12.34567, "copies": {"copies": 0}, "odd": float("nan"), "count": np.int64(3), "tensor": torch.tensor(0.5)}
+    metrics = {
+        "frechet": 12.34567,
+        "copies": {"copies": 0},
+        "odd": float("nan"),
+        "count": np.int64(3),
+        "tensor": torch.tensor(0.5),
+    }
     config = {"data": {"name": "digits"}, "levels": [1, 2]}
     path = write_report(tmp_path / "run" / "evaluation", metrics, config, {"Scales over time": strip})
     text = path.read_text()

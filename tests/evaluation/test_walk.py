@@ -1,4 +1,5 @@
-"""Walks: what is saved is taken up, whatever is damaged or counted twice is not; files that are whole or not there."""
+"""Walks: what is saved is taken up, whatever is damaged or counted twice is not; files that are whole or not
+there."""
 
 import zipfile
 
@@ -80,7 +81,8 @@ def test_a_damaged_part_is_made_anew(tmp_path, whole, damage):
 
 
 def test_parts_of_several_are_taken_up_by_one(tmp_path):
-    """Parts of two processes; and one that was merged into another by a process killed before it removed it."""
+    """Parts of two processes; and one that was merged into another by a process killed before it removed
+    it."""
     walk, _, _ = walk_on(tmp_path, stop=0)
     walk.folder.mkdir(parents=True)
 

@@ -1,4 +1,5 @@
-"""Paths: velocity is the derivative of the position, conversions round-trip, the figures of the literature."""
+"""Paths: velocity is the derivative of the position, conversions round-trip, the figures of the
+literature."""
 
 import math
 
@@ -17,7 +18,9 @@ def test_velocity_is_the_time_derivative_of_the_position(name, levels, u, data):
     flow = make_flow(levels, path=name)
     segment = data.draw(st.sampled_from(flow.segments))
     for k in segment.scales:
-        t = torch.tensor(segment.entry[k] + (flow.path.end - segment.entry[k]) * u, dtype=torch.float64, requires_grad=True)
+        t = torch.tensor(
+            segment.entry[k] + (flow.path.end - segment.entry[k]) * u, dtype=torch.float64, requires_grad=True
+        )
         c = flow.path.coefficients(t, segment, k)
         (dalpha,) = torch.autograd.grad(c.alpha, t, retain_graph=True)
         (dsigma,) = torch.autograd.grad(c.sigma, t, retain_graph=True)

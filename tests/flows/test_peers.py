@@ -28,7 +28,11 @@ ONE = CumulativeIntervals(starts=[0.0])
     ids=["linear", "gvp", "vp"],
 )
 def test_single_scale_paths_are_those_of_flow_matching(ours, theirs):
-    x0, x1, t = images(5, 1, 4, 4, seed=1), images(5, 1, 4, 4, seed=2), torch.linspace(0.05, 0.95, 5, dtype=torch.float64)
+    x0, x1, t = (
+        images(5, 1, 4, 4, seed=1),
+        images(5, 1, 4, 4, seed=2),
+        torch.linspace(0.05, 0.95, 5, dtype=torch.float64),
+    )
     flow = Flow(Identity(), ONE, ours, AppendBridge())
     state, velocity = flow.interpolate({0: x1}, {0: x0}, t, flow.segments[0])
     sample = theirs.sample(x_0=x0, x_1=x1, t=t)
@@ -37,11 +41,15 @@ def test_single_scale_paths_are_those_of_flow_matching(ours, theirs):
 
 
 class Fixed(FlowField):
-    """A "network" that returns a fixed function of state and time, as noise prediction with a variance head."""
+    """A "network" that returns a fixed function of state and time, as noise prediction with a variance
+    head."""
 
     def predict(self, state, t):
         n = 1000 * float(self.flow.path.model_time(clock(t), self.segment))
-        return {"main": {k: net(x, n) for k, x in state.items()}, "variance": {k: torch.sin(x) for k, x in state.items()}}
+        return {
+            "main": {k: net(x, n) for k, x in state.items()},
+            "variance": {k: torch.sin(x) for k, x in state.items()},
+        }
 
 
 def net(x, n):
@@ -86,7 +94,11 @@ def test_ddpm_s_steps_are_diffusers(variance, monkeypatch):
     segment = flow.segments[0]
     field = Fixed(flow, segment, (1, 4, 4))
     scheduler = diffusers.DDPMScheduler(
-        beta_start=1e-4, beta_end=2e-2, clip_sample=False, variance_type=names[variance], timestep_spacing="linspace"
+        beta_start=1e-4,
+        beta_end=2e-2,
+        clip_sample=False,
+        variance_type=names[variance],
+        timestep_spacing="linspace",
     )
     scheduler.set_timesteps(250)
     grid = field.grid(250)
@@ -99,7 +111,11 @@ def test_ddpm_s_steps_are_diffusers(variance, monkeypatch):
         x, n = images(2, 1, 4, 4, seed=i), scheduler.timesteps[i]
         got = solver.step(field, {0: x}, grid[i], grid[i + 1], None)[0][0]
         heads = field.predict({0: x}, grid[i])
-        output = torch.cat([heads["main"][0], heads["variance"][0]], dim=1) if variance == "learned" else heads["main"][0]
+        output = (
+            torch.cat([heads["main"][0], heads["variance"][0]], dim=1)
+            if variance == "learned"
+            else heads["main"][0]
+        )
         want = scheduler.step(output, n, x).prev_sample
         torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-5)
 
@@ -121,7 +137,8 @@ def test_stochastic_ddim_is_diffusers(monkeypatch):
 
 
 def test_the_variational_term_is_the_kl_divergence_of_torch_s_normals():
-    """q(x_(n-1) | x_n, x1) against p with the predicted mean (detached) and the learned variance, in bits; n = 0: the likelihood."""
+    """q(x_(n-1) | x_n, x1) against p with the predicted mean (detached) and the learned variance, in bits; n
+    = 0: the likelihood."""
     from torch.distributions import Normal, kl_divergence
 
     from lapflow.core.variational import VariationalMSE
@@ -141,15 +158,18 @@ def test_the_variational_term_is_the_kl_divergence_of_torch_s_normals():
         return v[:, None, None, None]
 
     def mean(data):
-        return column(before.sqrt() * betas[n] / (1 - abar[n])) * data + column((1 - betas[n]).sqrt() * (1 - before) / (1 - abar[n])) * xn
+        return (
+            column(before.sqrt() * betas[n] / (1 - abar[n])) * data
+            + column((1 - betas[n]).sqrt() * (1 - before) / (1 - abar[n])) * xn
+        )
 
     small = column(betas[n] * (1 - before) / (1 - abar[n]))
     predicted = (xn - column((1 - abar[n]).sqrt()) * eps) / column(abar[n].sqrt())
     v = (head.double() + 1) / 2
     learned = torch.exp(v * torch.log(column(betas[n])) + (1 - v) * torch.log(small))
-    want = kl_divergence(Normal(mean(x1.double()), small.sqrt()), Normal(mean(predicted), learned.sqrt())).mean() / torch.log(
-        torch.tensor(2.0)
-    )
+    want = kl_divergence(
+        Normal(mean(x1.double()), small.sqrt()), Normal(mean(predicted), learned.sqrt())
+    ).mean() / torch.log(torch.tensor(2.0))
     output = eps.clone().requires_grad_()
     got = VariationalMSE()({"main": {0: output}, "variance": {0: head}}, point)["variational"]
     assert got.item() == pytest.approx(want.item(), rel=2e-3)
@@ -159,7 +179,8 @@ def test_the_variational_term_is_the_kl_divergence_of_torch_s_normals():
 
 
 def test_the_last_step_of_the_variational_term_is_a_likelihood_of_grey_levels():
-    """n = 0: minus log2 of the mass of the data's bin under N(predicted, beta_0); the outermost bins are open."""
+    """n = 0: minus log2 of the mass of the data's bin under N(predicted, beta_0); the outermost bins are
+    open."""
     from torch.distributions import Normal
 
     from lapflow.core.variational import VariationalMSE

@@ -30,7 +30,8 @@ ONE = CumulativeIntervals(starts=[0.0])
 
 
 def test_renoising_of_an_orthonormal_pyramid_by_pyramidal_windows():
-    """The example of the docs: a wavelet keeps the noise's std, so windows that go back do not fit; continuous ones do."""
+    """The example of the docs: a wavelet keeps the noise's std, so windows that go back do not fit;
+    continuous ones do."""
     arguments = (PyramidalPath(), TransitionBridge())
     with pytest.raises(LawError, match=r"segment 1, t = 0\.428571, scale 1 \(bridge\)") as error:
         Flow(WaveletPyramid(levels=2), Stages(windows="pyramidal"), *arguments, view="merged")
@@ -41,14 +42,23 @@ def test_renoising_of_an_orthonormal_pyramid_by_pyramidal_windows():
 
 def test_append_where_the_noise_level_jumps():
     with pytest.raises(LawError, match="bridge"):
-        Flow(LaplacianPyramid(levels=2), Stages(windows="pyramidal"), PyramidalPath(), AppendBridge(), view="merged")
+        Flow(
+            LaplacianPyramid(levels=2),
+            Stages(windows="pyramidal"),
+            PyramidalPath(),
+            AppendBridge(),
+            view="merged",
+        )
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: ConditionBridge(level=0.6, most=0.5), "corrupt more"),
-        (lambda: Flow(LaplacianPyramid(levels=2), Stages(windows="full"), VPPath(), ConditionBridge()), "view: merged"),
+        (
+            lambda: Flow(LaplacianPyramid(levels=2), Stages(windows="full"), VPPath(), ConditionBridge()),
+            "view: merged",
+        ),
         (lambda: Flow(Identity(), ONE, LinearPath(), AppendBridge(), view="merge"), "merged"),
         (
             lambda: Flow(
@@ -98,7 +108,9 @@ def test_a_learned_variance_that_nobody_learnt():
 
     segment = flow.segments[0]
     with pytest.raises(SolverError, match="learned variance"):
-        DDPM(steps=3, variance="learned").solve(NoHead(flow, segment, (1, 4, 4)), {0: images(1, 1, 4, 4)}, segment, seeded())
+        DDPM(steps=3, variance="learned").solve(
+            NoHead(flow, segment, (1, 4, 4)), {0: images(1, 1, 4, 4)}, segment, seeded()
+        )
 
 
 def test_steps_that_do_not_fit():
@@ -130,7 +142,12 @@ def test_a_cascade_s_network_wants_its_image():
     from lapflow.models import Separate
 
     flow = Flow(
-        LaplacianPyramid(levels=2), Stages(windows="full"), VPPath(), ConditionBridge(), view="merged", prediction=NoisePrediction()
+        LaplacianPyramid(levels=2),
+        Stages(windows="full"),
+        VPPath(),
+        ConditionBridge(),
+        view="merged",
+        prediction=NoisePrediction(),
     )
     model = Separate(flow.views((1, 4, 4)), mask="self", depth=1, width=16, heads=2, patch=1)
     with pytest.raises(ConfigError, match="coarser image"):
@@ -155,7 +172,10 @@ def test_the_discrete_path_needs_no_more_than_its_own_betas():
         (("lapflow-k2-digits", "flow.prediction=noise"), "divides by alpha"),
         (("edify-shipped-digits", "flow.path.enter=200.0"), "above what is trained"),
         (("cascaded-digits", "flow.noise=blurred"), "white"),
-        (("ldm-digits", "training.recompute=cheap"), r"what of it is cheap[\s\S]*UNet[\s\S]*recompute=true or false"),
+        (
+            ("ldm-digits", "training.recompute=cheap"),
+            r"what of it is cheap[\s\S]*UNet[\s\S]*recompute=true or false",
+        ),
     ],
 )
 def test_what_would_fail_later_is_refused_before_any_work(overrides, words):
@@ -180,7 +200,14 @@ def test_denoised_prediction_on_paths_that_end_steeply_is_no_mistake():
     from lapflow.flows import GVPPath
 
     table = Flow(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=DenoisedPrediction())
-    stages = Flow(BlockDCT(), Stages(windows="full"), GVPPath(), RenoiseBridge(), view="merged", prediction=DenoisedPrediction())
+    stages = Flow(
+        BlockDCT(),
+        Stages(windows="full"),
+        GVPPath(),
+        RenoiseBridge(),
+        view="merged",
+        prediction=DenoisedPrediction(),
+    )
     for flow in (table, stages):
         assert all(row.right for row in flow.laws().rows)
         assert flow.last(flow.segments[-1]) < flow.path.last(flow.segments[-1])

@@ -33,7 +33,9 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 
 
 def lapflow(starts):
-    return Flow(LaplacianPyramid(levels=len(starts)), CumulativeIntervals(starts=starts), LinearPath(), AppendBridge())
+    return Flow(
+        LaplacianPyramid(levels=len(starts)), CumulativeIntervals(starts=starts), LinearPath(), AppendBridge()
+    )
 
 
 def pyramidal(stages):
@@ -42,8 +44,18 @@ def pyramidal(stages):
 
 
 def edify(starts, path=None):
-    decomposition, intervals = LaplacianPyramid(levels=len(starts)), Stages(windows="continuous", starts=starts)
-    return Flow(decomposition, intervals, path or EdifyPath(), TransitionBridge(), view="merged", prediction=EDMPrediction())
+    decomposition, intervals = (
+        LaplacianPyramid(levels=len(starts)),
+        Stages(windows="continuous", starts=starts),
+    )
+    return Flow(
+        decomposition,
+        intervals,
+        path or EdifyPath(),
+        TransitionBridge(),
+        view="merged",
+        prediction=EDMPrediction(),
+    )
 
 
 def bands_of(flow, eps, segment):
@@ -55,12 +67,15 @@ def merged(flow, x, eps, t, segment):
     """The image and its velocity at clock time t."""
     data = {k: b for k, b in flow.decomposition.analyze(x).items() if k in segment.scales}
     state, velocity = flow.interpolate(data, bands_of(flow, eps, segment), clock(t), segment)
-    return flow.decomposition.synthesize(state, segment.finest), flow.decomposition.synthesize(velocity, segment.finest)
+    return flow.decomposition.synthesize(state, segment.finest), flow.decomposition.synthesize(
+        velocity, segment.finest
+    )
 
 
 @given(r=st.floats(0, 1), seed=st.integers(0, 100))
 def test_lapflow_of_two_scales_is_pyramidal_flow_in_the_fine_stage(r, seed):
-    """s = T = 1/3 is Pyramidal's window for two stages: the same path in t = T + (1 - T) r, and dx/dr = (1 - T) dx/dt."""
+    """s = T = 1/3 is Pyramidal's window for two stages: the same path in t = T + (1 - T) r, and dx/dr = (1 -
+    T) dx/dt."""
     one, other = lapflow([0.0, 1 / 3]), pyramidal(2)
     x, eps = images(2, 1, 4, 4, seed=seed), images(2, 1, 4, 4, seed=seed + 1)
     stage = other.segments[1]
@@ -73,7 +88,8 @@ def test_lapflow_of_two_scales_is_pyramidal_flow_in_the_fine_stage(r, seed):
 
 @given(q=st.floats(0, 0.5))
 def test_lapflow_s_coarse_stage_is_pyramidal_flow_s_after_a_change_of_scale_and_time(q):
-    """LapFlow's coarse state over g = (1 + t)/2 is q D x + (1 - q) n, q = 2t/(1 + t), n = 2 D eps: Pyramidal's at u = q."""
+    """LapFlow's coarse state over g = (1 + t)/2 is q D x + (1 - q) n, q = 2t/(1 + t), n = 2 D eps:
+    Pyramidal's at u = q."""
     one, other = lapflow([0.0, 1 / 3]), pyramidal(2)
     x, eps = images(2, 1, 4, 4, seed=1), images(2, 1, 4, 4, seed=2)
     t, stage = q / (2 - q), other.segments[0]
@@ -105,15 +121,17 @@ def test_lapflow_s_linear_path_is_edify_image_s(starts):
         flowing, _ = merged(ours, x, eps, t, ours.segments[-1])
         torch.testing.assert_close(exploding / (1 + level), flowing, rtol=0, atol=1e-9)
         for k in segment.scales:  # the coefficients themselves, to rounding
-            a = theirs.path.alpha(clock(0.5), torch.tensor(level, dtype=torch.float64), clock(1.0), segment, k)[0].item()
+            a = theirs.path.alpha(
+                clock(0.5), torch.tensor(level, dtype=torch.float64), clock(1.0), segment, k
+            )[0].item()
             b = ours.path.coefficients(clock(t), ours.segments[-1], k).alpha.item()
             assert a / (1 + level) == pytest.approx(b, abs=1e-12)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 4])
 def test_pyramidal_flow_s_bridge_has_the_published_constants(levels):
-    """x_fine = a U x + (1 - s') H eps, a = s'/e = (1 + s')/2, e_i = (i+1)/S, s_(i+1) = e_i/(2 - e_i); H eps has correlation -1/3
-    inside a block: the corrective noise of gamma = -1/3."""
+    """x_fine = a U x + (1 - s') H eps, a = s'/e = (1 + s')/2, e_i = (i+1)/S, s_(i+1) = e_i/(2 - e_i); H eps
+    has correlation -1/3 inside a block: the corrective noise of gamma = -1/3."""
     flow = pyramidal(levels)
     noise = flow.draw_noise((1, 16, 16), 1, seeded(), dtype=torch.float64, device="cpu")
     for before, after in itertools.pairwise(flow.segments):
@@ -123,13 +141,19 @@ def test_pyramidal_flow_s_bridge_has_the_published_constants(levels):
         assert a == pytest.approx(s / e)
         coarse = images(1, 1, 16 >> before.finest, 16 >> before.finest)
         (got,) = flow.enter(after.index, {before.finest: coarse}, noise).values()
-        eps = after.unit * flow.decomposition.synthesize({k: x for k, x in noise[0].items() if k >= after.finest}, after.finest)
+        eps = after.unit * flow.decomposition.synthesize(
+            {k: x for k, x in noise[0].items() if k >= after.finest}, after.finest
+        )
         want = a * upsample(coarse) + (1 - s) * (eps - upsample(downsample(eps)))
         torch.testing.assert_close(got, want, **EXACT)
     basis = torch.eye(4, dtype=torch.float64).reshape(4, 1, 2, 2)
     high = (basis - upsample(downsample(basis))).flatten(1)
     covariance = high.T @ high
-    torch.testing.assert_close(covariance / covariance[0, 0], torch.full((4, 4), -1 / 3, dtype=torch.float64).fill_diagonal_(1.0), **EXACT)
+    torch.testing.assert_close(
+        covariance / covariance[0, 0],
+        torch.full((4, 4), -1 / 3, dtype=torch.float64).fill_diagonal_(1.0),
+        **EXACT,
+    )
 
 
 def test_windows_of_two_three_and_four_stages_are_the_published_ones():
@@ -146,7 +170,8 @@ def test_windows_of_two_three_and_four_stages_are_the_published_ones():
 
 
 def test_edify_image_s_transition_and_pyramidal_flow_s_renoising_are_one_bridge():
-    """The same class; a = 1 for EdifyImage, whose noise per pixel doubles: U x + sigma (R/r)(eps - U D eps)."""
+    """The same class; a = 1 for EdifyImage, whose noise per pixel doubles: U x + sigma (R/r)(eps - U D
+    eps)."""
     flow = edify([0.0, 0.4])
     before, _ = flow.segments
     noise = flow.draw_noise((1, 8, 8), 1, seeded(), dtype=torch.float64, device="cpu")
@@ -161,7 +186,9 @@ def test_edify_image_s_transition_and_pyramidal_flow_s_renoising_are_one_bridge(
 def test_lapflow_with_one_scale_and_lfm_without_floor_are_one():
     x, g = images(3, 2, 4, 4), 5
     one = lapflow([0.0]).training_point(x, seeded(g))
-    other = Flow(Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(noise_floor=0.0), AppendBridge()).training_point(x, seeded(g))
+    other = Flow(
+        Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(noise_floor=0.0), AppendBridge()
+    ).training_point(x, seeded(g))
     assert torch.equal(one.state[0], other.state[0])
     assert torch.equal(one.target[0], other.target[0])
 
@@ -171,12 +198,15 @@ def test_lfm_s_noise_floor():
     flow = Flow(Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(noise_floor=1e-5), AppendBridge())
     point = flow.training_point(images(3, 1, 4, 4), seeded())
     t = point.t[:, None, None, None]
-    torch.testing.assert_close(point.state[0], t * point.data[0] + (1 - (1 - 1e-5) * t) * point.noise[0], **EXACT)
+    torch.testing.assert_close(
+        point.state[0], t * point.data[0] + (1 - (1 - 1e-5) * t) * point.noise[0], **EXACT
+    )
     torch.testing.assert_close(point.target[0], point.data[0] - (1 - 1e-5) * point.noise[0], **EXACT)
 
 
 def test_discrete_diffusion_becomes_the_continuous_one_as_the_step_shrinks():
-    """beta from 1e-4 to 2e-2 over N = 1000 is beta(t) from .1 to 20 in continuous time; the gap falls with N."""
+    """beta from 1e-4 to 2e-2 over N = 1000 is beta(t) from .1 to 20 in continuous time; the gap falls with
+    N."""
     continuous = VPPath()
     segment = Flow(Identity(), CumulativeIntervals(starts=[0.0]), VPPath(), AppendBridge()).segments[0]
     gaps = []
@@ -196,7 +226,8 @@ def test_discrete_diffusion_becomes_the_continuous_one_as_the_step_shrinks():
 
 @given(t=st.floats(0.01, 0.99))
 def test_flow_matching_and_variance_exploding_coordinates_convert_exactly(t):
-    """x_FM = x_VE/(1 + s) with s = (1 - t)/t, and the velocity by the chain rule: dx_FM/dt = (x_VE' s' (1 + s) - x_VE s')/(1 + s)^2."""
+    """x_FM = x_VE/(1 + s) with s = (1 - t)/t, and the velocity by the chain rule: dx_FM/dt = (x_VE' s' (1 +
+    s) - x_VE s')/(1 + s)^2."""
     segment = CumulativeIntervals(starts=[0.0]).segments(1)[0]
     x, eps, s = images(1, 1, 2, 2, seed=1), images(1, 1, 2, 2, seed=2), (1 - t) / t
     ve, rate = x + s * eps, -1 / t**2
@@ -207,9 +238,18 @@ def test_flow_matching_and_variance_exploding_coordinates_convert_exactly(t):
 
 
 def test_relay_s_blurring_and_noise():
-    """alpha_ij of the published form; the noise eps + .15 box has total variance 1.0225, box lag-1 correlation .75."""
+    """alpha_ij of the published form; the noise eps + .15 box has total variance 1.0225, box lag-1
+    correlation .75."""
     path = RelayPath()
-    flow = Flow(BlockDCT(), Stages(windows="full"), path, RenoiseBridge(), view="merged", noise="blurred", prediction=EDMPrediction())
+    flow = Flow(
+        BlockDCT(),
+        Stages(windows="full"),
+        path,
+        RenoiseBridge(),
+        view="merged",
+        noise="blurred",
+        prediction=EDMPrediction(),
+    )
     segment = flow.segments[1]
     t = segment.start + 0.25 * (segment.stop - segment.start)
     alpha = path.coefficients(clock(t), segment, 0).alpha
@@ -229,7 +269,8 @@ def test_relay_s_blurring_and_noise():
 
 
 def test_edm_s_preconditioning_by_its_own_formulas():
-    """D(x) = c_skip x + c_out F(c_in x), weight (s^2 + sd^2)/(s sd)^2 of the error of D: as an error of F its weight is 1."""
+    """D(x) = c_skip x + c_out F(c_in x), weight (s^2 + sd^2)/(s sd)^2 of the error of D: as an error of F its
+    weight is 1."""
     path, prediction = EDMPath(), EDMPrediction(sigma_data=0.5)
     segment = Stages(windows="full").segments(1)[0]
     x1, eps = images(4, 1, 2, 2, seed=1), images(4, 1, 2, 2, seed=2)
@@ -241,7 +282,9 @@ def test_edm_s_preconditioning_by_its_own_formulas():
     denoised, _ = prediction.endpoints(c, x, f, 1.0)
     torch.testing.assert_close(denoised, skip * x + out * f)
     weight = (s**2 + 0.25) / (s * 0.5) ** 2
-    torch.testing.assert_close(weight * (denoised - x1) ** 2, (f - prediction.target(c, x, x1, eps, 1.0)) ** 2)
+    torch.testing.assert_close(
+        weight * (denoised - x1) ** 2, (f - prediction.target(c, x, x1, eps, 1.0)) ** 2
+    )
     torch.testing.assert_close(prediction.precondition(c, x), x / (s**2 + 0.25).sqrt())
     torch.testing.assert_close(path.model_time(t, segment), torch.log(c.sigma.flatten()) / 4)
     # The clock is the quantile of ln s ~ N(-1.2, 1.2^2): the median level at u = 1/2.
@@ -267,14 +310,21 @@ def test_block_dct_is_scipy_s():
     blocks = x.reshape(2, 3, 2, 4, 3, 4).permute(0, 1, 2, 4, 3, 5).numpy()
     want = torch.from_numpy(dctn(blocks, axes=(-2, -1), norm="ortho")).flatten(-2)  # [b, c, h/4, w/4, 16]
     torch.testing.assert_close(state[1], F.avg_pool2d(x, 4))
-    torch.testing.assert_close(state[0].reshape(2, 3, 15, 2, 3), want[..., 1:].permute(0, 1, 4, 2, 3), **EXACT)
+    torch.testing.assert_close(
+        state[0].reshape(2, 3, 15, 2, 3), want[..., 1:].permute(0, 1, 4, 2, 3), **EXACT
+    )
 
 
 def test_noise_prediction_of_a_cascade_is_told_its_corruption_level():
     from lapflow.flows import ConditionBridge
 
     flow = Flow(
-        LaplacianPyramid(levels=2), Stages(windows="full"), VPPath(), ConditionBridge(), view="merged", prediction=NoisePrediction()
+        LaplacianPyramid(levels=2),
+        Stages(windows="full"),
+        VPPath(),
+        ConditionBridge(),
+        view="merged",
+        prediction=NoisePrediction(),
     )
     x = images(64, 1, 4, 4)
     point = next(p for s in range(20) if (p := flow.training_point(x, seeded(s))).segment.index == 1)
@@ -291,24 +341,35 @@ def cascade(**bridge):
     from lapflow.flows import ConditionBridge
 
     decomposition, intervals = LaplacianPyramid(levels=2), Stages(windows="full", draw="sample")
-    return Flow(decomposition, intervals, VPPath(), ConditionBridge(**bridge), view="merged", prediction=NoisePrediction())
+    return Flow(
+        decomposition,
+        intervals,
+        VPPath(),
+        ConditionBridge(**bridge),
+        view="merged",
+        prediction=NoisePrediction(),
+    )
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_a_cascade_corrupts_by_its_formula_in_training_and_sampling(where):
-    """z = sqrt(1 - s^2) U y + s n: n white of unit variance at the coarser resolution and upsampled (before), or at the full one
-    (after); the level that the network is told is the one used."""
+    """z = sqrt(1 - s^2) U y + s n: n white of unit variance at the coarser resolution and upsampled (before),
+    or at the full one (after); the level that the network is told is the one used."""
     flow = cascade(corrupt=where, level=0.3)
     y = images(2, 1, 4, 4)
     noise = flow.draw_noise((1, 8, 8), 2, seeded(), dtype=torch.float64, device="cpu")
     condition = flow.condition(1, {1: y}, noise)
     eps = flow.decomposition.synthesize(noise[2])
     n = upsample(2 * downsample(eps)) if where == "before" else eps
-    torch.testing.assert_close(condition.image[0], (1 - 0.3**2) ** 0.5 * upsample(y) + 0.3 * n, rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        condition.image[0], (1 - 0.3**2) ** 0.5 * upsample(y) + 0.3 * n, rtol=0, atol=1e-7
+    )
     assert condition.level.tolist() == pytest.approx([0.3, 0.3])
     x, generators = images(8, 1, 8, 8), [torch.Generator().manual_seed(i) for i in range(8)]
     point = next(p for p in flow.training_points(x, generators) if p.segment.index)
-    rest = point.image[0] - (1 - point.level[:, None, None, None] ** 2).sqrt() * upsample(downsample(x[point.index]))
+    rest = point.image[0] - (1 - point.level[:, None, None, None] ** 2).sqrt() * upsample(
+        downsample(x[point.index])
+    )
     std = (rest / point.level[:, None, None, None]).flatten(1).std(1)
     assert std == pytest.approx(torch.ones_like(std), abs=0.6)
 
@@ -327,7 +388,10 @@ def test_the_level_reaches_the_network(name):
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.3, generator=seeded())
     x, image = images(2, 1, 8, 8).float(), images(2, 1, 8, 8, seed=1).float()
-    outputs = [model({0: x}, torch.full((2,), 0.5), Condition(None, {0: image}, torch.full((2,), s)))["main"][0] for s in (0.1, 0.4)]
+    outputs = [
+        model({0: x}, torch.full((2,), 0.5), Condition(None, {0: image}, torch.full((2,), s)))["main"][0]
+        for s in (0.1, 0.4)
+    ]
     assert (outputs[0] - outputs[1]).abs().max() > 1e-4
 
 
@@ -345,7 +409,8 @@ def test_training_gives_the_network_what_sampling_gives_it():
 
 @pytest.mark.parametrize("make", [cascade, lambda: relay(draw="sample")], ids=["cascade", "relay"])
 def test_a_sample_s_training_pair_is_its_own_generator_s(make):
-    """Alone or in a batch that draws other segments too, but for the rounding of a matrix product, which may depend on the batch."""
+    """Alone or in a batch that draws other segments too, but for the rounding of a matrix product, which may
+    depend on the batch."""
 
     def same(batch, row, alone):
         return all(torch.allclose(batch[k][row : row + 1], v, rtol=0, atol=1e-6) for k, v in alone.items())
@@ -368,7 +433,8 @@ def relay(**intervals):
 
 
 def test_relay_s_step_is_the_published_one():
-    """Coefficientwise x' = gamma x + (alpha' - gamma alpha) x1hat + .2 sigma' n, gamma = sqrt(1 - .04) sigma'/sigma."""
+    """Coefficientwise x' = gamma x + (alpha' - gamma alpha) x1hat + .2 sigma' n, gamma = sqrt(1 - .04)
+    sigma'/sigma."""
     from lapflow.sampling.field import FlowField
     from lapflow.solvers import Churned
 
@@ -450,8 +516,14 @@ def test_a_solver_s_fresh_noise_is_in_the_segment_s_unit():
     flow = pyramidal(2)
     for segment in flow.segments:
         field = Silent(flow, segment, (1, 32, 32))
-        bands = {k: torch.zeros(8, *b.shape, dtype=torch.float64) for k, b in flow.bands((1, 32, 32)).items() if k in segment.scales}
-        assert flow.decomposition.synthesize(field.noise(bands, seeded()), segment.finest).std().item() == pytest.approx(1, abs=0.05)
+        bands = {
+            k: torch.zeros(8, *b.shape, dtype=torch.float64)
+            for k, b in flow.bands((1, 32, 32)).items()
+            if k in segment.scales
+        }
+        assert flow.decomposition.synthesize(
+            field.noise(bands, seeded()), segment.finest
+        ).std().item() == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("make", [relay, lambda: edify([0.0, 0.4])], ids=["block-dct", "laplacian"])

@@ -32,8 +32,8 @@ SYSTEMS = {
     "edify-shipped-digits": 6,
     "lfm-digits": None,
 }
-"""Recipes of every kind of composition, with a number of steps: bands and merged images, one segment and several, ODEs and samplers
-that draw, one white image and several, an adaptive solver (None)."""
+"""Recipes of every kind of composition, with a number of steps: bands and merged images, one segment and
+several, ODEs and samplers that draw, one white image and several, an adaptive solver (None)."""
 
 
 def trained(recipe: str = "lapflow-digits", *overrides: str, shape=(1, 8, 8), names=DIGITS) -> Trained:
@@ -61,7 +61,9 @@ def latent_pipeline(folder: Path) -> LapFlowPipeline:
     spec = codec_of(folder)
     override = "codec={" + ", ".join(f"{key}: {value}" for key, value in spec.items()) + "}"
     about = trained("lapflow-digits", override, shape=(1, 16, 16), names=("left", "right"))
-    return quiet(LapFlowPipeline(model(about), AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)))
+    return quiet(
+        LapFlowPipeline(model(about), AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False))
+    )
 
 
 def copied(pipe: LapFlowPipeline) -> LapFlowPipeline:

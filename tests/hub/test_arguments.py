@@ -74,7 +74,11 @@ def test_an_adaptive_solver_cannot_be_steered():
 @pytest.mark.parametrize("made", [torch.zeros(1, 1, 4, 4), "latents"])
 def test_latents_of_a_callback_must_keep_their_form(made):
     with pytest.raises(ConfigError, match="form in which it got them"):
-        pipeline()([1], num_inference_steps=2, callback_on_step_end=lambda *_: {"latents": torch.zeros(1) if made == "latents" else "x"})
+        pipeline()(
+            [1],
+            num_inference_steps=2,
+            callback_on_step_end=lambda *_: {"latents": torch.zeros(1) if made == "latents" else "x"},
+        )
 
 
 def test_the_null_class_must_have_been_trained():

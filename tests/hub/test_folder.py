@@ -1,4 +1,5 @@
-"""Folders: what is written, who loads it, what is refused; exporting runs; publishing, to a folder in the place of the Hub."""
+"""Folders: what is written, who loads it, what is refused; exporting runs; publishing, to a folder in the
+place of the Hub."""
 
 import json
 import os
@@ -26,7 +27,14 @@ from lapflow.hub import pipeline as pipeline_module
 from lapflow.hub.exporting import export_run
 from tests.support import GLYPHS, codec_of, small_autoencoder
 
-TINY = ["model.width=32", "model.heads=2", "model.depth=1", "training.batch_size=16", "training.warmup_steps=0", "training.ema_decay=0.5"]
+TINY = [
+    "model.width=32",
+    "model.heads=2",
+    "model.depth=1",
+    "training.batch_size=16",
+    "training.warmup_steps=0",
+    "training.ema_decay=0.5",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +54,10 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def latent(tmp_path_factory):
-    pipe, folder = latent_pipeline(tmp_path_factory.mktemp("autoencoder")), tmp_path_factory.mktemp("saved") / "out"
+    pipe, folder = (
+        latent_pipeline(tmp_path_factory.mktemp("autoencoder")),
+        tmp_path_factory.mktemp("saved") / "out",
+    )
     pipe.save_pretrained(folder)
     return pipe, folder
 
@@ -61,7 +72,18 @@ def call(*arguments):
 def run(tmp_path_factory):
     """A short run on the digits, measured."""
     folder = tmp_path_factory.mktemp("digits") / "run"
-    assert call("train", "lapflow-digits", *TINY, "training.steps=20", "training.checkpoint_every=10", "--out", folder) == 0
+    assert (
+        call(
+            "train",
+            "lapflow-digits",
+            *TINY,
+            "training.steps=20",
+            "training.checkpoint_every=10",
+            "--out",
+            folder,
+        )
+        == 0
+    )
     assert call("evaluate", folder, "--num", 20, "--solver", "euler", "--steps", 2) == 0
     return folder
 
@@ -91,9 +113,21 @@ def test_the_files(digits, latent):
     def files(folder):
         return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
-    common = ["README.md", *(f"backbone/{name}" for name in ("config.json", "diffusion_pytorch_model.safetensors", "lapflow_backbone.py"))]
+    common = [
+        "README.md",
+        *(
+            f"backbone/{name}"
+            for name in ("config.json", "diffusion_pytorch_model.safetensors", "lapflow_backbone.py")
+        ),
+    ]
     assert files(digits[1]) == [*common, "model_index.json", "pipeline.py"]
-    assert files(latent[1]) == [*common, "model_index.json", "pipeline.py", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+    assert files(latent[1]) == [
+        *common,
+        "model_index.json",
+        "pipeline.py",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
     index = json.loads((latent[1] / "model_index.json").read_text())
     assert index.pop("_diffusers_version")
     assert index == {
@@ -123,7 +157,9 @@ def test_diffusers_own_loader_finds_the_classes(form, request):
     loaded = quiet(DiffusionPipeline.from_pretrained(folder, trust_remote_code=True))
     assert type(loaded) is LapFlowPipeline
     assert torch.equal(draw(loaded, [1, 0]), draw(pipe, [1, 0]))
-    named = quiet(DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True))
+    named = quiet(
+        DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
+    )
     assert type(named) is LapFlowPipeline
 
 
@@ -162,7 +198,9 @@ def test_large_weights_are_in_several_files(digits, tmp_path):
     one, several = (lapflow.load(at, device="cpu").sample(2).images for at in (folder, tmp_path / "shards"))
     assert torch.equal(one, several)
     pipe.save_pretrained(tmp_path / "shards")
-    assert torch.equal(lapflow.load(tmp_path / "shards", device="cpu").sample(2).images, one), "of an earlier save nothing is read"
+    assert torch.equal(lapflow.load(tmp_path / "shards", device="cpu").sample(2).images, one), (
+        "of an earlier save nothing is read"
+    )
 
 
 def test_it_is_quiet_about_where_it_was(digits, tmp_path):
@@ -222,12 +260,26 @@ def test_pickles_cannot_be_asked_for(digits, tmp_path, name):
         (lambda f: (f / "backbone" / "config.json").unlink(), "config.json"),
         (lambda f: (f / "backbone" / "config.json").write_text('{"shape": [1, 8, 8]}'), "class_names"),
         (lambda f: (f / "backbone" / "diffusion_pytorch_model.safetensors").unlink(), "safetensors"),
-        (lambda f: (f / "backbone" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "cannot be"),
+        (
+            lambda f: (f / "backbone" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99),
+            "cannot be",
+        ),
         (lambda f: change(f, shape=[1, 8]), "not a backbone"),
         (lambda f: change(f, class_names=["only"]), "fit|size mismatch|expected shape"),
         (lambda f: change(f, model={"depth": 2}), "missing|Missing"),
     ],
-    ids=["index", "torn index", "foreign", "config", "lacking", "weights", "torn", "shape", "classes", "depth"],
+    ids=[
+        "index",
+        "torn index",
+        "foreign",
+        "config",
+        "lacking",
+        "weights",
+        "torn",
+        "shape",
+        "classes",
+        "depth",
+    ],
 )
 def test_a_damaged_folder_is_one_error(digits, tmp_path, spoil, words):
     folder = tmp_path / "damaged"
@@ -262,7 +314,11 @@ def test_what_is_no_folder_is_asked_of_the_hub(monkeypatch, tmp_path):
     pipe = pipeline()
     pipe.save_pretrained(tmp_path / "hub")
     asked = []
-    monkeypatch.setattr(pipeline_module, "snapshot_download", lambda repo, **how: asked.append((repo, how)) or str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        pipeline_module,
+        "snapshot_download",
+        lambda repo, **how: asked.append((repo, how)) or str(tmp_path / "hub"),
+    )
     loaded = quiet(LapFlowPipeline.from_pretrained("me/model", revision="v1"))
     assert torch.equal(draw(loaded), draw(pipe))
     assert asked == [("me/model", {"allow_patterns": ["*.json", "*.safetensors"], "revision": "v1"})]
@@ -319,7 +375,9 @@ else:
 from lapflow import *
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script, run, tmp_path / "out"], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", script, run, tmp_path / "out"], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -344,7 +402,10 @@ def test_a_run_s_figures_come_along_if_they_are_of_these_weights(run, tmp_path):
     assert pipe.config.metrics == json.loads((run / "metrics.json").read_text())
     pipe.save_pretrained(tmp_path / "out")
     assert LapFlowPipeline.from_pretrained(tmp_path / "out").config.metrics == pipe.config.metrics
-    for other in (LapFlowPipeline.from_run(run, weights="raw"), LapFlowPipeline.from_run(run, checkpoint="step-0000010")):
+    for other in (
+        LapFlowPipeline.from_run(run, weights="raw"),
+        LapFlowPipeline.from_run(run, checkpoint="step-0000010"),
+    ):
         assert other.config.metrics is None
 
 
@@ -406,7 +467,13 @@ def test_the_card_states_what_is_known(run, tmp_path):
     assert yaml.safe_load(front)["library_name"] == "diffusers"
     assert yaml.safe_load(front)["license"] == "cc-by-4.0"
     assert body.startswith("\n# digits\n")
-    for words in ("ema, of training step 20", "laplacian levels=2", "8x8, 1 channel", f"{metrics['frechet_ratio']:.4g}", "cc-by-4.0"):
+    for words in (
+        "ema, of training step 20",
+        "laplacian levels=2",
+        "8x8, 1 channel",
+        f"{metrics['frechet_ratio']:.4g}",
+        "cc-by-4.0",
+    ):
         assert words in body
     config = yaml.safe_load(re.search(r"```yaml\n(.*?)```", body, re.S)[1])
     assert lapflow.load_config(config) == pipe.trained.config
@@ -447,7 +514,9 @@ def hub(tmp_path, monkeypatch):
         calls.append(how)
         return f"https://hub/{repo_id}"
 
-    monkeypatch.setattr(pipeline_module, "create_repo", lambda repo, **how: calls.append({"repo": repo, **how}) or Made())
+    monkeypatch.setattr(
+        pipeline_module, "create_repo", lambda repo, **how: calls.append({"repo": repo, **how}) or Made()
+    )
     monkeypatch.setattr(pipeline_module, "upload_folder", upload)
     return tmp_path / "hub", calls
 
@@ -455,13 +524,18 @@ def hub(tmp_path, monkeypatch):
 def test_pushed_it_is_what_saving_writes(latent, hub):
     pipe, folder = latent
     place, calls = hub
-    assert pipe.push_to_hub("me/model", commit_message="first", private=True, token="t") == "https://hub/me/model"
+    assert (
+        pipe.push_to_hub("me/model", commit_message="first", private=True, token="t")
+        == "https://hub/me/model"
+    )
     assert calls[0] == {"repo": "me/model", "private": True, "token": "t", "exist_ok": True}
     assert calls[1] == {"token": "t", "commit_message": "first", "create_pr": False}
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     pushed = place / "me" / "model"
     assert {str(p.relative_to(pushed)) for p in pushed.rglob("*") if p.is_file()} == files
-    assert 'from_pretrained("me/model")' in (pushed / "README.md").read_text(), "the card is ours, not diffusers' template"
+    assert 'from_pretrained("me/model")' in (pushed / "README.md").read_text(), (
+        "the card is ours, not diffusers' template"
+    )
     loaded = quiet(LapFlowPipeline.from_pretrained(pushed))
     assert torch.equal(draw(loaded, [1, 0]), draw(pipe, [1, 0]))
 
@@ -470,7 +544,9 @@ def test_saving_may_push(digits, hub, tmp_path):
     place, calls = hub
     digits[0].save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="me/model")
     assert calls[0]["repo"] == "me/model"
-    assert (place / "me" / "model" / "model_index.json").read_bytes() == (tmp_path / "model" / "model_index.json").read_bytes()
+    assert (place / "me" / "model" / "model_index.json").read_bytes() == (
+        tmp_path / "model" / "model_index.json"
+    ).read_bytes()
     digits[0].save_pretrained(tmp_path / "named", push_to_hub=True)
     assert calls[2]["repo"] == "named"
 

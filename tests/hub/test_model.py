@@ -20,7 +20,8 @@ def digits():
 
 
 def test_it_is_lapflow_s_own_network(digits):
-    """The same weights in a network that lapflow builds from the same config give the same output and the same loss."""
+    """The same weights in a network that lapflow builds from the same config give the same output and the
+    same loss."""
     config = trained().config
     flow = build_flow(config)
     network = build_model(config, flow, (1, 8, 8), 10).eval()
@@ -29,7 +30,9 @@ def test_it_is_lapflow_s_own_network(digits):
     losses = []
     for mathematics, called in ((flow, network), (digits.flow, digits)):
         points = mathematics.training_points(x, seeded(3))
-        losses.append(sum(mathematics.loss(called(p.state, p.t, p.condition(labels)), p) * p.fraction for p in points))
+        losses.append(
+            sum(mathematics.loss(called(p.state, p.t, p.condition(labels)), p) * p.fraction for p in points)
+        )
     assert torch.equal(*losses)
     for loss in losses:
         loss.backward()
@@ -56,7 +59,9 @@ def test_it_is_loaded_in_any_type(digits, tmp_path, dtype):
     expected = {**dict(digits.named_parameters()), **dict(digits.named_buffers())}
     found = {**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}
     assert found.keys() == expected.keys()
-    assert all(value.dtype == dtype and torch.equal(value, expected[name].to(dtype)) for name, value in found.items())
+    assert all(
+        value.dtype == dtype and torch.equal(value, expected[name].to(dtype)) for name, value in found.items()
+    )
 
 
 def test_a_plain_config_makes_a_new_one():
@@ -65,7 +70,9 @@ def test_a_plain_config_makes_a_new_one():
     assert made.config.lapflow == resolved(made.trained.config)
     assert made.config.lapflow["model"]["depth"] == 1
     again = LapFlowModel.from_config(made.config)
-    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True)), "first weights of the seed"
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True)), (
+        "first weights of the seed"
+    )
 
 
 @pytest.mark.parametrize("accelerate", [True, False], ids=["accelerate", "without"])

@@ -30,7 +30,10 @@ def test_it_is_what_the_flow_draws(recipe):
     drawn = flow.draw_noise((1, 8, 8), 3, seeded(), dtype=torch.float32, device="cpu")
     again = flow.noise_from(split_noise(flow, (1, 8, 8), latents, 3))
     assert len(again) == len(drawn)
-    assert all(list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in b) for a, b in zip(again, drawn, strict=True))
+    assert all(
+        list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in b)
+        for a, b in zip(again, drawn, strict=True)
+    )
 
 
 def test_scales_with_noise_of_their_own_have_draws_of_several_sizes():

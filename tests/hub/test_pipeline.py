@@ -1,4 +1,5 @@
-"""What diffusers asks of its own pipelines in its common tests, asked of ours: for compositions of every kind, and in latents."""
+"""What diffusers asks of its own pipelines in its common tests, asked of ours: for compositions of every
+kind, and in latents."""
 
 import inspect
 import itertools
@@ -54,13 +55,16 @@ def test_saved_and_loaded_it_draws_the_same_images(system, tmp_path, accelerate)
 
 def test_the_same_generator_gives_the_same_images(system):
     pipe, steps = system
-    first, again, other = (draw(pipe, generator=torch.Generator().manual_seed(s), num_inference_steps=steps) for s in (0, 0, 1))
+    first, again, other = (
+        draw(pipe, generator=torch.Generator().manual_seed(s), num_inference_steps=steps) for s in (0, 0, 1)
+    )
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 1e-3
 
 
 def test_a_batch_of_one_is_the_same_sample_in_a_batch(system):
-    """To rounding; an adaptive solver's steps are chosen for the whole batch, and a random network is rough in time."""
+    """To rounding; an adaptive solver's steps are chosen for the whole batch, and a random network is rough
+    in time."""
     pipe, steps = system
     together = draw(pipe, num_inference_steps=steps, output_type="latent")
     for i, label in enumerate((3, 1, 4)):
@@ -70,15 +74,21 @@ def test_a_batch_of_one_is_the_same_sample_in_a_batch(system):
 
 
 def test_latents_are_what_the_generator_draws(system):
-    """A sampler that draws in its steps goes on with the generator, so there the generator must have drawn them."""
+    """A sampler that draws in its steps goes on with the generator, so there the generator must have drawn
+    them."""
     pipe, steps = system
     latents = pipe.prepare_latents(3, seeds(0, 1, 2))
     assert latents.shape[0] == 3
     assert abs(latents.std().item() - 1) < 0.2
     used = seeds(0, 1, 2)
     assert torch.equal(pipe.prepare_latents(3, used), latents)
-    assert torch.equal(draw(pipe, generator=used, latents=latents, num_inference_steps=steps), draw(pipe, num_inference_steps=steps))
-    assert not torch.equal(draw(pipe, latents=latents + 0.1, num_inference_steps=steps), draw(pipe, num_inference_steps=steps))
+    assert torch.equal(
+        draw(pipe, generator=used, latents=latents, num_inference_steps=steps),
+        draw(pipe, num_inference_steps=steps),
+    )
+    assert not torch.equal(
+        draw(pipe, latents=latents + 0.1, num_inference_steps=steps), draw(pipe, num_inference_steps=steps)
+    )
 
 
 def test_half_precision_draws_nearly_the_same(system):
@@ -129,7 +139,9 @@ def test_interrupted_it_returns_what_it_has(system):
     torch.testing.assert_close(found.mean((-2, -1)), gain * seen[-1].mean((-2, -1)), atol=1e-4, rtol=1e-4)
     whole = draw(pipe, num_inference_steps=steps, output_type="latent")
     assert not torch.equal(found, whole)
-    assert torch.equal(draw(pipe, num_inference_steps=steps, output_type="latent"), whole), "it stops one call only"
+    assert torch.equal(draw(pipe, num_inference_steps=steps, output_type="latent"), whole), (
+        "it stops one call only"
+    )
 
 
 # ---------------------------------------------------------------- what is returned
@@ -137,7 +149,12 @@ def test_interrupted_it_returns_what_it_has(system):
 
 def test_the_signature_has_the_common_arguments():
     common = {"num_inference_steps", "generator", "latents", "output_type", "return_dict"}
-    wanted = common | {"class_labels", "guidance_scale", "callback_on_step_end", "callback_on_step_end_tensor_inputs"}
+    wanted = common | {
+        "class_labels",
+        "guidance_scale",
+        "callback_on_step_end",
+        "callback_on_step_end_tensor_inputs",
+    }
     assert wanted <= set(inspect.signature(LapFlowPipeline.__call__).parameters)
     assert LapFlowPipeline._callback_tensor_inputs == ["latents"]
 
@@ -151,7 +168,9 @@ def test_a_tuple_or_a_named_output(digits):
 
 def test_every_output_is_the_same_images(digits):
     """-1 is 0 and 1 is 1; pictures are what `lapflow sample` writes."""
-    latent, tensor, array, pictures = (draw(digits, output_type=kind) for kind in ("latent", "pt", "np", "pil"))
+    latent, tensor, array, pictures = (
+        draw(digits, output_type=kind) for kind in ("latent", "pt", "np", "pil")
+    )
     assert latent.shape == tensor.shape == (3, 1, 8, 8)
     torch.testing.assert_close(tensor, (latent / 2 + 0.5).clamp(0, 1))
     assert tensor.dtype == torch.float32
@@ -176,7 +195,9 @@ def test_colour_images_are_colour_pictures():
 def test_classes_by_number_by_name_and_in_a_tensor(latent):
     by_number, by_name = draw(latent, [1, 0]), draw(latent, ["right", "left"])
     assert torch.equal(by_number, by_name)
-    assert torch.equal(latent(torch.tensor([1, 0]), generator=seeds(0, 1), output_type="pt").images, by_number)
+    assert torch.equal(
+        latent(torch.tensor([1, 0]), generator=seeds(0, 1), output_type="pt").images, by_number
+    )
     assert torch.equal(latent("right", generator=seeds(0), output_type="pt").images, draw(latent, [1]))
     assert not torch.equal(draw(latent, [0, 0]), by_number)
     assert latent.labels == {"left": 0, "right": 1}
@@ -203,13 +224,21 @@ def test_a_model_without_classes():
 
 
 def test_the_number_of_steps_is_over_all_segments(digits):
-    """Half of the clock is the second segment's: steps [n/2, n/2]. `solver` takes the steps of each segment."""
-    assert torch.equal(draw(digits, num_inference_steps=10), draw(digits, solver={"name": "heun", "steps": [5, 5]}))
+    """Half of the clock is the second segment's: steps [n/2, n/2]. `solver` takes the steps of each
+    segment."""
+    assert torch.equal(
+        draw(digits, num_inference_steps=10), draw(digits, solver={"name": "heun", "steps": [5, 5]})
+    )
     assert torch.equal(draw(digits), draw(digits, num_inference_steps=20)), "the config's: 10 in each segment"
     assert digits.num_timesteps == 20
-    assert torch.equal(draw(digits, num_inference_steps=4, solver="euler"), draw(digits, solver={"name": "euler", "steps": 2}))
+    assert torch.equal(
+        draw(digits, num_inference_steps=4, solver="euler"),
+        draw(digits, solver={"name": "euler", "steps": 2}),
+    )
     uneven = pipeline("lapflow-digits", "flow.intervals.starts=[0,0.75]")
-    assert torch.equal(draw(uneven, num_inference_steps=8), draw(uneven, solver={"name": "heun", "steps": [6, 2]}))
+    assert torch.equal(
+        draw(uneven, num_inference_steps=8), draw(uneven, solver={"name": "heun", "steps": [6, 2]})
+    )
 
 
 def test_guidance_as_in_diffusers(digits):
@@ -248,7 +277,9 @@ def test_a_callback_may_change_the_guidance(digits):
         guidance=guide,
         generator=seeds(0, 1, 2),
     )
-    assert torch.equal(half, (by_hand / 2 + 0.5).clamp(0, 1)), "guided in the three steps of the first segment only"
+    assert torch.equal(half, (by_hand / 2 + 0.5).clamp(0, 1)), (
+        "guided in the three steps of the first segment only"
+    )
 
 
 def test_callbacks_get_what_they_ask_for(digits):
@@ -290,7 +321,9 @@ def test_writing_into_the_latents_counts_too(digits):
 
 
 def test_a_callback_that_changes_nothing_changes_nothing(digits):
-    assert torch.equal(draw(digits, callback_on_step_end=lambda pipe, step, t, tensors: tensors), draw(digits))
+    assert torch.equal(
+        draw(digits, callback_on_step_end=lambda pipe, step, t, tensors: tensors), draw(digits)
+    )
 
 
 # ---------------------------------------------------------------- components, devices, types
@@ -325,7 +358,9 @@ def test_device_and_dtype_of_all_components(latent):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_loaded_in_another_type_it_is_the_moved_one(digits, tmp_path, dtype):
     digits.save_pretrained(tmp_path)
-    loaded, moved = (quiet(LapFlowPipeline.from_pretrained(tmp_path, **kind)) for kind in ({"torch_dtype": dtype}, {}))
+    loaded, moved = (
+        quiet(LapFlowPipeline.from_pretrained(tmp_path, **kind)) for kind in ({"torch_dtype": dtype}, {})
+    )
     assert loaded.dtype == dtype
     assert torch.equal(draw(loaded, num_inference_steps=4), draw(moved.to(dtype), num_inference_steps=4))
 
@@ -336,7 +371,9 @@ def test_saved_in_half_precision_it_stays_so(digits, tmp_path):
     half.save_pretrained(tmp_path / "half", variant="fp16")
     files = sorted(p.name for p in (tmp_path / "half" / "backbone").glob("*.safetensors"))
     assert files == ["diffusion_pytorch_model.fp16.safetensors"]
-    again = quiet(LapFlowPipeline.from_pretrained(tmp_path / "half", variant="fp16", torch_dtype=torch.float16))
+    again = quiet(
+        LapFlowPipeline.from_pretrained(tmp_path / "half", variant="fp16", torch_dtype=torch.float16)
+    )
     assert torch.equal(draw(again, num_inference_steps=4), draw(half, num_inference_steps=4))
 
 
@@ -347,7 +384,8 @@ def test_float64_is_float64(digits, tmp_path):
 
 
 def test_offloading_runs_one_component_after_the_other(latent, monkeypatch):
-    """accelerate's own hooks, with the CPU in the accelerator's place: weights rest where they are, but who is fetched is seen."""
+    """accelerate's own hooks, with the CPU in the accelerator's place: weights rest where they are, but who
+    is fetched is seen."""
     assert LapFlowPipeline.model_cpu_offload_seq.split("->") == list(latent.components) == ["backbone", "vae"]
     pipe, fetched = copied(latent), []
     names = {id(part): name for name, part in pipe.components.items()}
@@ -366,16 +404,23 @@ def test_offloading_runs_one_component_after_the_other(latent, monkeypatch):
         assert torch.equal(draw(pipe, [1, 0], num_inference_steps=4), wanted)
         assert [name for name, _ in itertools.groupby(fetched)] == ["backbone", "vae"]
         assert len(hooks) == 2
-        assert set(map(id, pipe._all_hooks)).isdisjoint(map(id, hooks)), "at the end all are sent away, and hooked anew"
+        assert set(map(id, pipe._all_hooks)).isdisjoint(map(id, hooks)), (
+            "at the end all are sent away, and hooked anew"
+        )
         fetched.clear()
 
 
 def test_offloaded_weights_do_not_place_the_state(digits, monkeypatch):
-    """With hooks the weights rest elsewhere until they are called; the state is on the device where they run."""
+    """With hooks the weights rest elsewhere until they are called; the state is on the device where they
+    run."""
     asked = []
     inner = digits.flow.draw_white
     monkeypatch.setattr(type(digits), "_execution_device", property(lambda self: torch.device("meta")))
-    monkeypatch.setattr(digits.flow, "draw_white", lambda *a, device, **k: asked.append(device) or inner(*a, device="cpu", **k))
+    monkeypatch.setattr(
+        digits.flow,
+        "draw_white",
+        lambda *a, device, **k: asked.append(device) or inner(*a, device="cpu", **k),
+    )
     digits.prepare_latents(2, seeds(0, 1))
     assert asked == [torch.device("meta")]
 
@@ -434,7 +479,9 @@ def test_a_pipeline_in_latents_is_whole_in_its_folder(latent, tmp_path):
     latent.save_pretrained(tmp_path / "out")
     loaded = quiet(LapFlowPipeline.from_pretrained(tmp_path / "out"))
     assert torch.equal(draw(loaded, [1, 0]), draw(latent, [1, 0]))
-    generic = quiet(DiffusionPipeline.from_pretrained(tmp_path / "out", vae=latent.vae, trust_remote_code=True))
+    generic = quiet(
+        DiffusionPipeline.from_pretrained(tmp_path / "out", vae=latent.vae, trust_remote_code=True)
+    )
     assert generic.vae is latent.vae
 
 

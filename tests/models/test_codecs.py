@@ -53,12 +53,17 @@ def test_the_autoencoder_is_frozen_and_keeps_the_dtype(folder):
     assert not codec.decode(latents).requires_grad
     assert not codec._model.training
     latents.requires_grad_()
-    assert torch.autograd.grad(codec.decode(latents).sum(), latents)[0].any()  # guidance through the decoder stays possible
+    assert torch.autograd.grad(codec.decode(latents).sum(), latents)[
+        0
+    ].any()  # guidance through the decoder stays possible
 
 
 def test_latents_are_drawn_from_the_posterior_on_request(folder):
-    """posterior=sample: z = mean + std n, n the sample's own; the mean without a generator, and over many draws."""
-    plain, drawing = (AutoencoderKLCodec(str(folder), factor=2, channels=2, posterior=p) for p in ("mean", "sample"))
+    """posterior=sample: z = mean + std n, n the sample's own; the mean without a generator, and over many
+    draws."""
+    plain, drawing = (
+        AutoencoderKLCodec(str(folder), factor=2, channels=2, posterior=p) for p in ("mean", "sample")
+    )
     moments = plain.moments(images(1))
     mean, log_variance = moments.chunk(2, dim=1)
     generators = [torch.Generator().manual_seed(5)]
@@ -90,7 +95,12 @@ def test_identity_is_of_the_weights_and_not_of_where_they_lie(folder, tmp_path):
 
     own = AutoencoderKLCodec(str(folder), factor=2, channels=2).identity()
     shutil.copytree(folder, tmp_path / "copy")
-    assert AutoencoderKLCodec(str(tmp_path / "copy"), factor=2, channels=2, scale=3.0, posterior="sample").identity() == own
+    assert (
+        AutoencoderKLCodec(
+            str(tmp_path / "copy"), factor=2, channels=2, scale=3.0, posterior="sample"
+        ).identity()
+        == own
+    )
     model = AutoencoderKL.from_pretrained(folder)
     with torch.no_grad():
         next(model.parameters())[0] += 1e-6
@@ -113,7 +123,9 @@ class Trap:
 def test_a_pickle_in_place_of_weights_is_not_opened(folder, tmp_path, suffix):
     shutil.copytree(folder, tmp_path / "crafted")
     (tmp_path / "crafted" / "diffusion_pytorch_model.safetensors").unlink()
-    torch.save({"weight": Trap(tmp_path / "sprung")}, tmp_path / "crafted" / f"diffusion_pytorch_model.{suffix}")
+    torch.save(
+        {"weight": Trap(tmp_path / "sprung")}, tmp_path / "crafted" / f"diffusion_pytorch_model.{suffix}"
+    )
     with pytest.raises(BackendError, match="which is a pickle" if suffix == "bin" else "cannot be loaded"):
         AutoencoderKLCodec(str(tmp_path / "crafted"), factor=2, channels=2).load()
     assert not (tmp_path / "sprung").exists()
@@ -126,7 +138,9 @@ def test_nothing_is_loaded_for_the_shape():
         codec.latent_shape((3, 250, 256))
 
 
-@pytest.mark.parametrize(("options", "message"), [({"factor": 4}, "'factor': 2"), ({"factor": 2, "channels": 3}, "'channels': 2")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"factor": 4}, "'factor': 2"), ({"factor": 2, "channels": 3}, "'channels': 2")]
+)
 def test_an_autoencoder_that_disagrees_is_an_error(folder, options, message):
     codec = AutoencoderKLCodec(str(folder), **{"channels": 2, **options})
     with pytest.raises(ConfigError, match=message):
@@ -150,11 +164,15 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
 
 def test_a_network_may_be_given(folder):
-    """A codec with a network of its owner's loads none, follows it wherever it is moved, and refuses one of another size."""
+    """A codec with a network of its owner's loads none, follows it wherever it is moved, and refuses one of
+    another size."""
     from diffusers import AutoencoderKL
 
     model = AutoencoderKL.from_pretrained(folder)
-    given, own = AutoencoderKLCodec("no/such-autoencoder", factor=2, channels=2), AutoencoderKLCodec(str(folder), factor=2, channels=2)
+    given, own = (
+        AutoencoderKLCodec("no/such-autoencoder", factor=2, channels=2),
+        AutoencoderKLCodec(str(folder), factor=2, channels=2),
+    )
     given.adopt(model)
     assert given.module is model
     assert torch.equal(given.encode(images()), own.encode(images()))

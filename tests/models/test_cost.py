@@ -16,7 +16,9 @@ NETWORKS = [*({"cls": MoTDiT, "experts": e} for e in ("per-scale", "shared")), {
 
 
 @pytest.mark.parametrize("options", NETWORKS)
-@pytest.mark.parametrize(("mask", "conditioning"), [*itertools.product(["none", "self", "causal"], ["adaln-zero", "in-context"])])
+@pytest.mark.parametrize(
+    ("mask", "conditioning"), [*itertools.product(["none", "self", "causal"], ["adaln-zero", "in-context"])]
+)
 def test_stated_multiply_adds_are_those_counted(options, mask, conditioning):
     model = small(BANDS, mask=mask, conditioning=conditioning, patch=[1, 2, 2], mlp_ratio=1.5, **options)
     for scales in ([2], [2, 1], [2, 1, 0]):
@@ -37,11 +39,18 @@ def test_stated_multiply_adds_are_those_counted(options, mask, conditioning):
         (MoTDiT, "self", [0, 0.5], {"linear", "attention"}, 0.7425),
         (MoTDiT, "causal", [0, 0.33, 0.67], {"linear", "attention"}, 0.557),
         (Separate, "none", [0, 0.5], {"linear", "attention"}, 1.3837),
-        (Separate, "causal", [0, 0.5], {"linear", "attention"}, 0.8687),  # 1.374 if the towers read tokens that cannot matter
+        (
+            Separate,
+            "causal",
+            [0, 0.5],
+            {"linear", "attention"},
+            0.8687,
+        ),  # 1.374 if the towers read tokens that cannot matter
     ],
 )
 def test_time_weighted_cost_over_single_scale(cls, mask, starts, parts, ratio):
-    """Each segment's cost times its length, over one scale; L/2 on 4x32x32 latents. The first is LapFlow's saving."""
+    """Each segment's cost times its length, over one scale; L/2 on 4x32x32 latents. The first is LapFlow's
+    saving."""
     levels = len(starts)
     with torch.device("meta"):
         single = MoTDiT(laplacian(1, (4, 32, 32)), 1000, SDPA(), size="L/2")

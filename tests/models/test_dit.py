@@ -17,14 +17,18 @@ from tests.models.builders import inputs, laplacian, small
 def test_trainable_parameters_of_dit(size, millions):
     with torch.device("meta"):
         model = MoTDiT(laplacian(1, (4, 32, 32)), 1000, SDPA(), size=size)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6 == pytest.approx(millions, abs=0.005)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6 == pytest.approx(
+        millions, abs=0.005
+    )
 
 
 def dit(w, x, t, y, *, depth, heads, patch):
     """DiT's forward from its paper, on the weights `w` of a network of scale 0."""
     b, c, side, _ = x.shape
     d, g = w["embeds.0.proj.weight"].shape[0], side // patch
-    tokens = F.conv2d(x, w["embeds.0.proj.weight"].view(d, c, patch, patch), w["embeds.0.proj.bias"], stride=patch)
+    tokens = F.conv2d(
+        x, w["embeds.0.proj.weight"].view(d, c, patch, patch), w["embeds.0.proj.bias"], stride=patch
+    )
     tokens = tokens.flatten(2).transpose(1, 2) + positions(d, g)
     angles = 1000 * t[:, None] * torch.tensor([10000 ** (-i / 128) for i in range(128)], dtype=t.dtype)
     time = torch.cat([angles.cos(), angles.sin()], 1) @ w["time.mlp.0.weight"].T + w["time.mlp.0.bias"]
@@ -32,16 +36,23 @@ def dit(w, x, t, y, *, depth, heads, patch):
     condition = F.silu(time + w["label.table.weight"][y])
     for i in range(depth):
         e = {name.removeprefix(f"blocks.{i}.experts.0."): p for name, p in w.items()}
-        m = [part[:, None] for part in (condition @ e["modulation.weight"].T + e["modulation.bias"]).chunk(6, 1)]
+        m = [
+            part[:, None]
+            for part in (condition @ e["modulation.weight"].T + e["modulation.bias"]).chunk(6, 1)
+        ]
         h = F.layer_norm(tokens, (d,), eps=1e-6) * (1 + m[1]) + m[0]
-        q, k, v = (part.unflatten(2, (heads, -1)) for part in (h @ e["qkv.weight"].T + e["qkv.bias"]).chunk(3, 2))
+        q, k, v = (
+            part.unflatten(2, (heads, -1)) for part in (h @ e["qkv.weight"].T + e["qkv.bias"]).chunk(3, 2)
+        )
         weights = torch.einsum("bnhd,bmhd->bhnm", q, k).div(math.sqrt(d // heads)).softmax(-1)
         h = torch.einsum("bhnm,bmhd->bnhd", weights, v).flatten(2)
         tokens = tokens + m[2] * (h @ e["proj.weight"].T + e["proj.bias"])
         h = F.layer_norm(tokens, (d,), eps=1e-6) * (1 + m[4]) + m[3]
         h = F.gelu(h @ e["mlp.fc1.weight"].T + e["mlp.fc1.bias"], approximate="tanh")
         tokens = tokens + m[5] * (h @ e["mlp.fc2.weight"].T + e["mlp.fc2.bias"])
-    shift, scale = (condition @ w["finals.0.modulation.weight"].T + w["finals.0.modulation.bias"])[:, None].chunk(2, 2)
+    shift, scale = (condition @ w["finals.0.modulation.weight"].T + w["finals.0.modulation.bias"])[
+        :, None
+    ].chunk(2, 2)
     h = F.layer_norm(tokens, (d,), eps=1e-6) * (1 + scale) + shift
     h = h @ w["finals.0.linear.weight"].T + w["finals.0.linear.bias"]
     return torch.einsum("nhwpqc->nchpwq", h.view(b, g, g, patch, patch, c)).reshape(b, c, side, side)
@@ -65,9 +76,13 @@ def test_one_scale_is_dit(experts):
     model = small(bands, experts=experts, patch=2).double()
     state, t, labels = inputs(bands)
     state, t = {0: state[0].double()}, t.double()
-    weights = {name.replace("experts.shared", "experts.0"): p for name, p in model.transformer.named_parameters()}
+    weights = {
+        name.replace("experts.shared", "experts.0"): p for name, p in model.transformer.named_parameters()
+    }
     want = dit(weights, state[0], t, labels, depth=2, heads=2, patch=2)
-    torch.testing.assert_close(model(state, t, labels)["main"][0], want, rtol=1e-5, atol=1e-6)  # positions are kept in float32
+    torch.testing.assert_close(
+        model(state, t, labels)["main"][0], want, rtol=1e-5, atol=1e-6
+    )  # positions are kept in float32
 
 
 def test_one_scale_positions_are_dits():
@@ -75,9 +90,15 @@ def test_one_scale_positions_are_dits():
 
 
 def test_positions_of_scales_align():
-    """The mean place of the fine tokens under a coarse token is its place; so at even ratios its coordinate is half way."""
-    fine, coarse = position_embedding(8, (6, 12), (6, 12)).view(6, 12, 8), position_embedding(8, (3, 6), (6, 12)).view(3, 6, 8)
-    torch.testing.assert_close(coarse[0, :, 0], torch.sin(torch.arange(6) * 2 + 0.5))  # first frequency 1: sin of the column itself
+    """The mean place of the fine tokens under a coarse token is its place; so at even ratios its coordinate
+    is half way."""
+    fine, coarse = (
+        position_embedding(8, (6, 12), (6, 12)).view(6, 12, 8),
+        position_embedding(8, (3, 6), (6, 12)).view(3, 6, 8),
+    )
+    torch.testing.assert_close(
+        coarse[0, :, 0], torch.sin(torch.arange(6) * 2 + 0.5)
+    )  # first frequency 1: sin of the column itself
     torch.testing.assert_close(coarse[:, 0, 4], torch.sin(torch.arange(3) * 2 + 0.5))
     torch.testing.assert_close(fine[0, :, 0], torch.sin(torch.arange(12.0)))
 

@@ -1,4 +1,5 @@
-"""The linear layers, by whichever kernel: the same function, the same derivatives of every order and kind, the same count."""
+"""The linear layers, by whichever kernel: the same function, the same derivatives of every order and kind,
+the same count."""
 
 import itertools
 import math
@@ -19,11 +20,14 @@ WITHOUT = (nullcontext, torch.no_grad, torch.inference_mode)
 
 @pytest.fixture(params=[False, True], ids=["torch", "oneDNN"])
 def preferred(request, monkeypatch):
-    """Whether plain products are oneDNN's, whatever this processor is; and what its kernel is called with: the shapes of x and W."""
+    """Whether plain products are oneDNN's, whatever this processor is; and what its kernel is called with:
+    the shapes of x and W."""
     used = []
     monkeypatch.setattr(linear, "PREFERRED", request.param)
     monkeypatch.setattr(linear, "LEAST", 0)
-    monkeypatch.setattr(linear, "ONEDNN", lambda *a: used.append([tuple(t.shape) for t in a[:2]]) or ONEDNN(*a))
+    monkeypatch.setattr(
+        linear, "ONEDNN", lambda *a: used.append([tuple(t.shape) for t in a[:2]]) or ONEDNN(*a)
+    )
     return request.param, used
 
 
@@ -49,13 +53,17 @@ KINDS = pytest.mark.parametrize(("kind", "want"), [(Linear, line), (LinearGELU, 
 
 
 @KINDS
-@pytest.mark.parametrize("shape", [(5,), (3, 5), (0, 5), (1, 300, 5), (2, 3, 5), (2, 0, 5), (512, 5), (3, 257, 5)])
+@pytest.mark.parametrize(
+    "shape", [(5,), (3, 5), (0, 5), (1, 300, 5), (2, 3, 5), (2, 0, 5), (512, 5), (3, 257, 5)]
+)
 def test_values(preferred, kind, want, shape):
     layer, x = drawn(kind(5, 7), *shape)
     strided = [x.mT.contiguous().mT, x.new_ones(()).expand(shape)] if len(shape) > 1 else []
     for given, without in itertools.product([x, *strided], WITHOUT):
         with without():
-            torch.testing.assert_close(layer(given).double(), want(given, *layer.parameters()), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                layer(given).double(), want(given, *layer.parameters()), rtol=1e-5, atol=1e-5
+            )
     with torch.inference_mode():
         torch.testing.assert_close(layer.double()(x.double()), want(x, *layer.parameters()))
 
@@ -63,7 +71,10 @@ def test_values(preferred, kind, want, shape):
 @KINDS
 def test_parameters_of_any_strides(preferred, kind, want):
     layer, x = drawn(kind(5, 7), 3, 5)
-    given = {"weight": layer.weight.detach().mT.contiguous().mT, "bias": torch.stack([layer.bias.detach()] * 2, dim=1)[:, 0]}
+    given = {
+        "weight": layer.weight.detach().mT.contiguous().mT,
+        "bias": torch.stack([layer.bias.detach()] * 2, dim=1)[:, 0],
+    }
     for bias, without in itertools.product((given["bias"], torch.full((1,), 0.3).expand(7)), WITHOUT):
         with without():
             found = torch.func.functional_call(layer, {**given, "bias": bias}, x)
@@ -79,7 +90,9 @@ def test_derivatives_of_two_orders(preferred, kind, want, shape):
     def derivatives(f, again):
         inputs = [x, *layer.parameters()]
         first = torch.autograd.grad(f().sin().mean(), inputs, create_graph=again)
-        return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), inputs)] if again else first
+        return (
+            [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), inputs)] if again else first
+        )
 
     for again in (False, True):
         found = derivatives(lambda: layer(x), again)
@@ -121,10 +134,15 @@ def laid_out(n):
 def test_derivatives_in_every_layout(preferred, kind, want, layout, n, m):
     """To more and to fewer than come in: the weight's is then made the one or the other way round."""
     layer, _ = drawn(kind(5, m), n, 5)
-    x, wide = laid_out(n)[layout].detach().requires_grad_(), torch.randn(n, 14, generator=torch.Generator().manual_seed(2))
+    x, wide = (
+        laid_out(n)[layout].detach().requires_grad_(),
+        torch.randn(n, 14, generator=torch.Generator().manual_seed(2)),
+    )
     for g in (wide[:, -m:], wide[:, :m].mT.contiguous().mT, wide[0, :m].expand(n, m)):
         found = torch.autograd.grad(layer(x), (x, *layer.parameters()), g)
-        for one, wanted in zip(found, torch.autograd.grad(want(x, *layer.parameters()), (x, *layer.parameters()), g.double())):
+        for one, wanted in zip(
+            found, torch.autograd.grad(want(x, *layer.parameters()), (x, *layer.parameters()), g.double())
+        ):
             torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-3)
 
 
@@ -152,7 +170,10 @@ def test_derivatives_of_the_other_kind_of_derivatives(preferred, kind, want, row
         return torch.autograd.grad(f(moved, *layer.parameters()).sin().sum(), (x, *layer.parameters()))
 
     with forward_ad.dual_level():
-        found = [forward_ad.unpack_dual(g).tangent for g in gradients(lambda x, *_: layer(x), forward_ad.make_dual(x, along))]
+        found = [
+            forward_ad.unpack_dual(g).tangent
+            for g in gradients(lambda x, *_: layer(x), forward_ad.make_dual(x, along))
+        ]
         wanted = [forward_ad.unpack_dual(g).tangent for g in gradients(want, forward_ad.make_dual(x, along))]
     for a, b in zip(found, wanted):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
@@ -172,7 +193,9 @@ def test_what_no_derivative_needs_is_not_kept(preferred, frozen):
     [moved] = values.keys() - {frozen}
     values[moved] = values[moved].requires_grad_() * 1
     kept = {name: weakref.ref(value) for name, value in values.items()}
-    y = torch.func.functional_call(layer, {"weight": values["weight"], "bias": layer.bias.detach()}, values.pop("x"))
+    y = torch.func.functional_call(
+        layer, {"weight": values["weight"], "bias": layer.bias.detach()}, values.pop("x")
+    )
     del x
     values.clear()
     assert (kept[frozen]() is not None, kept[moved]()) == (True, None)
@@ -186,7 +209,9 @@ def test_what_looks_on_sees_torch_s_layer(preferred):
             traced = torch.jit.trace(layer, x)
             torch.testing.assert_close(traced(2 * x), layer(2 * x), rtol=1e-5, atol=1e-5)
     w = layer.weight.detach().requires_grad_()
-    make_fx(lambda x, w: torch.func.functional_call(layer, {"weight": w}, x))(x, w.detach())(x, w).sum().backward()
+    make_fx(lambda x, w: torch.func.functional_call(layer, {"weight": w}, x))(x, w.detach())(
+        x, w
+    ).sum().backward()
     assert w.grad.abs().min() > 0
 
 
@@ -217,12 +242,18 @@ def test_forward_derivatives(preferred, kind, want, of, rows):
     values = {"x": x, "weight": layer.weight.detach(), "bias": layer.bias.detach()}
     along = {name: torch.randn(values[name].shape, generator=torch.Generator().manual_seed(1)) for name in of}
     wanted = torch.func.jvp(
-        lambda *moved: want(*{**values, **dict(zip(of, moved))}.values()), tuple(values[name] for name in of), tuple(along.values())
+        lambda *moved: want(*{**values, **dict(zip(of, moved))}.values()),
+        tuple(values[name] for name in of),
+        tuple(along.values()),
     )[1]
     with forward_ad.dual_level(), torch.no_grad():
-        dual = {name: forward_ad.make_dual(v, along[name]) if name in along else v for name, v in values.items()}
+        dual = {
+            name: forward_ad.make_dual(v, along[name]) if name in along else v for name, v in values.items()
+        }
         found = torch.func.functional_call(layer, {"weight": dual["weight"], "bias": dual["bias"]}, dual["x"])
-        torch.testing.assert_close(forward_ad.unpack_dual(found).tangent.double(), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            forward_ad.unpack_dual(found).tangent.double(), wanted, rtol=1e-4, atol=1e-4
+        )
 
 
 @KINDS
@@ -234,7 +265,12 @@ def test_function_transforms(preferred, kind, want):
         with without():
             found = torch.func.jvp(layer, (x,), (torch.ones_like(x),))[1]
             torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(torch.func.vmap(layer)(x[None])[0].double(), want(x, *layer.parameters()), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                torch.func.vmap(layer)(x[None])[0].double(),
+                want(x, *layer.parameters()),
+                rtol=1e-4,
+                atol=1e-4,
+            )
 
 
 @KINDS
@@ -272,7 +308,8 @@ def test_what_does_not_fit_is_refused_in_torch_s_words(preferred):
 
 @KINDS
 def test_who_computes(preferred, kind, want):
-    """In inference mode oneDNN where it is preferred, and with GELU everywhere; never under autocast or in another precision."""
+    """In inference mode oneDNN where it is preferred, and with GELU everywhere; never under autocast or in
+    another precision."""
     prefer, used = preferred
     layer, x = drawn(kind(5, 7), 300, 5)
     with torch.inference_mode():

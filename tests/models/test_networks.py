@@ -77,7 +77,8 @@ def test_time_and_class_are_heard_at_every_scale(options):
 
 @pytest.mark.parametrize("options", ALL)
 def test_tokens_keep_their_place(options):
-    """With blocks that add nothing, a pixel of the output hangs on the same pixel of the input, at patch 1, and no other."""
+    """With blocks that add nothing, a pixel of the output hangs on the same pixel of the input, at patch 1,
+    and no other."""
     model = small(BANDS, **options)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -114,7 +115,9 @@ def test_initialisation_is_dits():
     model = MoTDiT(laplacian(1, (4, 16, 16)), 500, SDPA(), depth=1, width=256, heads=4)
     weights = dict(model.transformer.named_parameters())
     assert not any(p.any() for name, p in weights.items() if name.endswith("bias"))
-    assert not any(p.any() for name, p in weights.items() if "modulation" in name or name.startswith("finals.0.linear"))
+    assert not any(
+        p.any() for name, p in weights.items() if "modulation" in name or name.startswith("finals.0.linear")
+    )
     assert weights["label.table.weight"].std().item() == pytest.approx(0.02, rel=0.02)
     assert weights["time.mlp.0.weight"].std().item() == pytest.approx(0.02, rel=0.02)
     xavier = (2 / (256 + 768)) ** 0.5
@@ -204,7 +207,11 @@ def test_a_backend_that_cannot_run_is_an_error_before_its_kernel(cls):
     model = small(BANDS, cls=cls, attention=Refusing())
     with pytest.raises(BackendError, match=r"something else than cpu, torch\.float32, 8, True"):
         model(*inputs(BANDS))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), pytest.raises(BackendError, match=r"torch\.bfloat16, 8, False"):
+    with (
+        torch.no_grad(),
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(BackendError, match=r"torch\.bfloat16, 8, False"),
+    ):
         model(*inputs(BANDS))
 
 

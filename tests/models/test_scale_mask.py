@@ -1,4 +1,5 @@
-"""What each scale may be influenced by, through the whole network: bit for bit in value, exactly zero in gradient."""
+"""What each scale may be influenced by, through the whole network: bit for bit in value, exactly zero in
+gradient."""
 
 import itertools
 
@@ -46,7 +47,9 @@ def test_gradients_are_exactly_zero_towards_the_scales_that_are_not_seen(cls, op
         x.requires_grad_()
     heads = model(state, t, labels)["main"]
     for k, j in itertools.product(BANDS, BANDS):
-        (gradient,) = torch.autograd.grad(heads[k].square().sum(), state[j], retain_graph=True, materialize_grads=True)
+        (gradient,) = torch.autograd.grad(
+            heads[k].square().sum(), state[j], retain_graph=True, materialize_grads=True
+        )
         assert bool(gradient.any()) == SEES[mask](k, j), (k, j)
 
 

@@ -1,4 +1,5 @@
-"""The conformance kit over every built-in component. A built-in without an entry fails `test_every_built_in_is_tried`."""
+"""The conformance kit over every built-in component. A built-in without an entry fails
+`test_every_built_in_is_tried`."""
 
 from __future__ import annotations
 
@@ -28,22 +29,35 @@ WINDOWS = tuple(Stages(windows="pyramidal").segments(3))
 
 def discrete_diffusion() -> Flow:
     """DiT's composition."""
-    return Flow(Identity(), CumulativeIntervals(starts=[0.0]), DiscreteVPPath(), AppendBridge(), prediction=NoisePrediction())
+    return Flow(
+        Identity(),
+        CumulativeIntervals(starts=[0.0]),
+        DiscreteVPPath(),
+        AppendBridge(),
+        prediction=NoisePrediction(),
+    )
 
 
 class Case:
-    """A kit over one configuration of a built-in: `kit` attributes override the kit's, the rest are the component's arguments."""
+    """A kit over one configuration of a built-in: `kit` attributes override the kit's, the rest are the
+    component's arguments."""
 
     def __init__(self, kind: str, name: str, kit: dict[str, Any] | None = None, **arguments: Any) -> None:
         self.kind, self.name, self.kit, self.arguments = kind, name, kit or {}, arguments
 
     def __str__(self) -> str:
-        return "-".join([self.kind, self.name, *(f"{k}={v}" for k, v in self.arguments.items())]).replace(" ", "")
+        return "-".join([self.kind, self.name, *(f"{k}={v}" for k, v in self.arguments.items())]).replace(
+            " ", ""
+        )
 
     def make(self) -> Any:
         context = {}
         if self.kind == "backbone":
-            context = {"bands": BANDS, "num_classes": self.kit.get("num_classes", 3), "attention": create("attention", "sdpa")}
+            context = {
+                "bands": BANDS,
+                "num_classes": self.kit.get("num_classes", 3),
+                "attention": create("attention", "sdpa"),
+            }
         return create(self.kind, {"name": self.name, **self.arguments}, **context)
 
     def conformance(self) -> Conformance:
@@ -57,19 +71,38 @@ CASES = [
     *(Case("decomposition", "wavelet", levels=levels) for levels in (1, 2, 3)),
     Case("decomposition", "wavelet", {"side": 8}, levels=2, wavelet="db2"),
     Case("intervals", "cumulative"),
-    Case("intervals", "cumulative", {"levels": 3}, starts=[0.0, 0.33, 0.67], draw="sample", weights=[1.0, 2.0, 0.5]),
+    Case(
+        "intervals",
+        "cumulative",
+        {"levels": 3},
+        starts=[0.0, 0.33, 0.67],
+        draw="sample",
+        weights=[1.0, 2.0, 0.5],
+    ),
     Case("decomposition", "block-dct"),
-    *(Case("intervals", "stages", {"levels": 3}, windows=windows) for windows in ("continuous", "full", "pyramidal")),
+    *(
+        Case("intervals", "stages", {"levels": 3}, windows=windows)
+        for windows in ("continuous", "full", "pyramidal")
+    ),
     Case("intervals", "cumulative", {"levels": 3}, starts=[0.0, 0.33, 0.67], draw="balanced"),
     Case("intervals", "stages", starts=[0.0, 0.3], draw="sample", weights=[1.0, 2.0]),
     *(Case("path", name) for name in ("linear", "gvp", "vp")),
     Case("path", "linear", noise_floor=1e-5),
     Case("path", "vp-discrete", {"segments": ONE_SCALE}),
-    Case("path", "vp-discrete", {"segments": ONE_SCALE, "start_bound": 0.02}, betas="scaled-linear", spacing="leading", clean_end=False),
+    Case(
+        "path",
+        "vp-discrete",
+        {"segments": ONE_SCALE, "start_bound": 0.02},
+        betas="scaled-linear",
+        spacing="leading",
+        clean_end=False,
+    ),
     Case("path", "pyramidal", {"segments": WINDOWS, "continuous": False}),
     Case("path", "edm", {"segments": ONE_SCALE, "start_bound": 0.013}),
     Case("path", "edify", {"start_bound": 0.013}),
-    Case("path", "edify", {"segments": FULL, "continuous": False, "start_bound": 0.013}, edges=[1.0], enter=0.5),
+    Case(
+        "path", "edify", {"segments": FULL, "continuous": False, "start_bound": 0.013}, edges=[1.0], enter=0.5
+    ),
     Case("path", "relay", {"segments": FULL, "continuous": False, "sub_bands": 15, "start_bound": 0.04}),
     Case("bridge", "append"),
     Case("bridge", "transition"),
@@ -87,13 +120,21 @@ CASES = [
     Case("codec", "autoencoder-kl", factor=2, channels=2),
     Case("codec", "autoencoder-kl", factor=2, channels=2, posterior="sample"),
     Case("objective", "mse"),
-    Case("objective", "vlb", {"least_at_target": False, "heads_needed": ("variance",), "flow": lambda kit: discrete_diffusion()}),
+    Case(
+        "objective",
+        "vlb",
+        {"least_at_target": False, "heads_needed": ("variance",), "flow": lambda kit: discrete_diffusion()},
+    ),
     *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4")),
     *(Case("solver", name) for name in ("dopri5", "dopri8", "bosh3", "adaptive-heun")),
-    # Its error estimate is 1/512 of a step's change of slope, so the tolerance that meets 1e-4 is far below 1e-4.
+    # Its error estimate is 1/512 of a step's change of slope, so the tolerance that meets 1e-4 is far below
+    # 1e-4.
     Case("solver", "fehlberg2", rtol=1e-7, atol=1e-7),
     *(Case("solver", name, steps=8) for name in ("ddim", "heun-edm")),
-    *(Case("solver", name, {"deterministic": False}, steps=8) for name in ("ddpm", "churned", "euler-maruyama")),
+    *(
+        Case("solver", name, {"deterministic": False}, steps=8)
+        for name in ("ddpm", "churned", "euler-maruyama")
+    ),
     Case("solver", "ddim", {"deterministic": False}, steps=8, eta=0.7),
     Case("guidance", "cfg"),
     Case("guidance", "cfg", scale=[1.5, 3.0], interval=[0.2, 0.8], channels=3),
@@ -130,7 +171,9 @@ def folder_of_pictures(root: Any) -> None:
 
 
 def promises(kind: str) -> list[str]:
-    return [name for name, _ in inspect.getmembers(KITS[kind], inspect.isfunction) if name.startswith("test_")]
+    return [
+        name for name, _ in inspect.getmembers(KITS[kind], inspect.isfunction) if name.startswith("test_")
+    ]
 
 
 def on_disk(case: Case, root: Any) -> Case:
@@ -146,11 +189,15 @@ def on_disk(case: Case, root: Any) -> Case:
         return Case(case.kind, case.name, case.kit, path=str(root / "autoencoder"), **case.arguments)
     if case.name == "inception":
         spec = small_inception(root / "inception.pt")
-        return Case(case.kind, case.name, case.kit, **{k: v for k, v in spec.items() if k != "name"}, **case.arguments)
+        return Case(
+            case.kind, case.name, case.kit, **{k: v for k, v in spec.items() if k != "name"}, **case.arguments
+        )
     return case
 
 
-@pytest.mark.parametrize(("case", "promise"), [pytest.param(c, p, id=f"{c}-{p}") for c in CASES for p in promises(c.kind)])
+@pytest.mark.parametrize(
+    ("case", "promise"), [pytest.param(c, p, id=f"{c}-{p}") for c in CASES for p in promises(c.kind)]
+)
 def test_built_in_keeps_its_contract(case: Case, promise: str, tmp_path: Any) -> None:
     case = on_disk(case, tmp_path)
     torch.manual_seed(0)
@@ -159,7 +206,9 @@ def test_built_in_keeps_its_contract(case: Case, promise: str, tmp_path: Any) ->
 
 def test_every_built_in_is_tried() -> None:
     tried = {(case.kind, case.name) for case in CASES}
-    missing = [f"{kind} {name}" for kind, found in BUILTIN.items() for name in found if (kind, name) not in tried]
+    missing = [
+        f"{kind} {name}" for kind, found in BUILTIN.items() for name in found if (kind, name) not in tried
+    ]
     assert not missing, f"add a Case for {missing}"
 
 

@@ -1,4 +1,5 @@
-"""The example plugins, installed beside lapflow into a fresh environment, train and sample by name: lapflow knows nothing of them."""
+"""The example plugins, installed beside lapflow into a fresh environment, train and sample by name: lapflow
+knows nothing of them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = {folder.name: folder for folder in sorted((ROOT / "examples").iterdir()) if (folder / "pyproject.toml").is_file()}
+EXAMPLES = {
+    folder.name: folder
+    for folder in sorted((ROOT / "examples").iterdir())
+    if (folder / "pyproject.toml").is_file()
+}
 pytestmark = pytest.mark.xdist_group("examples")
 
 
@@ -25,12 +30,17 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
     purelib = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True, text=True
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
     lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in sorted(here))
     (Path(purelib.stdout.strip()) / "outer.pth").write_text(lines)
-    copies = [folder / "source" / name for name in EXAMPLES]  # building in place would leave build folders in the tree
+    copies = [
+        folder / "source" / name for name in EXAMPLES
+    ]  # building in place would leave build folders in the tree
     for copy, example in zip(copies, EXAMPLES.values(), strict=True):
         shutil.copytree(example, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     install = [
@@ -67,7 +77,9 @@ def test_its_own_tests_pass(example: Path, python: Path, tmp_path: Path) -> None
 
 
 def test_it_is_listed_with_its_distribution(python: Path) -> None:
-    row = next(line for line in lapflow(python, "components", "decomposition").splitlines() if "half-steps" in line)
+    row = next(
+        line for line in lapflow(python, "components", "decomposition").splitlines() if "half-steps" in line
+    )
     assert "lapflow-half-steps 0.1.0" in row
     assert row.split()[-1] == "ok"
     assert "number of scales" in lapflow(python, "components", "show", "decomposition", "half-steps")
@@ -92,7 +104,9 @@ SMALL = {"lapgan": ["model.width=8", "objective.width=8"], "varlap": ["model.wid
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_system_of_its_own_trains_samples_and_is_evaluated_by_its_config(name: str, python: Path, tmp_path: Path) -> None:
+def test_a_system_of_its_own_trains_samples_and_is_evaluated_by_its_config(
+    name: str, python: Path, tmp_path: Path
+) -> None:
     run, config = tmp_path / "run", EXAMPLES[name] / f"{name}-digits.yaml"
     short = ["training.steps=2", "training.batch_size=8", "training.warmup_steps=0"]
     lapflow(python, "check", config)
@@ -105,7 +119,11 @@ def test_a_system_of_its_own_trains_samples_and_is_evaluated_by_its_config(name:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_nothing_in_lapflow_names_it(name: str) -> None:
-    assert not [path for path in (ROOT / "lapflow").rglob("*") if path.suffix in (".py", ".yaml") and name in path.read_text().lower()]
+    assert not [
+        path
+        for path in (ROOT / "lapflow").rglob("*")
+        if path.suffix in (".py", ".yaml") and name in path.read_text().lower()
+    ]
 
 
 def test_it_is_unknown_without_its_distribution() -> None:

@@ -60,7 +60,9 @@ class CountsBeforehand(Dopri5):
 
 class HoldsHalf(TorchEngine):
     def held(self, model, units, processes):
-        return {name: replace(h, bytes=h.bytes // 2) for name, h in super().held(model, units, processes).items()}
+        return {
+            name: replace(h, bytes=h.bytes // 2) for name, h in super().held(model, units, processes).items()
+        }
 
 
 class MixesSamples(AppendBridge):
@@ -166,7 +168,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("kit", "wrong", "promise"), WRONG, ids=[f"{wrong.__name__}-{promise}" for _, wrong, promise in WRONG])
+@pytest.mark.parametrize(
+    ("kit", "wrong", "promise"), WRONG, ids=[f"{wrong.__name__}-{promise}" for _, wrong, promise in WRONG]
+)
 def test_a_broken_promise_is_caught(kit, wrong, promise):
     tried = type("Tried", (kit,), {"make": lambda _: wrong()})()
     with pytest.raises((AssertionError, ValueError, TypeError)):

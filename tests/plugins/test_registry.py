@@ -37,12 +37,17 @@ class World:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def install(self, distribution: str, entries: dict[str, dict[str, str]], version: str = "1.2", **modules: str) -> None:
+    def install(
+        self, distribution: str, entries: dict[str, dict[str, str]], version: str = "1.2", **modules: str
+    ) -> None:
         """A distribution with entry points {group: {name: path}} and modules {name: source}."""
         folder = self.root / f"{distribution.replace('-', '_')}-{version}.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        groups = ["\n".join([f"[{group}]", *(f"{name} = {path}" for name, path in found.items())]) for group, found in entries.items()]
+        groups = [
+            "\n".join([f"[{group}]", *(f"{name} = {path}" for name, path in found.items())])
+            for group, found in entries.items()
+        ]
         (folder / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
         for name, source in modules.items():
             (self.root / f"{name}.py").write_text(source)
@@ -62,7 +67,11 @@ def world(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mine(world):
-    world.install("lapflow-mine", {"lapflow.decompositions": {"mine": "plug_mine:Mine"}}, plug_mine=GOOD.format(origin="mine"))
+    world.install(
+        "lapflow-mine",
+        {"lapflow.decompositions": {"mine": "plug_mine:Mine"}},
+        plug_mine=GOOD.format(origin="mine"),
+    )
     return world
 
 
@@ -98,7 +107,10 @@ def test_mistakes_are_named_with_the_nearest_right_thing(kind, spec, words):
 
 
 def test_listing_imports_nothing():
-    script = "import sys; import lapflow.plugins as p; p.names('solver'); p.names('backbone'); assert 'torch' not in sys.modules"
+    script = (
+        "import sys; import lapflow.plugins as p; p.names('solver'); p.names('backbone'); assert "
+        "'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
@@ -112,7 +124,11 @@ def test_a_plugin_is_found_by_name_and_imported_only_then(mine):
 
 
 def test_the_distributions_a_config_uses(mine):
-    config = {"flow": {"decomposition": {"name": "mine"}, "path": {"name": "linear"}}, "model": {"name": "mot-dit", "path": "x"}, "seed": 0}
+    config = {
+        "flow": {"decomposition": {"name": "mine"}, "path": {"name": "linear"}},
+        "model": {"name": "mot-dit", "path": "x"},
+        "seed": 0,
+    }
     assert distributions_used(config) == {"lapflow-mine": "1.2"}
 
 
@@ -137,8 +153,15 @@ def test_a_broken_plugin_fails_only_when_named(mine):
     [
         ("class Thing: pass", "a subclass of lapflow.core.decomposition.Decomposition"),
         ("Thing = 3", "a subclass of lapflow.core.decomposition.Decomposition"),
-        ("from lapflow.flows import LinearPath as Thing", "a subclass of lapflow.core.decomposition.Decomposition"),
-        ("from lapflow.core.decomposition import Decomposition\nclass Thing(Decomposition):\n    levels = 1", "analyze, bands, synthesize"),
+        (
+            "from lapflow.flows import LinearPath as Thing",
+            "a subclass of lapflow.core.decomposition.Decomposition",
+        ),
+        (
+            "from lapflow.core.decomposition import Decomposition\nclass Thing(Decomposition):\n    levels "
+            "= 1",
+            "analyze, bands, synthesize",
+        ),
     ],
 )
 def test_a_class_that_does_not_keep_the_contract_is_refused(world, source, word):
@@ -150,7 +173,11 @@ def test_a_class_that_does_not_keep_the_contract_is_refused(world, source, word)
 
 
 def test_a_built_in_wins_a_clash_with_one_warning(world):
-    world.install("lapflow-mine", {"lapflow.decompositions": {"laplacian": "plug_mine:Mine"}}, plug_mine=GOOD.format(origin="mine"))
+    world.install(
+        "lapflow-mine",
+        {"lapflow.decompositions": {"laplacian": "plug_mine:Mine"}},
+        plug_mine=GOOD.format(origin="mine"),
+    )
     with pytest.warns(PluginWarning, match="laplacian@lapflow-mine"):
         assert get("decomposition", "laplacian") is LaplacianPyramid
     with warnings.catch_warnings():
@@ -162,7 +189,11 @@ def test_a_built_in_wins_a_clash_with_one_warning(world):
 
 
 def test_two_plugins_of_one_name_must_be_told_apart(mine):
-    mine.install("lapflow-yours", {"lapflow.decompositions": {"mine": "plug_yours:Mine"}}, plug_yours=GOOD.format(origin="yours"))
+    mine.install(
+        "lapflow-yours",
+        {"lapflow.decompositions": {"mine": "plug_yours:Mine"}},
+        plug_yours=GOOD.format(origin="yours"),
+    )
     with pytest.raises(ConfigError) as error:
         get("decomposition", "mine")
     assert "mine@lapflow-mine" in str(error.value)
@@ -175,20 +206,45 @@ def test_two_plugins_of_one_name_must_be_told_apart(mine):
 
 
 def test_bad_neighbours_disturb_nobody(mine, tmp_path, capsys):
-    """One plugin that cannot be imported, one that ends the interpreter, two of one name: the table says so, and all else works."""
+    """One plugin that cannot be imported, one that ends the interpreter, two of one name: the table says so,
+    and all else works."""
     broken = {"lapflow.solvers": {"broken": "plug_broken:Thing", "leaves": "plug_leaves:Thing"}}
-    mine.install("lapflow-broken", broken, "0.3", plug_broken="import a_package_nobody_has", plug_leaves="import sys; sys.exit(7)")
-    mine.install("lapflow-yours", {"lapflow.decompositions": {"mine": "plug_yours:Mine"}}, plug_yours=GOOD.format(origin="yours"))
+    mine.install(
+        "lapflow-broken",
+        broken,
+        "0.3",
+        plug_broken="import a_package_nobody_has",
+        plug_leaves="import sys; sys.exit(7)",
+    )
+    mine.install(
+        "lapflow-yours",
+        {"lapflow.decompositions": {"mine": "plug_yours:Mine"}},
+        plug_yours=GOOD.format(origin="yours"),
+    )
     with pytest.raises(SystemExit) as end:
         main(["components"])
     assert end.value.code == 0
-    rows = {(words[1], words[2]): line for line in capsys.readouterr().out.splitlines() if len(words := line.split()) > 2}
-    assert "broken: ModuleNotFoundError: No module named 'a_package_nobody_has'" in rows["broken", "lapflow-broken"]
+    rows = {
+        (words[1], words[2]): line
+        for line in capsys.readouterr().out.splitlines()
+        if len(words := line.split()) > 2
+    }
+    assert (
+        "broken: ModuleNotFoundError: No module named 'a_package_nobody_has'"
+        in rows["broken", "lapflow-broken"]
+    )
     assert "broken: SystemExit: 7" in rows["leaves", "lapflow-broken"]
     for theirs in ("lapflow-mine", "lapflow-yours"):
         assert f"clash: write mine@{theirs}" in rows["mine", theirs]
     assert rows["heun", "lapflow"].split()[-1] == "ok"
-    small = ["training.steps=1", "training.batch_size=4", "model.depth=1", "model.width=16", "model.heads=2", "sampling.solver.steps=1"]
+    small = [
+        "training.steps=1",
+        "training.batch_size=4",
+        "model.depth=1",
+        "model.width=16",
+        "model.heads=2",
+        "sampling.solver.steps=1",
+    ]
     both = ["flow.decomposition=mine@lapflow-yours", "flow.intervals.starts=[0]", "training.warmup_steps=0"]
     with pytest.raises(SystemExit) as end:
         main(["train", "lapflow-digits", *small, *both, "--out", str(tmp_path / "run")])

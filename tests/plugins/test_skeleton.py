@@ -1,4 +1,5 @@
-"""`lapflow components new`: of every kind a distribution that installs, keeps its contract and trains as it was written."""
+"""`lapflow components new`: of every kind a distribution that installs, keeps its contract and trains as it
+was written."""
 
 from __future__ import annotations
 
@@ -28,10 +29,20 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a new distribution of every kind, all installed in its `site`."""
     folder = tmp_path_factory.mktemp("workshop")
     for kind in KINDS:
-        main_without_exit("components", "new", name_of(kind), "--kind", kind, "--out", folder / f"lapflow-{name_of(kind)}")
+        main_without_exit(
+            "components", "new", name_of(kind), "--kind", kind, "--out", folder / f"lapflow-{name_of(kind)}"
+        )
     made = sorted(folder.glob("lapflow-*"))
     assert len(made) == len(KINDS)
-    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--no-build-isolation", "--target", folder / "site"]
+    options = [
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--target",
+        folder / "site",
+    ]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *made], check=True)
     return folder
 
@@ -45,7 +56,9 @@ def main_without_exit(*arguments: object) -> None:
 def run(workshop: Path, *command: str) -> str:
     """The output of `python -m COMMAND` where the new distributions are installed."""
     environment = {**os.environ, "PYTHONPATH": f"{workshop / 'site'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", *command], cwd=workshop, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=workshop, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -58,7 +71,11 @@ def test_every_kind_passes_as_it_is_written(workshop: Path) -> None:
 
 
 def test_every_kind_is_listed_with_an_option_that_says_what_it_is(workshop: Path) -> None:
-    rows = [line.split() for line in run(workshop, "lapflow.cli", "components").splitlines() if "lapflow-try-" in line]
+    rows = [
+        line.split()
+        for line in run(workshop, "lapflow.cli", "components").splitlines()
+        if "lapflow-try-" in line
+    ]
     assert {(row[0], row[1], row[-1]) for row in rows} == {(kind, name_of(kind), "ok") for kind in KINDS}
     script = (
         "from lapflow.plugins.registry import config_model\n"
@@ -72,13 +89,20 @@ def test_every_kind_is_listed_with_an_option_that_says_what_it_is(workshop: Path
 
 def test_all_of_them_train_and_sample_in_one_composition(workshop: Path) -> None:
     settings = [f"{'.'.join(path)}={name_of(kind)}" for path, kind in component_kinds().items()]
-    small = ["training.steps=2", "training.batch_size=8", "training.warmup_steps=0", "sampling.solver.steps=2"]
+    small = [
+        "training.steps=2",
+        "training.batch_size=8",
+        "training.warmup_steps=0",
+        "sampling.solver.steps=2",
+    ]
     run(workshop, "lapflow.cli", "train", "lapflow-digits", *settings, *small, "--out", "run")
     run(workshop, "lapflow.cli", "sample", "run", "--num", "2", "--device", "cpu")
     assert (workshop / "run" / "samples" / "grid.png").is_file()
 
 
-@pytest.mark.parametrize("name", ["", "Mine", "my_solver", "-x", "x-", "a--b", "2nd", "ünder", "a b", "../up", "x" * 51, "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "Mine", "my_solver", "-x", "x-", "a--b", "2nd", "ünder", "a b", "../up", "x" * 51, "a\n"]
+)
 def test_a_name_that_is_not_valid_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be a component's name"):
         write_skeleton("solver", name, tmp_path / "new", "sampling.solver")
@@ -99,7 +123,9 @@ def test_a_name_in_use_is_refused(tmp_path: Path) -> None:
     write_skeleton("bridge", "heun", tmp_path / "new", "flow.bridge")  # another kind: no clash
 
 
-def test_an_unknown_kind_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_unknown_kind_is_refused_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(["components", "new", "mine", "--kind", "solvr", "--out", str(tmp_path / "new")])
     assert end.value.code == 2

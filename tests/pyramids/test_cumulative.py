@@ -57,7 +57,10 @@ def test_the_segment_of_a_batch_comes_from_the_stage_generator_alone():
     flow = make_flow(4)
     x = torch.zeros(2, 1, 8, 8)
     segments = [
-        flow.training_point(x, [keyed_generator(rank, i) for i in range(2)], keyed_generator("stage", 3)).segment for rank in range(5)
+        flow.training_point(
+            x, [keyed_generator(rank, i) for i in range(2)], keyed_generator("stage", 3)
+        ).segment
+        for rank in range(5)
     ]
     assert len({s.index for s in segments}) == 1
 

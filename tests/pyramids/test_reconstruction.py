@@ -1,4 +1,5 @@
-"""Analyze then synthesize is the identity: every decomposition, K = 1..5, rectangular sizes, every start, every dtype."""
+"""Analyze then synthesize is the identity: every decomposition, K = 1..5, rectangular sizes, every start,
+every dtype."""
 
 import pytest
 import pywt
@@ -11,7 +12,8 @@ from lapflow.pyramids import Identity, LaplacianPyramid, WaveletPyramid
 from lapflow.pyramids.wavelet import low_pass
 from tests.support import DECOMPOSITIONS, images
 
-# bf16 has 8 bits: each level's rounding is up to 2^-8 of values up to about 4 (2^(K-1) larger in a wavelet's LL).
+# bf16 has 8 bits: each level's rounding is up to 2^-8 of values up to about 4 (2^(K-1) larger in a wavelet's
+# LL).
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.25}
 
 
@@ -31,7 +33,9 @@ def test_synthesize_inverts_analyze(name, dtype, levels, rows, columns, batch, c
     unit = 2 ** (levels - 1 - start)
     x = images(batch, channels, rows * unit, columns * unit).to(dtype)
     state = decomposition.analyze(x, start)
-    assert list(state) == list(range(levels - 1, start - 1, -1)), "coarse to fine, from the coarsest to `start`"
+    assert list(state) == list(range(levels - 1, start - 1, -1)), (
+        "coarse to fine, from the coarsest to `start`"
+    )
     back = decomposition.synthesize(state, start)
     assert back.dtype == dtype
     scale = decomposition.gain(levels - 1) / decomposition.gain(start) if dtype == torch.bfloat16 else 1
@@ -59,7 +63,9 @@ def test_laplacian_by_its_definition():
     torch.testing.assert_close(state[0], x - mean.repeat_interleave(2, -1).repeat_interleave(2, -2))
 
 
-@pytest.mark.parametrize("wavelet", ["haar", "db2", "db4", "db7", "sym3", "sym4", "sym9", "coif1", "coif3", "db38"])
+@pytest.mark.parametrize(
+    "wavelet", ["haar", "db2", "db4", "db7", "sym3", "sym4", "sym9", "coif1", "coif3", "db38"]
+)
 @pytest.mark.parametrize("shape", [(2, 8), (16, 4), (8, 8)])
 def test_wavelet_equals_pywavelets(wavelet, shape):
     x = images(2, 2, *shape)
@@ -90,7 +96,11 @@ def test_orthonormal_wavelets_keep_white_noise_white():
 def test_noise_stds_of_the_laplacian_are_the_published_ones():
     stds = [band.pixel_std for band in LaplacianPyramid(levels=3).bands((4, 32, 32)).values()]
     assert stds == pytest.approx([0.25, 0.4330127, 0.8660254])
-    assert [b.direction_std for b in LaplacianPyramid(levels=3).bands((4, 32, 32)).values()] == [0.25, 0.5, 1.0]
+    assert [b.direction_std for b in LaplacianPyramid(levels=3).bands((4, 32, 32)).values()] == [
+        0.25,
+        0.5,
+        1.0,
+    ]
 
 
 def test_sizes_that_do_not_divide_name_sizes_that_would():

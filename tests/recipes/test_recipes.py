@@ -26,7 +26,9 @@ TOLERANCE = {"relay-digits": 3e-4}
 
 
 def load(name, *overrides):
-    return load_config(name, [*overrides, *(["data.root=nowhere"] if "folder" in name or name in PAPER else [])])
+    return load_config(
+        name, [*overrides, *(["data.root=nowhere"] if "folder" in name or name in PAPER else [])]
+    )
 
 
 def test_every_system_has_a_digits_recipe_and_a_paper_sized_one():
@@ -47,15 +49,19 @@ def test_the_law_check_is_exact_or_the_mismatch_is_designed(name):
 
 
 def relay_enters_with():
-    """alpha/sigma of the lowest coefficient but the mean, by Relay's formulas, where sigma = .9 = exp(-1.2 + 1.2 Phi^-1(.93 u))."""
+    """alpha/sigma of the lowest coefficient but the mean, by Relay's formulas, where sigma = .9 = exp(-1.2 +
+    1.2 Phi^-1(.93 u))."""
     u = NormalDist().cdf((math.log(0.9) + 1.2) / 1.2) / 0.93
     blur = 3.0 * math.sin(math.pi * u / 2) ** 2
     return (0.999 * math.exp(-(math.pi**2) / 16 * blur**2 / 2) + 0.001) / 0.9
 
 
-@pytest.mark.parametrize(("name", "expected"), [("relay-digits", relay_enters_with()), ("edify-shipped-digits", 0.5 / 0.5)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("relay-digits", relay_enters_with()), ("edify-shipped-digits", 0.5 / 0.5)]
+)
 def test_a_designed_mismatch_is_what_its_formula_says(name, expected):
-    """The bands that enter with nothing miss alpha_k of their mean: edify 1 - s/s* = .5 at s = .5; relay's first AC factor .076 at .9."""
+    """The bands that enter with nothing miss alpha_k of their mean: edify 1 - s/s* = .5 at s = .5; relay's
+    first AC factor .076 at .9."""
     flow = build_flow(load(name))
     (row,) = [r for r in flow.laws().rows if r.designed and r.scale == 0]
     assert row.mean_error <= 1e-12, "what enters has no mean at all"
@@ -78,11 +84,14 @@ def test_ancestral_sampling_with_the_optimal_variance_is_exact_at_any_number_of_
 
 
 def test_the_fixed_variance_and_the_silent_last_step_have_a_price():
-    """betatilde: -1 to -4 % at 250 steps, not a bug; and the usual last step, without noise, lacks its Var(x1 | x)."""
+    """betatilde: -1 to -4 % at 250 steps, not a bug; and the usual last step, without noise, lacks its Var(x1
+    | x)."""
     flow = build_flow(load("dit-digits"))
     assert -0.045 < check_bands(flow, DDPM(steps=250, variance="small")).bands[0].std_error < -0.01
     silent = check_bands(flow, DDPM(steps=250, variance="learned")).bands[0].std_error
-    assert silent == pytest.approx(-(1e-4) / (2 * 0.3**2), rel=0.02)  # -sigma_0^2 / (2 lam^2), sigma_0^2 = beta_0
+    assert silent == pytest.approx(
+        -(1e-4) / (2 * 0.3**2), rel=0.02
+    )  # -sigma_0^2 / (2 lam^2), sigma_0^2 = beta_0
 
 
 @pytest.mark.parametrize("name", ["sit-linear-digits", "sit-gvp-digits", "sit-vp-digits"])
@@ -104,7 +113,9 @@ def test_ddim_has_the_known_price():
     """50 and 200 steps at lam .3: -11.7 and -4.5 %, if the end is clean."""
     for steps, expected in ((50, -0.1174), (200, -0.0447)):
         config = load("ldm-digits", "flow.path.clean_end=true", f"sampling.solver.steps={steps}")
-        assert check_bands(build_flow(config), build_solver(config)).bands[0].std_error == pytest.approx(expected, abs=2e-4)
+        assert check_bands(build_flow(config), build_solver(config)).bands[0].std_error == pytest.approx(
+            expected, abs=2e-4
+        )
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -149,7 +160,8 @@ def test_latent_recipes_name_both_commands(name):
 
 
 def test_parameters_of_the_published_networks():
-    """DiT-XL/2 with its learned variance 675.13 M, position embedding counted: 674.83 M without; LDM-4's CelebA U-Net 274.06 M."""
+    """DiT-XL/2 with its learned variance 675.13 M, position embedding counted: 674.83 M without; LDM-4's
+    CelebA U-Net 274.06 M."""
     assert cost(load("sit-linear-imagenet256")).parameters / 1e6 == pytest.approx(674.82, abs=0.005)
     assert cost(load("dit-imagenet256")).parameters / 1e6 == pytest.approx(674.83, abs=0.01)
     assert cost(load("ldm-celebahq256")).parameters / 1e6 == pytest.approx(274.06, abs=0.01)
@@ -164,7 +176,9 @@ def test_a_digits_recipe_trains_and_samples(name, tmp_path):
     solver = load(name).sampling.solver
     few = [f"sampling.solver.steps={3 if solver['name'] == 'heun-edm' else 2}"] if "steps" in solver else []
     tiny = ["training.steps=2", "training.batch_size=8", "training.log_every=1", *few]
-    narrow = [] if "unet" in json.dumps(load(name).model) else ["model.width=16", "model.heads=2", "model.depth=1"]
+    narrow = (
+        [] if "unet" in json.dumps(load(name).model) else ["model.width=16", "model.heads=2", "model.depth=1"]
+    )
     run = train(load(name, *tiny, *narrow), tmp_path / "run")
     images = Pipeline.load(run).sample(4, seed=1, trajectory=True).images
     assert images.shape == (4, 1, 8, 8)
@@ -181,11 +195,17 @@ def test_no_trainer_or_sampler_knows_a_system():
 
     for module in (loop, sampler, field):
         source = inspect.getsource(module)
-        assert "isinstance(" not in source.replace("isinstance(guidance, Guidance)", "").replace("isinstance(value, float)", "")
+        assert "isinstance(" not in source.replace("isinstance(guidance, Guidance)", "").replace(
+            "isinstance(value, float)", ""
+        )
     for module in (loop, sampler, field, flow):
         body = inspect.getsource(module).lower()
         code = "\n".join(line.split("#")[0] for line in body.splitlines())
-        assert not [name for name in ("pyramidal", "edify", "relay", "cascad", "lfm") if f'"{name}' in code or f"{name}path" in code]
+        assert not [
+            name
+            for name in ("pyramidal", "edify", "relay", "cascad", "lfm")
+            if f'"{name}' in code or f"{name}path" in code
+        ]
 
 
 @pytest.mark.parametrize("name", DIGITS)

@@ -1,4 +1,5 @@
-"""Heads beside `main`: guided where the network says so, given to solvers that ask, and said to be untried by the oracle's checks."""
+"""Heads beside `main`: guided where the network says so, given to solvers that ask, and said to be untried by
+the oracle's checks."""
 
 import pytest
 import torch
@@ -28,7 +29,10 @@ class ThreeHeads(Backbone):
 
     def forward(self, state, t, condition=None):
         y = condition.labels.to(self.unit.dtype)[:, None, None, None] * self.unit
-        return {name: {k: n * y.expand_as(x) for k, x in state.items()} for n, name in enumerate(("main", *self.heads), start=1)}
+        return {
+            name: {k: n * y.expand_as(x) for k, x in state.items()}
+            for n, name in enumerate(("main", *self.heads), start=1)
+        }
 
     def multiply_adds(self, scales):
         return {}
@@ -69,7 +73,9 @@ def test_a_solver_of_other_heads_is_not_tried_by_the_oracle(capsys):
                 main(["check", "lapflow-digits", "sampling.solver=asks", *options])
             out = capsys.readouterr().out
             assert end.value.code == 0
-            assert ('"untried": [' if options else "The solver asks is not tried: no oracle states the head odds.") in out
+            assert (
+                '"untried": [' if options else "The solver asks is not tried: no oracle states the head odds."
+            ) in out
             assert "rk4, 200 steps" in out or options
     finally:
         unregister("solver", "asks")

@@ -29,13 +29,20 @@ def test_the_sampler_returns_the_datas_law(levels, decomposition, path, noise):
 def test_vp_has_the_prior_error_that_the_formula_gives(levels):
     report = check_bands(make_flow(levels, path="vp"), RK4(steps=200))
     assert report.worst <= 1e-4
-    assert max(abs(band.expected_mean_error) for band in report.bands) > 1e-3, "the prior error is there, and larger than the tolerance"
+    assert max(abs(band.expected_mean_error) for band in report.bands) > 1e-3, (
+        "the prior error is there, and larger than the tolerance"
+    )
     assert max(abs(band.mean_error) for band in report.bands) > 1e-3
 
 
 @pytest.mark.parametrize(
     ("solver", "fine", "tolerance"),
-    [(Euler(steps=10), -0.130, 5e-4), (Euler(steps=20), -0.067, 5e-4), (Euler(steps=40), -0.034, 5e-4), (Heun(steps=20), 0.0006, 1e-4)],
+    [
+        (Euler(steps=10), -0.130, 5e-4),
+        (Euler(steps=20), -0.067, 5e-4),
+        (Euler(steps=40), -0.034, 5e-4),
+        (Heun(steps=20), 0.0006, 1e-4),
+    ],
 )
 def test_what_real_step_counts_cost(solver, fine, tolerance):
     """K = 2: Euler with 20, 40, 80 calls -13, -6.7, -3.4 %, Heun with 80 +.06 %."""
@@ -50,7 +57,13 @@ def test_an_adaptive_solver_is_near_at_few_evaluations():
 
 
 def test_unit_noise_doubles_the_fine_band():
-    flow = Flow(LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), LinearPath(), UnitNoise(), check=False)
+    flow = Flow(
+        LaplacianPyramid(levels=2),
+        CumulativeIntervals(starts=[0, 0.5]),
+        LinearPath(),
+        UnitNoise(),
+        check=False,
+    )
     coarse, fine = check_bands(flow, RK4(steps=100)).bands
     assert fine.std_error == pytest.approx(1.0, abs=1e-6)
     assert abs(coarse.std_error) < 1e-6
@@ -64,7 +77,8 @@ def test_mask_none_returns_the_whole_covariance():
 
 
 def test_the_price_of_the_masks():
-    """8x8 field of power 1/k^2, K = 2, T = .5: causal -0.3 % of the fine std, 5.7 % of the cross-covariance; self all of it."""
+    """8x8 field of power 1/k^2, K = 2, T = .5: causal -0.3 % of the fine std, 5.7 % of the cross-covariance;
+    self all of it."""
     causal = check_mask(make_flow(2), RK4(steps=50), "causal")
     assert abs(causal.std_error[1]) < 1e-6, "the coarse marginal is exact"
     assert causal.std_error[0] == pytest.approx(-0.003, abs=5e-4)

@@ -10,7 +10,15 @@ from PIL import Image
 from lapflow.core.errors import BackendError, ConfigError
 from lapflow.pyramids.laplacian import LaplacianPyramid
 from lapflow.pyramids.wavelet import WaveletPyramid
-from lapflow.sampling.pictures import _mosaic, band_picture, image_grid, loss_curve, scale_strip, smooth, to_uint8
+from lapflow.sampling.pictures import (
+    _mosaic,
+    band_picture,
+    image_grid,
+    loss_curve,
+    scale_strip,
+    smooth,
+    to_uint8,
+)
 
 
 def test_digits_map_to_their_exact_grey():
@@ -27,7 +35,9 @@ def test_every_8_bit_level_survives():
 
 
 def test_out_of_range_is_clipped_and_nan_refused():
-    assert to_uint8(torch.tensor([-7.0, float("-inf"), 7.0, float("inf")]).reshape(1, 1, 2, 2)).flatten().tolist() == [0, 0, 255, 255]
+    assert to_uint8(
+        torch.tensor([-7.0, float("-inf"), 7.0, float("inf")]).reshape(1, 1, 2, 2)
+    ).flatten().tolist() == [0, 0, 255, 255]
     with pytest.raises(ConfigError, match="not numbers"):
         to_uint8(torch.full((1, 3, 2, 2), float("nan")))
 
@@ -45,7 +55,13 @@ def test_grid_holds_the_pixels():
 def test_titles_and_captions_make_room():
     images = torch.zeros(4, 3, 8, 8)
     bare = image_grid(images, 2)
-    titled = image_grid(images, 2, ["a", "b", "c", "d"], row_titles=["guidance 1", "guidance 2"], column_titles=["x", "a long title"])
+    titled = image_grid(
+        images,
+        2,
+        ["a", "b", "c", "d"],
+        row_titles=["guidance 1", "guidance 2"],
+        column_titles=["x", "a long title"],
+    )
     assert titled.width > bare.width
     assert titled.height > bare.height
 
@@ -53,11 +69,16 @@ def test_titles_and_captions_make_room():
 def test_strip_has_a_tile_per_row_and_time():
     frames = [
         (0.0, {"scale 1": torch.zeros(1, 4, 4), "image": torch.zeros(1, 4, 4)}),
-        (1.0, {"scale 1": torch.zeros(1, 4, 4), "scale 0": torch.ones(1, 8, 8), "image": torch.ones(1, 8, 8)}),
+        (
+            1.0,
+            {"scale 1": torch.zeros(1, 4, 4), "scale 0": torch.ones(1, 8, 8), "image": torch.ones(1, 8, 8)},
+        ),
     ]
     picture = np.asarray(scale_strip(frames))
     grey = (picture == 128).all(-1).sum()
-    assert grey == pytest.approx(3 * 96 * 96, abs=50)  # plus a few in the letters: three tiles of zeros, all the same size
+    assert grey == pytest.approx(
+        3 * 96 * 96, abs=50
+    )  # plus a few in the letters: three tiles of zeros, all the same size
     hatch = np.isin(picture[..., 0], (236, 216)).sum()
     assert hatch > 0.9 * 96 * 96  # the scale that is not active yet
 

@@ -19,7 +19,14 @@ def test_evaluations_are_those_of_the_real_sampler(name):
     steps = 3 if "edify" in name else 5
     parts = build(load_config(name, [*narrow, f"sampling.solver.steps={steps}"]))
     work = []
-    sample(parts.flow, parts.model, (2, *parts.shape), solver=parts.solver, generator=torch.Generator().manual_seed(0), statistics=work)
+    sample(
+        parts.flow,
+        parts.model,
+        (2, *parts.shape),
+        solver=parts.solver,
+        generator=torch.Generator().manual_seed(0),
+        statistics=work,
+    )
     times = evaluation_times(parts.flow, parts.solver)
     assert [len(at) for at in times] == [w.evaluations for w in work]
     for segment, at in zip(parts.flow.segments, times, strict=True):

@@ -37,7 +37,9 @@ def test_all_of_them_at_least_one_each_and_near_the_exact_share(lengths, total):
     assert sum(steps) == total
     exact = [total * length / sum(lengths) for length in lengths]
     tiny = sum(share < 1 for share in exact)  # each gets more than its share, and others less
-    assert all(n >= 1 and (n == 1 or abs(n - share) <= 1 + tiny) for n, share in zip(steps, exact, strict=True))
+    assert all(
+        n >= 1 and (n == 1 or abs(n - share) <= 1 + tiny) for n, share in zip(steps, exact, strict=True)
+    )
 
 
 def test_every_segment_needs_one():

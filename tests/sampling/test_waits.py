@@ -1,7 +1,8 @@
-"""No solver with fixed steps makes the CPU wait for the device, and a training step does so once, for the gradient's norm.
+"""No solver with fixed steps makes the CPU wait for the device, and a training step does so once, for the
+gradient's norm.
 
-The device is torch's meta, which has shapes and no numbers: to read one raises, where the CPU would wait for a GPU. A copy to the
-device that is not queued (`non_blocking`) waits too, and is seen by a dispatch mode.
+The device is torch's meta, which has shapes and no numbers: to read one raises, where the CPU would wait for
+a GPU. A copy to the device that is not queued (`non_blocking`) waits too, and is seen by a dispatch mode.
 """
 
 from collections import Counter
@@ -23,7 +24,9 @@ from lapflow.training.loop import _loss, _optimizer
 META = torch.device("meta")
 RECIPES = sorted(path.stem for path in Path(lapflow.recipes.__file__).parent.glob("*-digits.yaml"))
 FIXED = [
-    *((name, "sampling.solver.steps=5") for name in RECIPES if name != "lfm-digits"),  # whose solver chooses its steps
+    *(
+        (name, "sampling.solver.steps=5") for name in RECIPES if name != "lfm-digits"
+    ),  # whose solver chooses its steps
     ("ldm-digits", "sampling.solver={name: ddim, steps: 5, eta: 0.5}"),
     ("relay-digits", "sampling.solver={name: heun-edm, steps: 5}"),
     ("relay-digits", "sampling.solver={name: ddpm, steps: 5}"),
@@ -32,7 +35,8 @@ READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal")
 
 
 class Seen(TorchDispatchMode):
-    """`copies` from the CPU to meta that are not queued, by shape, and how many `reads` there are of any device."""
+    """`copies` from the CPU to meta that are not queued, by shape, and how many `reads` there are of any
+    device."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +74,12 @@ def test_sampling_never_waits(monkeypatch, recipe, solver):
     model = parts.model.to(META)
     with Seen() as seen:
         images = sample(
-            parts.flow, model, (2, *parts.shape), labels=torch.zeros(2, dtype=torch.int64), solver=parts.solver, guidance=parts.guidance
+            parts.flow,
+            model,
+            (2, *parts.shape),
+            labels=torch.zeros(2, dtype=torch.int64),
+            solver=parts.solver,
+            guidance=parts.guidance,
         )
     assert images.device == META
     assert looks == list(range(len(parts.flow.segments)))
@@ -85,7 +94,9 @@ def test_a_loss_and_its_gradient_never_wait(recipe):
     parts.engine.device = META
     model = parts.model.to(META)
     with Seen() as seen:
-        loss, _ = _loss(parts, lambda calls: [model(*call) for call in calls], batch, keyed_generator(0, "stage"))
+        loss, _ = _loss(
+            parts, lambda calls: [model(*call) for call in calls], batch, keyed_generator(0, "stage")
+        )
         loss.backward()
     assert loss.device == META
     assert not seen.copies

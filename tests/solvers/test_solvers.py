@@ -39,7 +39,9 @@ def truth():
     def f(t, y):
         return [-3 * y[0] + math.cos(5 * t), y[0] * y[1]]
 
-    return scipy.integrate.solve_ivp(f, (0.25, 0.75), [0.7, 1.3], rtol=1e-13, atol=1e-14, method="DOP853").y[:, -1]
+    return scipy.integrate.solve_ivp(f, (0.25, 0.75), [0.7, 1.3], rtol=1e-13, atol=1e-14, method="DOP853").y[
+        :, -1
+    ]
 
 
 def error(state):
@@ -69,7 +71,9 @@ def test_fixed_steps_count_and_observe(solver):
 @pytest.mark.parametrize("solver", ADAPTIVE)
 def test_adaptive_methods_meet_their_tolerance_and_stay_inside(solver):
     field, seen = Forced(), []
-    state, work = solver(rtol=1e-7, atol=1e-7).solve(field, start(), SEGMENT, observe=lambda t, s: seen.append(t))
+    state, work = solver(rtol=1e-7, atol=1e-7).solve(
+        field, start(), SEGMENT, observe=lambda t, s: seen.append(t)
+    )
     assert error(state) < 1e-5
     assert work.evaluations == len(field.times)
     assert work.steps > 0
@@ -134,7 +138,12 @@ def test_steps_may_differ_per_segment():
 
 @pytest.mark.parametrize(
     ("rows", "weights", "order"),
-    [(("",), "9/10", 1), (("", "1/2"), "1/2 1/2", 2), (("", "1/2", "0 1/2", "0 0 1"), "1/4 1/4 1/4 1/4", 4), (("", "1"), "1/2 1/2", 3)],
+    [
+        (("",), "9/10", 1),
+        (("", "1/2"), "1/2 1/2", 2),
+        (("", "1/2", "0 1/2", "0 0 1"), "1/4 1/4 1/4 1/4", 4),
+        (("", "1"), "1/2 1/2", 3),
+    ],
 )
 def test_a_tableau_checks_itself(rows, weights, order):
     with pytest.raises(AssertionError, match="condition"):

@@ -2,11 +2,12 @@
 
     python -m tests.stress.kills [--every N] [--only NAME ...] [--saver naive]
 
-Each scenario is a folder, and something that writes in it. A dry run counts the write points (see `write_points`); then, for
-each of them, a child process does it in a fresh copy of the folder and is killed there, and what it left is judged: the newest
-checkpoint loads, whole, and is never older than the last one whose save returned; every directory with a checkpoint's name is
-one; doing the same again works, and so does the next save, after which nothing else lies about. A killed run is continued by
-the same command to its end and must equal, bit for bit, the run that nobody killed. Exit code 1 if anything fails.
+Each scenario is a folder, and something that writes in it. A dry run counts the write points (see
+`write_points`); then, for each of them, a child process does it in a fresh copy of the folder and is killed
+there, and what it left is judged: the newest checkpoint loads, whole, and is never older than the last one
+whose save returned; every directory with a checkpoint's name is one; doing the same again works, and so does
+the next save, after which nothing else lies about. A killed run is continued by the same command to its end
+and must equal, bit for bit, the run that nobody killed. Exit code 1 if anything fails.
 """
 
 import argparse
@@ -38,7 +39,8 @@ ALWAYS = ("rename", "replace", "mkdir")
 
 @dataclass(frozen=True)
 class Scenario:
-    """`prepare` makes what is there before, `act` is killed, `judge` says what was found ("old", "new") or raises."""
+    """`prepare` makes what is there before, `act` is killed, `judge` says what was found ("old", "new") or
+    raises."""
 
     prepare: Callable[[Path], object]
     act: Callable[[Path], object]
@@ -49,7 +51,8 @@ class Scenario:
 
 
 def naive_save(folder: Path, step: int, checkpoint: Checkpoint, keep: int) -> Path:
-    """A save as one might write it in a hurry, to see that the campaign finds it out: straight into the final directory."""
+    """A save as one might write it in a hurry, to see that the campaign finds it out: straight into the final
+    directory."""
     from lapflow.training.checkpoint import FORMAT, MANIFEST, save_tensors, write_durably
 
     path = folder / f"step-{step:07d}"
@@ -81,7 +84,9 @@ def mark_of(path: Path) -> int:
     return marks.pop()
 
 
-def saving(save: Callable[[Path, int, Checkpoint, int], Path], before: dict[int, int], step: int, mark: int) -> Scenario:
+def saving(
+    save: Callable[[Path, int, Checkpoint, int], Path], before: dict[int, int], step: int, mark: int
+) -> Scenario:
     """Saves of {step: mark} before; then one of `step` with `mark` is killed."""
 
     def act(folder: Path) -> None:
@@ -136,7 +141,8 @@ def stop_at_2(folder: Path) -> None:
 
 
 def training(whole: Path, prepare: Callable[[Path], object], least: int, *overrides: str) -> Scenario:
-    """A run that starts, or continues from step `least` with other settings, saves and prunes; killed anywhere."""
+    """A run that starts, or continues from step `least` with other settings, saves and prunes; killed
+    anywhere."""
 
     def act(folder: Path) -> None:
         carry_on(folder, *overrides)
@@ -207,23 +213,40 @@ def campaign(name: str, scenario: Scenario, work: Path, every: int) -> collectio
         try:
             assert code == KILLED, f"ended with {code} and was not killed"
             found = scenario.judge(folder)
-            assert (seen, found) != ("new", "old"), "an earlier kill left the new checkpoint, this one the old"
+            assert (seen, found) != ("new", "old"), (
+                "an earlier kill left the new checkpoint, this one the old"
+            )
             outcomes[found] += 1
             seen = found
         except (AssertionError, LapflowError, OSError, ValueError) as error:
             outcomes["failed"] += 1
-            print(f"FAILED: {name}, killed at point {number}, {point}:\n  {type(error).__name__}: {error}", flush=True)
+            print(
+                f"FAILED: {name}, killed at point {number}, {point}:\n  {type(error).__name__}: {error}",
+                flush=True,
+            )
     return outcomes
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=1, help="kill at each N-th write point and around renames only")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--runs-every", type=int, default=4, help="of whole runs, which take seconds each, kill at each N-th write point only"
+        "--every", type=int, default=1, help="kill at each N-th write point and around renames only"
+    )
+    parser.add_argument(
+        "--runs-every",
+        type=int,
+        default=4,
+        help="of whole runs, which take seconds each, kill at each N-th write point only",
     )
     parser.add_argument("--only", nargs="*", help="scenarios, by the beginnings of their names")
-    parser.add_argument("--saver", choices=SAVERS, default="lapflow", help="naive: a save that is not safe, which must be found out")
+    parser.add_argument(
+        "--saver",
+        choices=SAVERS,
+        default="lapflow",
+        help="naive: a save that is not safe, which must be found out",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     columns = ("points", "kills", "old", "new", "failed")

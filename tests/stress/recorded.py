@@ -1,10 +1,12 @@
-"""A training process that keeps a record of what each step saw, and can be held up: what the campaign of resumption kills.
+"""A training process that keeps a record of what each step saw, and can be held up: what the campaign of
+resumption kills.
 
     python -m tests.stress.recorded RECORDS RECIPE OUT [KEY=VALUE ...]
 
-Alone, or under torchrun. RECORDS gets `rank-N.pid` and, a line a batch, `rank-N.jsonl`: the samples' positions, and hashes of
-their images and of the generator from which the step's segments are drawn. LAPFLOW_STRESS_PAUSE is a pause before each batch, in
-seconds; at LAPFLOW_STRESS_HOLD, a number of steps, the process waits to be killed.
+Alone, or under torchrun. RECORDS gets `rank-N.pid` and, a line a batch, `rank-N.jsonl`: the samples'
+positions, and hashes of their images and of the generator from which the step's segments are drawn.
+LAPFLOW_STRESS_PAUSE is a pause before each batch, in seconds; at LAPFLOW_STRESS_HOLD, a number of steps, the
+process waits to be killed.
 """
 
 import hashlib
@@ -28,11 +30,18 @@ def main() -> None:
     rank = os.environ.get("RANK", "0")
     Path(records).mkdir(parents=True, exist_ok=True)
     replace_file(Path(records) / f"rank-{rank}.pid", str(os.getpid()).encode())
-    pause, hold = float(os.environ.get("LAPFLOW_STRESS_PAUSE", 0)), int(os.environ.get("LAPFLOW_STRESS_HOLD", sys.maxsize))
+    pause, hold = (
+        float(os.environ.get("LAPFLOW_STRESS_PAUSE", 0)),
+        int(os.environ.get("LAPFLOW_STRESS_HOLD", sys.maxsize)),
+    )
     plain = loop._loss
 
     def recorded(parts, model, batch, stage):
-        line = {"positions": batch.positions, "images": _hash(batch.images), "stage": _hash(stage.get_state())}
+        line = {
+            "positions": batch.positions,
+            "images": _hash(batch.images),
+            "stage": _hash(stage.get_state()),
+        }
         with (Path(records) / f"rank-{rank}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         time.sleep(600 if batch.positions[0] // config.training.batch_size >= hold else pause)

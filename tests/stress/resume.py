@@ -1,11 +1,12 @@
-"""Runs killed with kill -9 at random moments, and started again by the same command, against the run that nobody killed.
+"""Runs killed with kill -9 at random moments, and started again by the same command, against the run that
+nobody killed.
 
     python -m tests.stress.resume [--rounds N] [--kills N] [--seed N] [--only NAME ...]
 
-Each round trains in a fresh folder, is killed `--kills` times (one process of it, drawn at random, or all with their launcher)
-and then left to its end. Weights, average, optimizer state, counts and logged losses must be those of the uninterrupted run bit
-for bit; so must the images, and the generator of the segments, of every batch that any of the processes saw. Exit code 1 if
-anything differs.
+Each round trains in a fresh folder, is killed `--kills` times (one process of it, drawn at random, or all
+with their launcher) and then left to its end. Weights, average, optimizer state, counts and logged losses
+must be those of the uninterrupted run bit for bit; so must the images, and the generator of the segments, of
+every batch that any of the processes saw. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -27,10 +28,23 @@ from tests.backends.launching import ROOT, environment, torchrun
 from tests.training.runs import last, losses, same
 
 STEPS = 40
-"""Of 64 images: an epoch of the digits is 23 to 28 of them, so that runs are killed in the first and in the second."""
+"""Of 64 images: an epoch of the digits is 23 to 28 of them, so that runs are killed in the first and in the
+second."""
 TINY = [
-    *("model.width=16", "model.heads=1", "model.depth=1", "training.batch_size=64", "training.warmup_steps=2", f"training.steps={STEPS}"),
-    *("training.log_every=1", "training.checkpoint_every=3", "training.flip=true", "flow.intervals.draw=batch"),
+    *(
+        "model.width=16",
+        "model.heads=1",
+        "model.depth=1",
+        "training.batch_size=64",
+        "training.warmup_steps=2",
+        f"training.steps={STEPS}",
+    ),
+    *(
+        "training.log_every=1",
+        "training.checkpoint_every=3",
+        "training.flip=true",
+        "flow.intervals.draw=batch",
+    ),
 ]
 PATIENCE = 300
 """Seconds until a process that does nothing is taken for hung."""
@@ -45,7 +59,14 @@ class Case:
         """The command, always the same, that trains in `folder`."""
         for old in pid_files(folder):
             old.unlink()
-        command = ["tests.stress.recorded", folder / "records", "lapflow-digits", folder / "run", *TINY, *self.overrides]
+        command = [
+            "tests.stress.recorded",
+            folder / "records",
+            "lapflow-digits",
+            folder / "run",
+            *TINY,
+            *self.overrides,
+        ]
         if self.processes > 1:
             return torchrun(*command, processes=self.processes, **more)
         return subprocess.Popen(
@@ -80,7 +101,9 @@ def pid_files(folder: Path) -> list[Path]:
 
 def step_of(folder: Path) -> int:
     """The last step in the log of the run."""
-    return max((event["step"] for event in read_events(folder / "run") if event["event"] == "train"), default=0)
+    return max(
+        (event["step"] for event in read_events(folder / "run") if event["event"] == "train"), default=0
+    )
 
 
 def batches(folder: Path) -> dict[tuple, set[tuple[str, str]]]:
@@ -119,7 +142,9 @@ def interrupted(case: Case, folder: Path, kills: int, draw: random.Random) -> li
         wait_for, victim = draw.randrange(1, STEPS), draw.choice(["all", *map(str, range(case.processes))])
         process = case.start(folder, LAPFLOW_STRESS_PAUSE="0.03")
         deadline = time.monotonic() + PATIENCE
-        while (step_of(folder) < wait_for or len(pid_files(folder)) < case.processes) and process.poll() is None:
+        while (
+            step_of(folder) < wait_for or len(pid_files(folder)) < case.processes
+        ) and process.poll() is None:
             assert time.monotonic() < deadline, "no step for minutes"
             time.sleep(draw.uniform(0.001, 0.05))
         time.sleep(draw.uniform(0, 0.5))
@@ -134,7 +159,9 @@ def interrupted(case: Case, folder: Path, kills: int, draw: random.Random) -> li
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3, help="interrupted runs of each case")
     parser.add_argument("--kills", type=int, default=2, help="kills in each")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")

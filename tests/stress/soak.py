@@ -1,9 +1,11 @@
-"""A long run of tiny steps, with checkpoints and samples in the same process: memory, open files and threads must stay as they are.
+"""A long run of tiny steps, with checkpoints and samples in the same process: memory, open files and threads
+must stay as they are.
 
     python -m tests.stress.soak [--steps N] [--every N] [--workers N] [--most-growth MB] [--leak]
 
-Measured at every checkpoint, after a few images were drawn from it. The first third is warm-up (images are kept once decoded,
-the allocator finds its size). Exit code 1 where memory goes on growing, or files or threads do not stay the same.
+Measured at every checkpoint, after a few images were drawn from it. The first third is warm-up (images are
+kept once decoded, the allocator finds its size). Exit code 1 where memory goes on growing, or files or
+threads do not stay the same.
 """
 
 import argparse
@@ -20,7 +22,14 @@ from lapflow.config.loading import load_config
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.training.loop import train
 
-TINY = ["model.width=16", "model.heads=1", "model.depth=1", "training.batch_size=16", "training.log_every=10", "training.flip=true"]
+TINY = [
+    "model.width=16",
+    "model.heads=1",
+    "model.depth=1",
+    "training.batch_size=16",
+    "training.log_every=10",
+    "training.flip=true",
+]
 MB = 2**20
 
 
@@ -36,7 +45,12 @@ class Reading:
 def reading(step: int) -> Reading:
     """Of this process, from /proc (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return Reading(step, pages * os.sysconf("SC_PAGE_SIZE") / MB, len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")))
+    return Reading(
+        step,
+        pages * os.sysconf("SC_PAGE_SIZE") / MB,
+        len(os.listdir("/proc/self/fd")),
+        len(os.listdir("/proc/self/task")),
+    )
 
 
 def soak(folder: Path, steps: int, every: int, workers: int, leak: bool) -> list[Reading]:
@@ -50,8 +64,15 @@ def soak(folder: Path, steps: int, every: int, workers: int, leak: bool) -> list
                 kept.append((os.urandom(MB), os.open(os.devnull, os.O_RDONLY)))
             readings.append(reading(event["step"]))
 
-    overrides = [*TINY, f"training.steps={steps}", f"training.checkpoint_every={every}", f"training.workers={workers}"]
-    train(load_config("lapflow-digits", [*overrides, "sampling.solver={name: euler, steps: 2}"]), folder, watch)
+    overrides = [
+        *TINY,
+        f"training.steps={steps}",
+        f"training.checkpoint_every={every}",
+        f"training.workers={workers}",
+    ]
+    train(
+        load_config("lapflow-digits", [*overrides, "sampling.solver={name: euler, steps: 2}"]), folder, watch
+    )
     return readings
 
 
@@ -61,12 +82,20 @@ def growth(readings: list[Reading]) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--every", type=int, default=50, help="steps between checkpoints, samples and readings")
+    parser.add_argument(
+        "--every", type=int, default=50, help="steps between checkpoints, samples and readings"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")
-    parser.add_argument("--most-growth", type=float, default=1.0, help="MB per 1,000 steps that pass for none")
-    parser.add_argument("--leak", action="store_true", help="leak memory and files on purpose, which must be found out")
+    parser.add_argument(
+        "--most-growth", type=float, default=1.0, help="MB per 1,000 steps that pass for none"
+    )
+    parser.add_argument(
+        "--leak", action="store_true", help="leak memory and files on purpose, which must be found out"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
@@ -77,7 +106,10 @@ def main() -> int:
         print(f"{r.step:>8}{r.memory:>12.1f}{r.files:>8}{r.threads:>9}")
     files, threads = ({getattr(r, name) for r in warm} for name in ("files", "threads"))
     slope, span = growth(warm), max(r.memory for r in warm) - min(r.memory for r in warm)
-    print(f"from step {warm[0].step}: {slope:+.3f} MB per 1,000 steps, within {span:.1f} MB; files {files}, threads {threads}")
+    print(
+        f"from step {warm[0].step}: {slope:+.3f} MB per 1,000 steps, within {span:.1f} MB; files {files}, "
+        f"threads {threads}"
+    )
     return int(slope > options.most_growth or len(files) > 1 or len(threads) > 1)
 
 

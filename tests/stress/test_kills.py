@@ -1,4 +1,5 @@
-"""The campaign of kills, shortened: at each third write point of a save and around every rename, and around those of a run."""
+"""The campaign of kills, shortened: at each third write point of a save and around every rename, and around
+those of a run."""
 
 from tests.stress.running import campaign
 

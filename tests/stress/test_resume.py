@@ -7,7 +7,8 @@ from tests.stress.resume import CASES, PATIENCE, equal, kill
 
 
 def test_one_of_two_processes_is_killed_and_the_run_goes_on_bit_for_bit(tmp_path):
-    """Killed in the middle of step 8 (both wait there, so that no clock decides), after the checkpoint of step 6."""
+    """Killed in the middle of step 8 (both wait there, so that no clock decides), after the checkpoint of
+    step 6."""
     case = CASES["2 processes, ddp"]
     folder = tmp_path / "cut"
     process = case.start(folder, LAPFLOW_STRESS_HOLD="7")

@@ -1,4 +1,5 @@
-"""The soak, shortened. 4 MB over the 200 steps that count are the allocator's; a leak of a network at each checkpoint is more."""
+"""The soak, shortened. 4 MB over the 200 steps that count are the allocator's; a leak of a network at each
+checkpoint is more."""
 
 import re
 

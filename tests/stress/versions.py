@@ -1,12 +1,14 @@
-"""The tests with the oldest and the newest versions of pydantic, torchdiffeq and einops that pyproject.toml allows.
+"""The tests with the oldest and the newest versions of pydantic, torchdiffeq and einops that pyproject.toml
+allows.
 
     python -m tests.stress.versions [PACKAGE ...] [--tests PATH ...]
 
-The oldest versions together, then the newest together; where one set fails, `PACKAGE` alone says whose fault it is. A set is
-installed (this needs the package index) into a temporary folder that comes before the environment's own packages, so torch is not
-installed again. Run are the tests of what these three do here: configs and components (pydantic), solvers and sampling
-(torchdiffeq), networks, pyramids and pictures (einops), and every command and line of Python of the README. Exit code 1 where a
-test fails, or where another version than the one meant was used.
+The oldest versions together, then the newest together; where one set fails, `PACKAGE` alone says whose fault
+it is. A set is installed (this needs the package index) into a temporary folder that comes before the
+environment's own packages, so torch is not installed again. Run are the tests of what these three do here:
+configs and components (pydantic), solvers and sampling (torchdiffeq), networks, pyramids and pictures
+(einops), and every command and line of Python of the README. Exit code 1 where a test fails, or where another
+version than the one meant was used.
 """
 
 import argparse
@@ -53,7 +55,9 @@ def install(requirement: str, folder: Path) -> None:
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(filter(None, [str(folder), str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
 
 
 def used(package: str, folder: Path) -> str:

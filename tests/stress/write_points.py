@@ -12,7 +12,8 @@ STEPS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "link", "trun
 
 
 class Points:
-    """The write points that this process has passed, by name; at the one with number `kill` (from 1) it dies by SIGKILL."""
+    """The write points that this process has passed, by name; at the one with number `kill` (from 1) it dies
+    by SIGKILL."""
 
     def __init__(self, kill: int | None = None) -> None:
         self.kill, self.names = kill, []
@@ -50,7 +51,8 @@ class _Halves:
 
 
 def watch(folder: Path, points: Points) -> None:
-    """From now on every step of this process that writes below `folder` passes `points`. There is no way back: for a child."""
+    """From now on every step of this process that writes below `folder` passes `points`. There is no way
+    back: for a child."""
     for name in STEPS:
         setattr(os, name, partial(_step, getattr(os, name), name, points))
     builtins.open = io.open = partial(_open, io.open, folder, points)

@@ -1,4 +1,5 @@
-"""An objective with weights of its own: at each scale a small critic that tells predictions from targets, in a game with the network."""
+"""An objective with weights of its own: at each scale a small critic that tells predictions from targets, in
+a game with the network."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ class Critic(MSE):
     def build(self, bands, num_classes):
         self.module = nn.ModuleDict(
             {
-                str(k): nn.Sequential(nn.Conv2d(b.channels, 8, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(8 * b.height * b.width, 1))
+                str(k): nn.Sequential(
+                    nn.Conv2d(b.channels, 8, 3, padding=1),
+                    nn.SiLU(),
+                    nn.Flatten(),
+                    nn.Linear(8 * b.height * b.width, 1),
+                )
                 for k, b in bands.items()
             }
         )

@@ -1,4 +1,5 @@
-"""What tests ask of a run folder: its last checkpoint, its losses, and whether two checkpoints are the same bit for bit."""
+"""What tests ask of a run folder: its last checkpoint, its losses, and whether two checkpoints are the same
+bit for bit."""
 
 import torch
 

@@ -18,13 +18,24 @@ from lapflow.training.events import read_events
 from lapflow.training.loop import train
 from tests.support import GLYPHS, cached_glyphs, codec_of, small_autoencoder
 
-TINY = ["model={name: mot-dit, depth: 1, width: 32, heads: 2, patch: 2, mask: causal}", "training.steps=6", "training.batch_size=4"]
-FAST = ["training.log_every=1", "training.warmup_steps=0", "sampling.solver={name: euler, steps: 2}", "evaluation.classifier=null"]
+TINY = [
+    "model={name: mot-dit, depth: 1, width: 32, heads: 2, patch: 2, mask: causal}",
+    "training.steps=6",
+    "training.batch_size=4",
+]
+FAST = [
+    "training.log_every=1",
+    "training.warmup_steps=0",
+    "sampling.solver={name: euler, steps: 2}",
+    "evaluation.classifier=null",
+]
 
 
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory):
-    return small_autoencoder(tmp_path_factory.mktemp("autoencoder"), image_channels=1, scaling_factor=0.3, shift_factor=0.1)
+    return small_autoencoder(
+        tmp_path_factory.mktemp("autoencoder"), image_channels=1, scaling_factor=0.3, shift_factor=0.1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +44,9 @@ def cache(tmp_path_factory, autoencoder):
 
 
 def config(data, codec, *overrides):
-    return load_config("lapflow-glyphs", [*TINY, *FAST, f"data={json.dumps(data)}", f"codec={json.dumps(codec)}", *overrides])
+    return load_config(
+        "lapflow-glyphs", [*TINY, *FAST, f"data={json.dumps(data)}", f"codec={json.dumps(codec)}", *overrides]
+    )
 
 
 def of(cache):
@@ -41,11 +54,19 @@ def of(cache):
 
 
 @pytest.mark.parametrize("posterior", ["mean", "sample"])
-@pytest.mark.parametrize("options", [(), ("training.flip=true", "training.workers=2")], ids=["plain", "flip and workers"])
-def test_cached_training_is_training_on_the_images_bit_for_bit(tmp_path, cache, autoencoder, posterior, options):
-    """The same losses and weights, mirrored images included; draws from the posterior are the samples' own."""
+@pytest.mark.parametrize(
+    "options", [(), ("training.flip=true", "training.workers=2")], ids=["plain", "flip and workers"]
+)
+def test_cached_training_is_training_on_the_images_bit_for_bit(
+    tmp_path, cache, autoencoder, posterior, options
+):
+    """The same losses and weights, mirrored images included; draws from the posterior are the samples'
+    own."""
     codec = codec_of(autoencoder, posterior=posterior)
-    runs = [train(config(data, codec, *options), tmp_path / name) for name, data in (("images", GLYPHS), ("cached", of(cache)))]
+    runs = [
+        train(config(data, codec, *options), tmp_path / name)
+        for name, data in (("images", GLYPHS), ("cached", of(cache)))
+    ]
     plain, cached = ([e["loss"] for e in read_events(run) if e["event"] == "train"] for run in runs)
     assert len(plain) == 6
     assert plain == cached
@@ -53,7 +74,9 @@ def test_cached_training_is_training_on_the_images_bit_for_bit(tmp_path, cache, 
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_an_image_that_cannot_be_read_is_replaced_in_the_cache_as_in_training(tmp_path, autoencoder, monkeypatch):
+def test_an_image_that_cannot_be_read_is_replaced_in_the_cache_as_in_training(
+    tmp_path, autoencoder, monkeypatch
+):
     """The same substitute, listed by the cache; without a budget encoding stops at it by name."""
     kind = type(create("dataset", GLYPHS))
     read = kind.read
@@ -70,7 +93,10 @@ def test_an_image_that_cannot_be_read_is_replaced_in_the_cache_as_in_training(tm
     (line,) = (cache / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["name"] == "train/5"
     codec, lenient = codec_of(autoencoder), ("training.bad_images=0.2", "training.steps=8")
-    plain, cached = (train(config(data, codec, *lenient), tmp_path / name) for name, data in (("a", GLYPHS), ("b", of(cache))))
+    plain, cached = (
+        train(config(data, codec, *lenient), tmp_path / name)
+        for name, data in (("a", GLYPHS), ("b", of(cache)))
+    )
     assert [e["loss"] for e in read_events(plain) if e["event"] == "train"] == [
         e["loss"] for e in read_events(cached) if e["event"] == "train"
     ]
@@ -119,7 +145,14 @@ def pictures(tmp_path_factory, autoencoder):
     overrides = [*TINY, *FAST, f"data={json.dumps(data)}", f"codec={json.dumps(codec_of(autoencoder))}"]
     for arguments in (
         ["encode", "lapflow-glyphs", *overrides, "--out", str(root / "latents"), "--shard-size", "5"],
-        ["train", "lapflow-glyphs", *overrides, f"data={json.dumps(of(root / 'latents'))}", "--out", str(root / "run")],
+        [
+            "train",
+            "lapflow-glyphs",
+            *overrides,
+            f"data={json.dumps(of(root / 'latents'))}",
+            "--out",
+            str(root / "run"),
+        ],
     ):
         with pytest.raises(SystemExit) as end:
             main(arguments)
@@ -140,7 +173,9 @@ class TestWhatNeedsImages:
         assert metrics["counts"]["train"] == 12
         photos.rename(photos.with_name("moved"))
         try:
-            with pytest.raises(DataError, match=r"images that the latents were made of are needed[\s\S]*photos"):
+            with pytest.raises(
+                DataError, match=r"images that the latents were made of are needed[\s\S]*photos"
+            ):
                 evaluate_run(run, pipeline, num=4)
         finally:
             photos.with_name("moved").rename(photos)

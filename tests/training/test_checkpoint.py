@@ -13,7 +13,8 @@ from lapflow.training.checkpoint import Checkpoint, latest_checkpoint, load_chec
 
 def make(step=1):
     return Checkpoint(
-        {"model": {"w": torch.arange(6.0) + step}, "ema": {"w": torch.ones(2, dtype=torch.bfloat16)}}, {"state": {"step": step}}
+        {"model": {"w": torch.arange(6.0) + step}, "ema": {"w": torch.ones(2, dtype=torch.bfloat16)}},
+        {"state": {"step": step}},
     )
 
 
@@ -54,7 +55,8 @@ def test_a_checkpoint_set_aside_for_another_of_its_step_counts_until_that_stands
 
 
 def test_a_save_that_failed_after_its_rename_is_repeated(tmp_path, monkeypatch):
-    """A full disk may refuse the file `latest`; `_patiently` then saves the step again, over the directory that stands."""
+    """A full disk may refuse the file `latest`; `_patiently` then saves the step again, over the directory
+    that stands."""
     plain, tries = module.replace_file, []
 
     def refuse_twice(*args):
@@ -126,7 +128,8 @@ def test_an_unfinished_directory_is_never_the_latest(tmp_path):
 
 
 def test_a_checkpoint_that_lost_its_manifest_is_refused_and_not_passed_over(tmp_path):
-    """Only whole directories get the name, so one without has been damaged: training from the one before would hide it."""
+    """Only whole directories get the name, so one without has been damaged: training from the one before
+    would hide it."""
     save_checkpoint(tmp_path, 1, make(), keep=3)
     (save_checkpoint(tmp_path, 2, make(), keep=3) / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="not a whole checkpoint") as error:

@@ -1,4 +1,5 @@
-"""Damage to any file of a run is refused by name before anything is made of it, or is harmless and said to be so."""
+"""Damage to any file of a run is refused by name before anything is made of it, or is harmless and said to be
+so."""
 
 import json
 import shutil
@@ -16,7 +17,14 @@ from lapflow.training.loop import train
 from lapflow.training.run_folder import HASHES, run_config
 from tests.training.runs import last, losses
 
-TINY = ["model.width=16", "model.heads=1", "model.depth=1", "training.batch_size=8", "training.log_every=1", "training.steps=2"]
+TINY = [
+    "model.width=16",
+    "model.heads=1",
+    "model.depth=1",
+    "training.batch_size=8",
+    "training.log_every=1",
+    "training.steps=2",
+]
 TENSORS = ("model.safetensors", "optimizer.safetensors", "ema.safetensors")
 FILES = (*TENSORS, "state.json", "config.json", "environment.json", "classes.json", "manifest.json")
 
@@ -43,9 +51,14 @@ def put(file, data):
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     """A finished run, and one of another composition on other data, whose files are foreign to it."""
-    runs = {recipe: tmp_path_factory.mktemp(recipe) / "run" for recipe in ("lapflow-digits", "lapflow-glyphs")}
+    runs = {
+        recipe: tmp_path_factory.mktemp(recipe) / "run" for recipe in ("lapflow-digits", "lapflow-glyphs")
+    }
     for recipe, run in runs.items():
-        train(load_config(recipe, [*TINY, *(["training.batch_size=4"] if recipe == "lapflow-glyphs" else [])]), run)
+        train(
+            load_config(recipe, [*TINY, *(["training.batch_size=4"] if recipe == "lapflow-glyphs" else [])]),
+            run,
+        )
     return runs["lapflow-digits"], runs["lapflow-glyphs"]
 
 
@@ -71,7 +84,8 @@ def command(capsys, *arguments):
 
 
 def refused(capsys, run, words, *, by_sampling=True):
-    """Training, sampling and evaluation say no on one screen that has one of `words`, and the run is left as it is."""
+    """Training, sampling and evaluation say no on one screen that has one of `words`, and the run is left as
+    it is."""
     files = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     uses = [(lambda: again(run))] + [(lambda: Pipeline.load(run))] * by_sampling
     for use in uses:
@@ -126,7 +140,12 @@ def test_the_log_of_a_run_is_for_people_only(capsys, originals, run, damage):
     weights = last(run).tensors["model"]
     file = run / "log.jsonl"
     data = file.read_bytes()
-    put(file, flip(data, None, 0) if damage == "flipped" else DAMAGES[damage](data, (originals[1] / "log.jsonl").read_bytes()))
+    put(
+        file,
+        flip(data, None, 0)
+        if damage == "flipped"
+        else DAMAGES[damage](data, (originals[1] / "log.jsonl").read_bytes()),
+    )
     code, out, _ = command(capsys, "train", "lapflow-digits", *TINY, "--out", run)
     assert code == 0
     assert ("no harm done" in out) == (damage in ("flipped", "truncated"))
@@ -150,7 +169,9 @@ def flips(data):
 
 
 def test_every_bit_of_a_manifest(tmp_path):
-    path = save_checkpoint(tmp_path, 7, Checkpoint({"model": {"w": torch.ones(2)}}, {"state": {"step": 7}}), keep=1)
+    path = save_checkpoint(
+        tmp_path, 7, Checkpoint({"model": {"w": torch.ones(2)}}, {"state": {"step": 7}}), keep=1
+    )
     file = path / "manifest.json"
     for data in flips(file.read_bytes()):
         file.write_bytes(data)
@@ -159,7 +180,8 @@ def test_every_bit_of_a_manifest(tmp_path):
 
 
 def test_every_bit_of_an_environment(run):
-    """A version that reads otherwise does no harm; whatever else is lost is noticed, but for the name of the hashes."""
+    """A version that reads otherwise does no harm; whatever else is lost is noticed, but for the name of the
+    hashes."""
     want, file, errors = run_config(run), run / "environment.json", []
     said = json.loads(file.read_bytes())
     for data in islice(flips(file.read_bytes()), None, None, 7):  # all bits in turn, a bit of each byte
@@ -176,7 +198,9 @@ def test_every_bit_of_an_environment(run):
 
 def test_a_folder_of_before_the_hashes_is_read(run):
     file = run / "environment.json"
-    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != HASHES}))
+    file.write_text(
+        json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != HASHES})
+    )
     again(run)
     assert Pipeline.load(run).step == 2
     (run / "config.yaml").write_text("flow: [")

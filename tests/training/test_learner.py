@@ -1,4 +1,5 @@
-"""Objectives with weights of their own: trained, saved and gone on with beside the network, and not in its way."""
+"""Objectives with weights of their own: trained, saved and gone on with beside the network, and not in its
+way."""
 
 import json
 
@@ -19,7 +20,14 @@ from lapflow.training.loop import train
 from tests.training import critic
 from tests.training.runs import last, same
 
-TINY = ["model.width=32", "model.heads=2", "model.depth=1", "training.batch_size=8", "training.log_every=2", "training.warmup_steps=2"]
+TINY = [
+    "model.width=32",
+    "model.heads=2",
+    "model.depth=1",
+    "training.batch_size=8",
+    "training.log_every=2",
+    "training.warmup_steps=2",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +38,12 @@ def known():
 
 
 def config(*overrides, objective="test-critic"):
-    settings = ["training.steps=4", "training.checkpoint_every=2", "training.keep_checkpoints=2", f"objective={objective}"]
+    settings = [
+        "training.steps=4",
+        "training.checkpoint_every=2",
+        "training.keep_checkpoints=2",
+        f"objective={objective}",
+    ]
     return load_config("lapflow-digits", [*TINY, *settings, *overrides])
 
 
@@ -75,7 +88,9 @@ def test_a_checkpoint_holds_both_and_the_network_under_its_own_names(tmp_path):
     parts.build_objective()
     first = parts.flow.objective.module.state_dict()
     assert set(found["objective"]) == set(first)
-    assert all(not torch.equal(x, first[name]) for name, x in found["objective"].items()), "every critic was trained"
+    assert all(not torch.equal(x, first[name]) for name, x in found["objective"].items()), (
+        "every critic was trained"
+    )
     start = next(e for e in read_events(run) if e["event"] == "start")
     assert start["objective_parameters"] == sum(x.numel() for x in first.values())
     assert start["parameters"] == sum(p.numel() for p in parts.model.parameters())

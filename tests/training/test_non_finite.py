@@ -1,4 +1,5 @@
-"""A loss that is not finite: nothing is updated anywhere, it is counted and named, and the run stops or goes on as told."""
+"""A loss that is not finite: nothing is updated anywhere, it is counted and named, and the run stops or goes
+on as told."""
 
 import pytest
 import torch
@@ -13,7 +14,12 @@ from tests.training.test_run import TINY, tiny
 
 BAD = 40
 """A position of the data order in the third batch of 16."""
-FROM = ("training.checkpoint_every=2", "training.log_every=1", "training.steps=6", "flow.intervals.draw=batch")
+FROM = (
+    "training.checkpoint_every=2",
+    "training.log_every=1",
+    "training.steps=6",
+    "flow.intervals.draw=batch",
+)
 
 
 @pytest.fixture
@@ -31,7 +37,9 @@ def finite(checkpoint):
 
 
 def test_the_run_stops_before_the_update(tmp_path, infinite):
-    with pytest.raises(TrainingError, match=r"step 3[\s\S]*train/[\s\S]*non_finite=skip[\s\S]*step-0000002 is intact"):
+    with pytest.raises(
+        TrainingError, match=r"step 3[\s\S]*train/[\s\S]*non_finite=skip[\s\S]*step-0000002 is intact"
+    ):
         train(tiny(*FROM), tmp_path)
     assert last(tmp_path).documents["state"]["step"] == 2
     assert finite(last(tmp_path))
@@ -44,7 +52,9 @@ def test_a_step_is_left_out_and_counted(tmp_path, infinite):
     assert finite(last(run))
     (event,) = told(run)
     assert (event["step"], event["skipped"], event["batches"][0]["loss"]) == (3, 1, "inf")
-    assert event["batches"][0]["samples"] == [f"train/{place(0, 1438, position)[1]}" for position in range(32, 48)]
+    assert event["batches"][0]["samples"] == [
+        f"train/{place(0, 1438, position)[1]}" for position in range(32, 48)
+    ]
     logged = [e for e in read_events(run) if e["event"] == "train"]
     assert [e["step"] for e in logged if "loss" not in e] == [3]
 
@@ -53,7 +63,10 @@ def test_the_left_out_step_changes_nothing_but_the_counts(tmp_path, infinite):
     before = train(tiny(*FROM, "training.non_finite=skip"), tmp_path / "run")
     kept = {p.name for p in (before / "checkpoints").glob("step-*")}
     assert kept == {"step-0000004", "step-0000006"}
-    short = train(tiny(*FROM, "training.non_finite=skip", "training.steps=3", "training.decay=constant"), tmp_path / "three")
+    short = train(
+        tiny(*FROM, "training.non_finite=skip", "training.steps=3", "training.decay=constant"),
+        tmp_path / "three",
+    )
     two = train(tiny(*FROM, "training.steps=2", "training.decay=constant"), tmp_path / "two")
     for group in ("model", "ema", "optimizer"):
         for name, x in last(two).tensors[group].items():
@@ -84,10 +97,18 @@ def test_too_many_left_out_steps_stop_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.xdist_group("processes")
 def test_one_rank_s_loss_keeps_all_from_updating(tmp_path):
-    """The bad sample is in the share of rank 1 alone; both leave the step out, and stay one run, under every engine."""
-    engines = ["{name: torch}", "{name: torch, parallel: fsdp2}", *(f"{{name: deepspeed, device: cpu, zero: {i}}}" for i in range(4))]
+    """The bad sample is in the share of rank 1 alone; both leave the step out, and stay one run, under every
+    engine."""
+    engines = [
+        "{name: torch}",
+        "{name: torch, parallel: fsdp2}",
+        *(f"{{name: deepspeed, device: cpu, zero: {i}}}" for i in range(4)),
+    ]
     options = [*TINY, *FROM, "training.non_finite=skip", "training.checkpoint_every=6"]
-    jobs = [("lapflow-digits", [*options, f"engine={engine}"], tmp_path / str(i)) for i, engine in enumerate(engines)]
+    jobs = [
+        ("lapflow-digits", [*options, f"engine={engine}"], tmp_path / str(i))
+        for i, engine in enumerate(engines)
+    ]
     train_all(jobs, LAPFLOW_TEST_INFINITE=str(BAD + 4))
     for *_, run in jobs:
         assert last(run).documents["state"] == {"step": 6, "consumed": 96, "ema_updates": 5, "skipped": 1}

@@ -13,7 +13,10 @@ from lapflow.training.schedule import learning_rate
 
 
 @given(
-    steps=st.integers(1, 500), warmup=st.integers(0, 100), decay=st.sampled_from(["constant", "cosine", "linear"]), final=st.floats(0, 1)
+    steps=st.integers(1, 500),
+    warmup=st.integers(0, 100),
+    decay=st.sampled_from(["constant", "cosine", "linear"]),
+    final=st.floats(0, 1),
 )
 def test_learning_rate_rises_then_falls(steps, warmup, decay, final):
     rates = [learning_rate(i, steps, peak=2.0, warmup=warmup, decay=decay, final=final) for i in range(steps)]
@@ -25,7 +28,10 @@ def test_learning_rate_rises_then_falls(steps, warmup, decay, final):
 
 
 def test_decays_end_where_they_should():
-    end = {d: learning_rate(1000, 1000, peak=1.0, warmup=0, decay=d, final=0.1) for d in ("constant", "cosine", "linear")}
+    end = {
+        d: learning_rate(1000, 1000, peak=1.0, warmup=0, decay=d, final=0.1)
+        for d in ("constant", "cosine", "linear")
+    }
     assert end == pytest.approx({"constant": 1.0, "cosine": 0.1, "linear": 0.1})
 
 

@@ -1,4 +1,5 @@
-"""Nothing is unpickled: a file with a pickle in it, in whatever place, runs nothing and is refused by name."""
+"""Nothing is unpickled: a file with a pickle in it, in whatever place, runs nothing and is refused by
+name."""
 
 import hashlib
 import io
@@ -68,7 +69,9 @@ def run(original, tmp_path):
 
 
 def refused(run, name, *, by_sampling=True):
-    uses = [lambda: train(load_config("lapflow-digits", TINY), run)] + [lambda: Pipeline.load(run)] * by_sampling
+    uses = [lambda: train(load_config("lapflow-digits", TINY), run)] + [
+        lambda: Pipeline.load(run)
+    ] * by_sampling
     for use in uses:
         with pytest.raises(LapflowError) as error:
             use()
@@ -77,7 +80,9 @@ def refused(run, name, *, by_sampling=True):
 
 @each_form
 def test_the_pickles_are_live(tmp_path, form):
-    torch.load(io.BytesIO(form(tmp_path / "live")), weights_only=False) if form is as_torch_file else pickle.loads(form(tmp_path / "live"))
+    torch.load(
+        io.BytesIO(form(tmp_path / "live")), weights_only=False
+    ) if form is as_torch_file else pickle.loads(form(tmp_path / "live"))
     assert (tmp_path / "live").is_dir()
 
 
@@ -116,7 +121,9 @@ def test_as_a_tag_of_yaml(run, marker, hashed, capsys):
     config.write_bytes(data)
     said = json.loads(environment.read_text())
     del said[HASHES]
-    environment.write_text(json.dumps(said | ({HASHES: [hashlib.sha256(data).hexdigest()]} if hashed else {})))
+    environment.write_text(
+        json.dumps(said | ({HASHES: [hashlib.sha256(data).hexdigest()]} if hashed else {}))
+    )
     refused(run, "config.yaml")
     with pytest.raises(SystemExit) as end:
         main(["train", str(config), "--out", str(run.parent / "new")])

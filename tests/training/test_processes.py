@@ -16,7 +16,14 @@ from tests.backends.launching import environment, torchrun
 from tests.training.runs import last
 
 pytestmark = pytest.mark.xdist_group("processes")
-RECIPE = ["lapflow-digits", "model.width=32", "model.heads=2", "model.depth=1", "training.batch_size=16", "training.log_every=1"]
+RECIPE = [
+    "lapflow-digits",
+    "model.width=32",
+    "model.heads=2",
+    "model.depth=1",
+    "training.batch_size=16",
+    "training.log_every=1",
+]
 LONG = [*RECIPE, "training.steps=100000", "training.checkpoint_every=100000"]
 
 
@@ -47,8 +54,14 @@ def processes(run):
     found = {}
     for process in filter(str.isdecimal, os.listdir("/proc")):
         try:
-            with open(f"/proc/{process}/cmdline", "rb") as file, open(f"/proc/{process}/environ", "rb") as also:
-                words, variables = file.read().split(b"\0"), dict(v.partition(b"=")[::2] for v in also.read().split(b"\0"))
+            with (
+                open(f"/proc/{process}/cmdline", "rb") as file,
+                open(f"/proc/{process}/environ", "rb") as also,
+            ):
+                words, variables = (
+                    file.read().split(b"\0"),
+                    dict(v.partition(b"=")[::2] for v in also.read().split(b"\0")),
+                )
         except OSError:
             continue
         if str(run).encode() in words and b"RANK" in variables:
@@ -79,7 +92,9 @@ def steps_saved(run):
     return last(run).documents["state"]["step"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 143)]
+)
 def test_a_signal_finishes_the_step_saves_and_exits(tmp_path, number, code):
     process = lapflow("train", *LONG, "--out", tmp_path / "run")
     training(tmp_path / "run")
@@ -100,10 +115,25 @@ def test_a_signal_finishes_the_step_saves_and_exits(tmp_path, number, code):
 
 
 def test_a_signal_to_all_processes_of_a_run_saves_too(tmp_path):
-    """As schedulers send it: the reading workers get it as well, and must not die before the run has saved."""
-    command = [sys.executable, "-m", "lapflow.cli", "train", *LONG, "training.workers=2", "--out", str(tmp_path / "run")]
+    """As schedulers send it: the reading workers get it as well, and must not die before the run has
+    saved."""
+    command = [
+        sys.executable,
+        "-m",
+        "lapflow.cli",
+        "train",
+        *LONG,
+        "training.workers=2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     training(tmp_path / "run")
     os.killpg(process.pid, signal.SIGTERM)
@@ -157,7 +187,9 @@ def test_a_worker_that_dies_ends_the_run_on_all_ranks(tmp_path):
 
 
 def test_a_mistake_is_said_once_by_several_processes(tmp_path):
-    process = torchrun("lapflow.cli", "train", *RECIPE, "training.steps=2", "flow.path=gpv", "--out", tmp_path / "run")
+    process = torchrun(
+        "lapflow.cli", "train", *RECIPE, "training.steps=2", "flow.path=gpv", "--out", tmp_path / "run"
+    )
     output, _ = process.communicate(timeout=60)
     assert output.count("lapflow (rank 0):") == 1, output
     assert "(rank 1)" not in output
@@ -170,14 +202,26 @@ def test_a_mistake_is_said_once_by_several_processes(tmp_path):
 
 
 def test_a_full_disk_is_waited_for(tmp_path):
-    """The state is kept in memory and written when there is room again; the checkpoint before stays whole all the while."""
+    """The state is kept in memory and written when there is room again; the checkpoint before stays whole all
+    the while."""
     script = (
         "import resource, sys; from lapflow.cli import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY)); main(sys.argv[1:])"
     )
     small = [*RECIPE, "training.steps=4", "training.checkpoint_every=2"]
-    command = [sys.executable, "-c", script, "train", *small, "training.save_patience=60", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        "train",
+        *small,
+        "training.save_patience=60",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     wait_for(lambda: any(e["event"] == "save_failed" for e in read_events(tmp_path / "run")), "failed save")
     assert latest_checkpoint(tmp_path / "run" / "checkpoints") is None
     subprocess.run(["prlimit", f"--pid={process.pid}", "--fsize=unlimited"], check=True)
@@ -193,7 +237,8 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_checkpoint_before(tmp_path
         "import resource, sys; from pathlib import Path; from lapflow.config.loading import load_config;"
         "from lapflow.training.loop import train\n"
         "def watch(event):\n"
-        "    if event['event'] == 'checkpoint': resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))\n"
+        "    if event['event'] == 'checkpoint': resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, "
+        "resource.RLIM_INFINITY))\n"
         "train(load_config(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), watch)"
     )
     command = [sys.executable, "-c", script, small[0], str(out), *small[1:]]
@@ -205,10 +250,13 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_checkpoint_before(tmp_path
 
 
 def test_a_logger_that_fails_does_not_stop_training(tmp_path):
-    """A reader of the output that has gone, and a log file that cannot be written, are said once on stderr each."""
+    """A reader of the output that has gone, and a log file that cannot be written, are said once on stderr
+    each."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "lapflow.cli", "train", *RECIPE, "training.steps=300", "--out", str(out)]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert json.loads(process.stdout.readline())["event"] == "start"
     process.stdout.close()
     training(out)
@@ -217,16 +265,31 @@ def test_a_logger_that_fails_does_not_stop_training(tmp_path):
     said = process.stderr.read()
     assert process.wait(timeout=60) == 0, said
     assert steps_saved(out) == 300
-    assert said.count("the progress shown cannot be written") == said.count("log.jsonl cannot be written") == 1, said
+    assert (
+        said.count("the progress shown cannot be written") == said.count("log.jsonl cannot be written") == 1
+    ), said
 
 
 def test_deepspeed_s_launcher(tmp_path):
     """The command of docs/scale.md, on two CPU processes."""
     launcher = Path(sys.executable).with_name("deepspeed")
     few = [*RECIPE, "training.steps=3", "flow.intervals.draw=balanced", "engine={name: deepspeed, zero: 2}"]
-    command = [launcher, "--no_local_rank", "--num_accelerators", "2", "--module", "lapflow.cli", "train", *few, "--out", tmp_path / "run"]
+    command = [
+        launcher,
+        "--no_local_rank",
+        "--num_accelerators",
+        "2",
+        "--module",
+        "lapflow.cli",
+        "train",
+        *few,
+        "--out",
+        tmp_path / "run",
+    ]
     paths = {"PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
-    result = subprocess.run(list(map(str, command)), env=environment(**paths), capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        list(map(str, command)), env=environment(**paths), capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert steps_saved(tmp_path / "run") == 3
 

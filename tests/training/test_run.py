@@ -21,16 +21,32 @@ from lapflow.training.loop import TrainingError, train
 from lapflow.training.run_folder import RunFolder
 from tests.training.runs import last, losses, same
 
-TINY = ["model.width=32", "model.heads=2", "model.depth=2", "training.batch_size=16", "training.log_every=2", "training.warmup_steps=2"]
+TINY = [
+    "model.width=32",
+    "model.heads=2",
+    "model.depth=2",
+    "training.batch_size=16",
+    "training.log_every=2",
+    "training.warmup_steps=2",
+]
 GOLDEN = Path(__file__).with_name("golden.json")
 
 
 def tiny(*overrides):
-    return load_config("lapflow-digits", [*TINY, "training.steps=12", "training.checkpoint_every=6", *overrides])
+    return load_config(
+        "lapflow-digits", [*TINY, "training.steps=12", "training.checkpoint_every=6", *overrides]
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("flow.intervals.draw=sample",), ("training.accumulation=2",), ("training.workers=2", "training.flip=true")], ids=str
+    "options",
+    [
+        (),
+        ("flow.intervals.draw=sample",),
+        ("training.accumulation=2",),
+        ("training.workers=2", "training.flip=true"),
+    ],
+    ids=str,
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, options):
     class StoppedError(Exception):
@@ -102,7 +118,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 
 
 def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
-    """The mean over two halves is the gradient of the whole batch, up to the segments that the halves draw."""
+    """The mean over two halves is the gradient of the whole batch, up to the segments that the halves
+    draw."""
     one = train(
         tiny(
             "training.accumulation=2",
@@ -114,7 +131,11 @@ def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
         tmp_path / "a",
     )
     two = train(
-        tiny("training.steps=2", "flow.intervals={name: cumulative, starts: [0.0]}", "flow.decomposition={name: laplacian, levels: 1}"),
+        tiny(
+            "training.steps=2",
+            "flow.intervals={name: cumulative, starts: [0.0]}",
+            "flow.decomposition={name: laplacian, levels: 1}",
+        ),
         tmp_path / "b",
     )
     a, b = (last(run).tensors["model"] for run in (one, two))
@@ -135,7 +156,8 @@ def test_balanced_draws_train_every_segment_in_every_step(tmp_path):
 
 
 def test_settings_of_how_a_run_is_carried_out_may_change(tmp_path):
-    """Engine, workers and the like are written down anew when the run goes on; what it trains may not change."""
+    """Engine, workers and the like are written down anew when the run goes on; what it trains may not
+    change."""
 
     class CutError(Exception):
         pass
@@ -146,7 +168,9 @@ def test_settings_of_how_a_run_is_carried_out_may_change(tmp_path):
 
     with pytest.raises(CutError):
         train(tiny(), tmp_path / "run", cut)
-    changed = tiny("training.workers=1", "training.recompute=true", "engine.timeout=900", "sampling.batch_size=7")
+    changed = tiny(
+        "training.workers=1", "training.recompute=true", "engine.timeout=900", "sampling.batch_size=7"
+    )
     same(last(train(changed, tmp_path / "run")), last(train(tiny(), tmp_path / "whole")))
     assert load_config(tmp_path / "run" / "config.yaml") == changed
     resume = next(e for e in read_events(tmp_path / "run") if e["event"] == "resume")
@@ -159,26 +183,37 @@ def test_settings_of_how_a_run_is_carried_out_may_change(tmp_path):
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path):
-    """Where the learning rate is constant a short run is the beginning of a long one; fewer steps than were made are refused."""
-    short, long = (tiny(f"training.steps={steps}", "training.warmup_steps=3", "training.decay=constant") for steps in (4, 7))
+    """Where the learning rate is constant a short run is the beginning of a long one; fewer steps than were
+    made are refused."""
+    short, long = (
+        tiny(f"training.steps={steps}", "training.warmup_steps=3", "training.decay=constant")
+        for steps in (4, 7)
+    )
     train(short, tmp_path / "run")
     same(last(train(long, tmp_path / "run")), last(train(long, tmp_path / "whole")))
     assert load_config(tmp_path / "run" / "config.yaml") == long
     assert Pipeline.load(tmp_path / "run").step == 7
     before = (tmp_path / "run" / "config.yaml").read_bytes()
-    with pytest.raises(CheckpointError, match=r"past its end[\s\S]*training\.steps 4, and a checkpoint of step 7[\s\S]*at least 7"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"past its end[\s\S]*training\.steps 4, and a checkpoint of step 7[\s\S]*at least 7",
+    ):
         train(short, tmp_path / "run")
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
 def test_a_run_whose_learning_rate_decays_cannot(tmp_path):
     train(tiny("training.steps=4", "training.decay=cosine"), tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"training\.steps: 4 -> 7[\s\S]*longer only where its learning rate does not decay"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"training\.steps: 4 -> 7[\s\S]*longer only where its learning rate does not decay",
+    ):
         train(tiny("training.steps=7", "training.decay=cosine"), tmp_path / "run")
 
 
 def test_one_fixed_batch_is_learnt(tmp_path):
-    """With fixed images, noise and times the loss goes towards zero: the target is a function of what the network sees."""
+    """With fixed images, noise and times the loss goes towards zero: the target is a function of what the
+    network sees."""
     from lapflow.config.building import build
 
     parts = build(tiny("model.width=96", "model.heads=3", "flow.intervals.draw=batch"))
@@ -198,8 +233,8 @@ def test_one_fixed_batch_is_learnt(tmp_path):
 
 
 def test_the_golden_loss_curve_repeats(tmp_path):
-    """A change in any draw, formula, order or default of the tiny recipe moves this curve; mend it knowingly, with
-    `LAPFLOW_GOLDEN=write`. Rounding differs between processors, hence the tolerance."""
+    """A change in any draw, formula, order or default of the tiny recipe moves this curve; mend it knowingly,
+    with `LAPFLOW_GOLDEN=write`. Rounding differs between processors, hence the tolerance."""
     curve = losses(train(tiny("training.steps=20"), tmp_path))
     if os.environ.get("LAPFLOW_GOLDEN") == "write":
         GOLDEN.write_text(json.dumps(curve, indent=1) + "\n")
@@ -218,7 +253,9 @@ def test_compiling_makes_one_graph_a_segment_and_the_next_run_finds_them(tmp_pat
     for way in ("first", "again"):
         torch.compiler.reset()
         counters.clear()
-        assert losses(train(tiny(*one, "engine.compile=true"), tmp_path / way)) == pytest.approx(plain, rel=1e-3)
+        assert losses(train(tiny(*one, "engine.compile=true"), tmp_path / way)) == pytest.approx(
+            plain, rel=1e-3
+        )
         assert counters["stats"]["unique_graphs"] == 2
     assert counters["aot_autograd"]["autograd_cache_hit"] == 2
 
@@ -242,7 +279,14 @@ def test_inactive_scales_see_a_zero_gradient(tmp_path):
     parts = build(tiny("flow.intervals.draw=batch"))
     model = parts.engine.prepare(parts.model, lambda p: torch.optim.AdamW(p, lr=1e-3))
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    seeds = [next(s for s in range(50) if len(parts.flow.training_point(x, torch.Generator().manual_seed(s)).state) == n) for n in (2, 1)]
+    seeds = [
+        next(
+            s
+            for s in range(50)
+            if len(parts.flow.training_point(x, torch.Generator().manual_seed(s)).state) == n
+        )
+        for n in (2, 1)
+    ]
     moved, take = [], parts.engine.optimizer.step
 
     def step():  # what the optimizer sees
@@ -250,7 +294,9 @@ def test_inactive_scales_see_a_zero_gradient(tmp_path):
         take()
 
     parts.engine.optimizer.step = step
-    for seed in seeds:  # both scales, then the coarse one alone: the fine expert's last gradient must not come back
+    for (
+        seed
+    ) in seeds:  # both scales, then the coarse one alone: the fine expert's last gradient must not come back
         point = parts.flow.training_point(x, torch.Generator().manual_seed(seed))
         (heads,) = model([(point.state, point.t, torch.arange(4))])
         parts.engine.backward(parts.flow.loss(heads, point))
@@ -370,7 +416,12 @@ class TestRefusals:
     def test_a_diverged_run_stops_before_the_update(self, tmp_path):
         with pytest.raises(TrainingError, match="not finite"):
             train(
-                tiny("training.learning_rate=1e30", "training.clip=null", "training.warmup_steps=0", "training.checkpoint_every=1"),
+                tiny(
+                    "training.learning_rate=1e30",
+                    "training.clip=null",
+                    "training.warmup_steps=0",
+                    "training.checkpoint_every=1",
+                ),
                 tmp_path / "run",
             )
         assert (

@@ -1,4 +1,5 @@
-"""The plugin keeps lapflow's contracts, and a short run trains both sides, resumes bit for bit, samples and is evaluated."""
+"""The plugin keeps lapflow's contracts, and a short run trains both sides, resumes bit for bit, samples and
+is evaluated."""
 
 from __future__ import annotations
 
@@ -20,7 +21,14 @@ from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.loop import train
 
 CONFIG = Path(__file__).parents[1] / "lapgan-digits.yaml"
-SMALL = ["model.width=8", "model.blocks=1", "objective.width=8", "objective.blocks=1", "training.batch_size=8", "engine.device=cpu"]
+SMALL = [
+    "model.width=8",
+    "model.blocks=1",
+    "objective.width=8",
+    "objective.blocks=1",
+    "training.batch_size=8",
+    "engine.device=cpu",
+]
 
 
 class TestOneStep(PathConformance):
@@ -43,7 +51,14 @@ class TestAdversarial(ObjectiveConformance):
 
     def flow(self):
         intervals, bridge = Stages(windows="full", draw="batch"), ConditionBridge(level=0.0, most=0.0)
-        return Flow(LaplacianPyramid(levels=2), intervals, OneStep(), bridge, prediction=DenoisedPrediction(), view="merged")
+        return Flow(
+            LaplacianPyramid(levels=2),
+            intervals,
+            OneStep(),
+            bridge,
+            prediction=DenoisedPrediction(),
+            view="merged",
+        )
 
 
 class TestWithoutPenalty(TestAdversarial):
@@ -52,7 +67,8 @@ class TestWithoutPenalty(TestAdversarial):
 
 
 def test_each_side_s_gradients_are_its_own_losses():
-    """In the one sum, the generator's gradient is that of its loss alone, and the discriminator's that of its own two."""
+    """In the one sum, the generator's gradient is that of its loss alone, and the discriminator's that of its
+    own two."""
     kit = TestAdversarial()
     objective, point = kit.built(), kit.point()
     heads = {"main": {k: x.requires_grad_() for k, x in kit.heads()["main"].items()}}
@@ -63,7 +79,9 @@ def test_each_side_s_gradients_are_its_own_losses():
     theirs = torch.autograd.grad(losses["discriminator0"] + losses["penalty0"], weights)
     for got, want in zip(both, [*mine, *theirs], strict=True):
         assert torch.allclose(got, want, atol=1e-7)
-    assert torch.autograd.grad(objective(heads, point)["generator0"], weights, allow_unused=True) == (None,) * len(weights)
+    assert torch.autograd.grad(objective(heads, point)["generator0"], weights, allow_unused=True) == (
+        None,
+    ) * len(weights)
 
 
 def test_its_sampler_is_one_evaluation_a_scale(tmp_path):
@@ -74,7 +92,9 @@ def test_its_sampler_is_one_evaluation_a_scale(tmp_path):
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
-    config = load_config(CONFIG, [*SMALL, "training.steps=4", "training.checkpoint_every=2", "training.decay=constant"])
+    config = load_config(
+        CONFIG, [*SMALL, "training.steps=4", "training.checkpoint_every=2", "training.decay=constant"]
+    )
     first, second = tmp_path / "first", tmp_path / "second"
     train(config, first)
 
@@ -87,9 +107,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     train(config, second)
     one, other = (load_checkpoint(latest_checkpoint(run / "checkpoints")).tensors for run in (first, second))
     assert set(one) == {"model", "objective", "optimizer", "ema"}
-    assert all(torch.equal(x, other[group][name]) for group, tensors in one.items() for name, x in tensors.items())
+    assert all(
+        torch.equal(x, other[group][name]) for group, tensors in one.items() for name, x in tensors.items()
+    )
     start = build(config)
     start.build_objective()
     judge = start.flow.objective.module.state_dict()
-    assert any(not torch.equal(judge[name], x) for name, x in one["objective"].items()), "the discriminators were trained"
+    assert any(not torch.equal(judge[name], x) for name, x in one["objective"].items()), (
+        "the discriminators were trained"
+    )
     assert set(one["ema"]) == set(one["model"]) == set(start.model.state_dict())

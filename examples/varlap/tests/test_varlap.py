@@ -1,4 +1,5 @@
-"""The plugin keeps lapflow's contracts, its quantiser is one, and a short run fits, trains, resumes and samples."""
+"""The plugin keeps lapflow's contracts, its quantiser is one, and a short run fits, trains, resumes and
+samples."""
 
 from __future__ import annotations
 
@@ -28,7 +29,14 @@ from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.loop import train
 
 CONFIG = Path(__file__).parents[1] / "varlap-digits.yaml"
-SMALL = ["model.width=16", "model.depth=1", "model.attention_heads=2", "model.codes=8", "training.batch_size=8", "engine.device=cpu"]
+SMALL = [
+    "model.width=16",
+    "model.depth=1",
+    "model.attention_heads=2",
+    "model.codes=8",
+    "training.batch_size=8",
+    "engine.device=cpu",
+]
 
 
 class TestSuccessive(PathConformance):
@@ -59,10 +67,18 @@ class TestCrossEntropy(ObjectiveConformance):
     def heads(self, rows=slice(None), segment=-1):
         target = self.point(segment=segment).target
         model = NextScale(self.flow().bands(self.image), codes=8, width=8, depth=1, attention_heads=1)
-        found = {name: {k: x.detach()[rows] for k, x in head.items()} for name, head in model(target, torch.zeros(6)).items()}
+        found = {
+            name: {k: x.detach()[rows] for k, x in head.items()}
+            for name, head in model(target, torch.zeros(6)).items()
+        }
         generator = torch.Generator().manual_seed(1)
-        codes = {k: torch.randn(x.shape[1:], generator=generator).expand(x.shape) for k, x in found["codes"].items()}
-        logits = {k: torch.randn(6, *x.shape[1:], generator=generator)[rows] for k, x in found["logits"].items()}
+        codes = {
+            k: torch.randn(x.shape[1:], generator=generator).expand(x.shape)
+            for k, x in found["codes"].items()
+        }
+        logits = {
+            k: torch.randn(6, *x.shape[1:], generator=generator)[rows] for k, x in found["logits"].items()
+        }
         return {"main": found["main"], "logits": logits, "codes": codes}
 
 
@@ -75,7 +91,11 @@ class TokenField(KnownField):
         self.times.append(t)
         codes = torch.tensor([[-1.0], [0.0], [1.0], [2.0]])
         logits = {k: torch.zeros(len(x), 4, *x.shape[2:]) + self.bad for k, x in state.items()}
-        return {"main": state, "logits": logits, "codes": {k: codes.expand(len(x), -1, -1) for k, x in state.items()}}
+        return {
+            "main": state,
+            "logits": logits,
+            "codes": {k: codes.expand(len(x), -1, -1) for k, x in state.items()},
+        }
 
 
 class TestDrawTokens(SolverConformance):
@@ -116,7 +136,9 @@ def test_a_scale_is_predicted_from_the_coarser_ones_alone():
 
 def test_k_means_finds_clusters_and_its_codes_stay_in_the_band():
     centres = torch.tensor([[0.0, 0.0], [5.0, 5.0], [-5.0, 5.0]])
-    points = (centres[:, None] + 0.1 * torch.randn(3, 50, 2, generator=keyed_generator("points"))).flatten(0, 1)
+    points = (centres[:, None] + 0.1 * torch.randn(3, 50, 2, generator=keyed_generator("points"))).flatten(
+        0, 1
+    )
     found = means(points, 3, "test")
     assert torch.cdist(centres, found).min(1).values.max() < 0.1
     assert torch.equal(means(points, 3, "test"), found)
@@ -126,7 +148,9 @@ def test_k_means_finds_clusters_and_its_codes_stay_in_the_band():
     assert quantiser.codes(0).mean(1).abs().max() < 1e-6
     again = quantiser(bands[0], 0)
     assert torch.allclose(quantiser(again, 0), again)
-    assert torch.equal(nearest(blocks(again, 2), quantiser.codes(0)), nearest(blocks(bands[0], 2), quantiser.codes(0)))
+    assert torch.equal(
+        nearest(blocks(again, 2), quantiser.codes(0)), nearest(blocks(bands[0], 2), quantiser.codes(0))
+    )
 
 
 def test_the_quantised_digits_are_near_the_digits():
@@ -144,7 +168,9 @@ def test_bands_of_another_pyramid_are_refused():
 
 
 def test_a_run_fits_trains_goes_on_and_samples(tmp_path):
-    config = load_config(CONFIG, [*SMALL, "training.steps=4", "training.checkpoint_every=2", "training.decay=constant"])
+    config = load_config(
+        CONFIG, [*SMALL, "training.steps=4", "training.checkpoint_every=2", "training.decay=constant"]
+    )
     first, second = tmp_path / "first", tmp_path / "second"
     train(config, first)
 
@@ -156,12 +182,18 @@ def test_a_run_fits_trains_goes_on_and_samples(tmp_path):
         train(config, second, interrupted)
     train(config, second)
     one, other = (load_checkpoint(latest_checkpoint(run / "checkpoints")).tensors for run in (first, second))
-    assert all(torch.equal(x, other[group][name]) for group, tensors in one.items() for name, x in tensors.items())
+    assert all(
+        torch.equal(x, other[group][name]) for group, tensors in one.items() for name, x in tensors.items()
+    )
     pipeline, parts = lapflow.load(first), build(config)
     parts.fit()
     codes = {k: parts.model.quantiser.codes(k) for k in range(3)}
-    assert all(torch.equal(pipeline.model.quantiser.codes(k), codes[k]) for k in codes), "the average holds the fitted codes"
+    assert all(torch.equal(pipeline.model.quantiser.codes(k), codes[k]) for k in codes), (
+        "the average holds the fitted codes"
+    )
     samples = pipeline.sample(3, labels=[1, 2, 3], guidance=1.5)
     assert samples.evaluations == 3
     bands = parts.flow.decomposition.analyze(samples.images)
-    assert all((parts.model.quantiser(bands[k], k) - bands[k]).abs().max() < 1e-5 for k in bands), "samples are made of codes"
+    assert all((parts.model.quantiser(bands[k], k) - bands[k]).abs().max() < 1e-5 for k in bands), (
+        "samples are made of codes"
+    )

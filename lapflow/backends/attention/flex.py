@@ -34,10 +34,14 @@ class Flex(AttentionBackend):
             return _compiled(self._function)(q, k, v)
         with warnings.catch_warnings():
             # It warns, once a process, that the eager form is slow: known, and the only one chosen on CPU.
-            warnings.filterwarnings("ignore", message="flex_attention called without torch.compile", category=UserWarning)
+            warnings.filterwarnings(
+                "ignore", message="flex_attention called without torch.compile", category=UserWarning
+            )
             return self._function(q, k, v)
 
-    def supports(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str | None:
+    def supports(
+        self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool
+    ) -> str | None:
         if self._failure:
             return self._failure
         if device.type == "cpu":

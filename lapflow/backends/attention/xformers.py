@@ -17,7 +17,9 @@ class Xformers(AttentionBackend):
         try:
             from xformers.ops import memory_efficient_attention
         except Exception as error:  # a build for another torch or CUDA fails with OSError or RuntimeError too
-            self._failure = f"the package xformers, which cannot be imported ({error}): pip install 'lapflow[xformers]'"
+            self._failure = (
+                f"the package xformers, which cannot be imported ({error}): pip install 'lapflow[xformers]'"
+            )
         else:
             self._function = memory_efficient_attention
 
@@ -27,7 +29,9 @@ class Xformers(AttentionBackend):
         # The package wants [b, n, h, d]: views, no copies.
         return self._function(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
-    def supports(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str | None:
+    def supports(
+        self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool
+    ) -> str | None:
         if self._failure:
             return self._failure
         if device.type != "cuda":

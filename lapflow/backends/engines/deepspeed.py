@@ -1,4 +1,5 @@
-"""DeepSpeed's engine: ZeRO (Rajbhandari et al. 2020), which shards optimizer state, gradients and weights over processes."""
+"""DeepSpeed's engine: ZeRO (Rajbhandari et al. 2020), which shards optimizer state, gradients and weights
+over processes."""
 
 from __future__ import annotations
 
@@ -29,14 +30,15 @@ LARGEST_BUCKET = 500_000_000
 """Gradients reduced at once, in elements."""
 
 MOST_GATHERED = 1_000_000_000
-"""Weights that stage 3 keeps gathered, in elements (DeepSpeed's default): those of a smaller network stay in the whole step."""
+"""Weights that stage 3 keeps gathered, in elements (DeepSpeed's default): those of a smaller network stay in
+the whole step."""
 
 
 class DeepSpeedEngine(ProcessEngine):
     """ZeRO stage 0 shares nothing out, 1 the optimizer's state, 2 the gradients too, 3 the weights too.
 
-    Weights stay in float32 (bf16 is DeepSpeed's `torch_autocast`), so that what is saved is what is trained. `offload`
-    keeps the optimizer's state, and its steps, on the CPU.
+    Weights stay in float32 (bf16 is DeepSpeed's `torch_autocast`), so that what is saved is what is trained.
+    `offload` keeps the optimizer's state, and its steps, on the CPU.
     """
 
     same_segments = True
@@ -44,8 +46,12 @@ class DeepSpeedEngine(ProcessEngine):
     def __init__(
         self,
         *,
-        zero: Annotated[Literal[0, 1, 2, 3], Field(description="ZeRO stage: what the processes share out")] = 2,
-        offload: Annotated[bool, Field(description="keep the optimizer's state on the CPU (stages 1 to 3)")] = False,
+        zero: Annotated[
+            Literal[0, 1, 2, 3], Field(description="ZeRO stage: what the processes share out")
+        ] = 2,
+        offload: Annotated[
+            bool, Field(description="keep the optimizer's state on the CPU (stages 1 to 3)")
+        ] = False,
         device: DeviceOption = "auto",
         precision: PrecisionOption = "fp32",
         timeout: TimeoutOption = 1800.0,
@@ -54,11 +60,14 @@ class DeepSpeedEngine(ProcessEngine):
         self.zero, self.offload = zero, offload
         self.engine: Any = None
         if offload and zero == 0:
-            raise BackendError("offload keeps a sharded optimizer on the CPU", got="zero: 0", expected="zero: 1, 2 or 3")
+            raise BackendError(
+                "offload keeps a sharded optimizer on the CPU", got="zero: 0", expected="zero: 1, 2 or 3"
+            )
 
     def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held]:
-        """Stages 1 to 3 step on a `working copy` of each process's part of the weights. Gradients are reduced in `buckets`, which
-        from stage 2 on the gradients themselves fill first. Stage 3 has weights `gathered` for use."""
+        """Stages 1 to 3 step on a `working copy` of each process's part of the weights. Gradients are reduced
+        in `buckets`, which from stage 2 on the gradients themselves fill first. Stage 3 has weights
+        `gathered` for use."""
         elements = count(model.parameters())
         found, bucket = whole(model), ITEM * min(elements, LARGEST_BUCKET)
         if self.zero:
@@ -68,7 +77,9 @@ class DeepSpeedEngine(ProcessEngine):
         if self.zero >= 2:
             found["gradients"] = Held(size, True, self.offload)
         if self.zero == 3:
-            found["weights"] = found["average"] = Held(sum(part(p.numel(), processes) for p in model.parameters()), True)
+            found["weights"] = found["average"] = Held(
+                sum(part(p.numel(), processes) for p in model.parameters()), True
+            )
             found["gathered"] = Held(ITEM * min(elements, MOST_GATHERED))
         return {**found, "buckets": Held(bucket if self.zero < 2 else 2 * bucket)}
 
@@ -78,18 +89,28 @@ class DeepSpeedEngine(ProcessEngine):
         os.environ.setdefault("LOCAL_RANK", str(self.device.index or 0))  # DeepSpeed takes its device from it
         try:
             import deepspeed
-        except Exception as error:  # an unfit torch or a missing compiler fails with other errors than ImportError
+        except (
+            Exception
+        ) as error:  # an unfit torch or a missing compiler fails with other errors than ImportError
             raise BackendError(
-                "the deepspeed engine needs the package deepspeed", got=str(error), remedy="pip install 'lapflow[deepspeed]'"
+                "the deepspeed engine needs the package deepspeed",
+                got=str(error),
+                remedy="pip install 'lapflow[deepspeed]'",
             ) from error
-        # On a CPU DeepSpeed would compile sums in shared memory at its first start, for minutes on a busy machine; gloo does them.
+        # On a CPU DeepSpeed would compile sums in shared memory at its first start, for minutes on a busy
+        # machine; gloo does them.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.join()
-        deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False)
+        deepspeed.init_distributed(
+            dist_backend="nccl" if self.device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+        )
 
     def stop(self) -> None:
-        """Let go of the model; the process group stays, since DeepSpeed holds on to it as long as the process lives."""
+        """Let go of the model; the process group stays, since DeepSpeed holds on to it as long as the process
+        lives."""
         if self.engine is not None:
             self.engine.destroy()
             self.engine = None
@@ -109,7 +130,10 @@ class DeepSpeedEngine(ProcessEngine):
         self.entries = {name: x.shape for name, x in model.state_dict().items()}
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=Together(model), optimizer=optimizer(self.parameters.values()), config=self._config(), dist_init_required=False
+            model=Together(model),
+            optimizer=optimizer(self.parameters.values()),
+            config=self._config(),
+            dist_init_required=False,
         )
         if self.zero == 0:
             self.optimizer.register_step_pre_hook(lambda *_: self._clip_whole())
@@ -123,14 +147,20 @@ class DeepSpeedEngine(ProcessEngine):
         if self.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
         return {
-            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only counts with it: the loss is the mean that we give it
+            # DeepSpeed only counts with it: the loss is the mean that we give it
+            "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
             "gradient_clipping": self.clip if self.clip is not None and self.zero else 0.0,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
-            # No module is "safe" for sums of gradients in bf16: they are averaged in float32, as under every engine.
-            "torch_autocast": {"enabled": self.precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []},
+            # No module is "safe" for sums of gradients in bf16: they are averaged in float32, as under every
+            # engine.
+            "torch_autocast": {
+                "enabled": self.precision == "bf16",
+                "dtype": "bfloat16",
+                "lower_precision_safe_modules": [],
+            },
             "steps_per_print": None,
         }
 
@@ -152,13 +182,15 @@ class DeepSpeedEngine(ProcessEngine):
         return torch.nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
 
     def _clip_whole(self) -> None:
-        """Stage 0: the norm of the averaged gradients, and their clipping, just before the optimizer uses them."""
+        """Stage 0: the norm of the averaged gradients, and their clipping, just before the optimizer uses
+        them."""
         self.norm = self._norm()
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(list(self.parameters.values()), self.clip, self.norm)
 
     def _forget(self) -> None:
-        """Stage 3, and any with offload, keeps the gradient of a parameter that a step does not use, and would apply it again."""
+        """Stage 3, and any with offload, keeps the gradient of a parameter that a step does not use, and
+        would apply it again."""
         if self.zero == 3:
             self.optimizer.grad_partitions_flat_buffer.zero_()
         for flat in self._flats() if self.zero == 3 or self.offload else ():
@@ -180,7 +212,8 @@ class DeepSpeedEngine(ProcessEngine):
         return whole
 
     def _gathered(self, name: str, shard: Tensor) -> Tensor:
-        """The tensor of which the processes hold `shard`; ZeRO-3 cuts the flat tensor into equal parts, the last one padded."""
+        """The tensor of which the processes hold `shard`; ZeRO-3 cuts the flat tensor into equal parts, the
+        last one padded."""
         if not self._cut(name):
             return shard.clone()
         flat = torch.empty(shard.numel() * self.world_size, dtype=shard.dtype, device=shard.device)
@@ -211,7 +244,9 @@ class DeepSpeedEngine(ProcessEngine):
         return found
 
     def _keys(self, p: nn.Parameter) -> list[str]:
-        inner = self.optimizer.state[p] if self.zero == 0 else self.optimizer.optimizer.state[self._flats()[0]]
+        inner = (
+            self.optimizer.state[p] if self.zero == 0 else self.optimizer.optimizer.state[self._flats()[0]]
+        )
         return sorted(inner)
 
     def _state_of(self, p: nn.Parameter, key: str) -> Tensor:
@@ -249,8 +284,14 @@ class DeepSpeedEngine(ProcessEngine):
                 part = self.scatter({name: value})[name]
                 deepspeed.utils.safe_set_local_optimizer_state(self.parameters[name], part, key)
             else:
-                deepspeed.utils.safe_set_full_optimizer_state(self.parameters[name], value.to(self.device), key)
+                deepspeed.utils.safe_set_full_optimizer_state(
+                    self.parameters[name], value.to(self.device), key
+                )
 
     def _flats(self) -> list[Tensor]:
         """Stages 1 to 3: the flat float32 parts of the weights that this process's optimizer steps on."""
-        return self.optimizer.fp32_partitioned_groups_flat if self.zero == 3 else self.optimizer.single_partition_of_fp32_groups
+        return (
+            self.optimizer.fp32_partitioned_groups_flat
+            if self.zero == 3
+            else self.optimizer.single_partition_of_fp32_groups
+        )

@@ -1,6 +1,7 @@
 """Bytes of what training keeps of a network's parameters, in float32; the engines say who holds what of it.
 
-AdamW's two moments are as large as the weights each; its step counts, 4 bytes a parameter tensor at most, are left out.
+AdamW's two moments are as large as the weights each; its step counts, 4 bytes a parameter tensor at most, are
+left out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ def whole(model: nn.Module) -> dict[str, Held]:
 
 def by_rows(model: nn.Module, processes: int) -> dict[str, Held]:
     """Each parameter cut along its first dimension into equal parts, the last one padded."""
-    return _of(sum(-(-p.shape[0] // processes) * (p.numel() // p.shape[0]) if p.ndim else 1 for p in model.parameters()), divided=True)
+    return _of(
+        sum(
+            -(-p.shape[0] // processes) * (p.numel() // p.shape[0]) if p.ndim else 1
+            for p in model.parameters()
+        ),
+        divided=True,
+    )
 
 
 def part(elements: int, processes: int) -> int:

@@ -16,10 +16,18 @@ from lapflow.core.autocast import autocast_in
 from lapflow.core.engine import Engine
 from lapflow.core.errors import BackendError, LapflowError
 
-DeviceOption = Annotated[str, Field(description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")]
-PrecisionOption = Annotated[Literal["fp32", "bf16"], Field(description="fp32, or bf16 autocast over fp32 weights")]
+DeviceOption = Annotated[
+    str, Field(description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")
+]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16"], Field(description="fp32, or bf16 autocast over fp32 weights")
+]
 TimeoutOption = Annotated[
-    float, Field(gt=0, description="seconds that a process waits for the others before the run ends; saving may take long")
+    float,
+    Field(
+        gt=0,
+        description="seconds that a process waits for the others before the run ends; saving may take long",
+    ),
 ]
 
 
@@ -56,15 +64,17 @@ class ProcessEngine(Engine):
             raise BackendError(
                 "the processes cannot find each other",
                 got=f"rank {self.rank} of {self.world_size}: {error}",
-                expected="every process started by torchrun or DeepSpeed's launcher, with the same MASTER_ADDR and MASTER_PORT",
-                remedy="on several machines, name the network interface: GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME",
+                expected="every process started by torchrun or DeepSpeed's launcher, with the same "
+                "MASTER_ADDR and MASTER_PORT",
+                remedy="on several machines, name the network interface: GLOO_SOCKET_IFNAME, "
+                "NCCL_SOCKET_IFNAME",
             ) from error
 
     def stop(self) -> None:
         if self.made_group:
             self.made_group = False
-            # Gloo's thread takes the interpreter's lock to let go of the last message, and the group's destructor joins that
-            # thread with the lock held (torch 2.13): let it finish first.
+            # Gloo's thread takes the interpreter's lock to let go of the last message, and the group's
+            # destructor joins that thread with the lock held (torch 2.13): let it finish first.
             time.sleep(0.2)
             dist.destroy_process_group()
 
@@ -89,7 +99,8 @@ class ProcessEngine(Engine):
             "another process of the run has ended, or does not answer",
             got=str(error).splitlines()[0],
             expected=f"{self.world_size} processes within {self.waits:.0f} s (engine.timeout)",
-            remedy="see what that process or the launcher says; the same command goes on from the last checkpoint",
+            remedy="see what that process or the launcher says; the same command goes on from the last "
+            "checkpoint",
         )
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -97,8 +108,8 @@ class ProcessEngine(Engine):
 
 
 def this_process() -> tuple[int, int, int]:
-    """(rank, number of processes, rank on this machine), from RANK, WORLD_SIZE and LOCAL_RANK as torchrun and DeepSpeed's
-    launcher set them; alone without them. Raises `BackendError` where they make no sense."""
+    """(rank, number of processes, rank on this machine), from RANK, WORLD_SIZE and LOCAL_RANK as torchrun and
+    DeepSpeed's launcher set them; alone without them. Raises `BackendError` where they make no sense."""
     rank, world_size, local_rank = _number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
     if not 0 <= rank < world_size:
         raise BackendError(
@@ -111,8 +122,8 @@ def this_process() -> tuple[int, int, int]:
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` is the GPU where there is one; of several processes on a machine each takes the GPU of its local rank. Raises
-    `BackendError` for a device that is not here."""
+    """`auto` is the GPU where there is one; of several processes on a machine each takes the GPU of its local
+    rank. Raises `BackendError` for a device that is not here."""
     if name in ("auto", "cuda") and torch.cuda.is_available():
         # A launcher may show each process its own GPU only, which then is the first.
         name = f"cuda:{local_rank if torch.cuda.device_count() > 1 else 0}"
@@ -126,9 +137,13 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
         raise BackendError("unknown device", got=repr(name), expected="auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and local_rank and device.index != local_rank and torch.cuda.device_count() > 1:
         raise BackendError(
-            "several processes would share a GPU", got=f"device {name} at local rank {local_rank}", expected="engine.device=auto"
+            "several processes would share a GPU",
+            got=f"device {name} at local rank {local_rank}",
+            expected="engine.device=auto",
         )
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+    if device.type == "cuda" and not (
+        torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    ):
         raise BackendError(
             f"the device {name} is not here",
             got=f"{torch.cuda.device_count()} CUDA devices",
@@ -141,5 +156,9 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 def _number(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.lstrip("-").isdecimal():
-        raise BackendError("the environment does not say which process this is", got=f"{variable}={text}", expected="a whole number")
+        raise BackendError(
+            "the environment does not say which process this is",
+            got=f"{variable}={text}",
+            expected="a whole number",
+        )
     return int(text)

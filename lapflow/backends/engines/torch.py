@@ -23,8 +23,8 @@ class TorchEngine(ProcessEngine):
     """Plain PyTorch. On several processes `parallel` says how they share the work:
 
     - `ddp`: each holds the whole model and optimizer; gradients are averaged.
-    - `fsdp2`: each holds its part of every weight and moment (`fully_shard` on each unit of the network); weights are
-      gathered, in float32, unit by unit when they are needed.
+    - `fsdp2`: each holds its part of every weight and moment (`fully_shard` on each unit of the network);
+      weights are gathered, in float32, unit by unit when they are needed.
     """
 
     def __init__(
@@ -32,9 +32,12 @@ class TorchEngine(ProcessEngine):
         *,
         device: DeviceOption = "auto",
         precision: PrecisionOption = "fp32",
-        compile: Annotated[bool, Field(description="torch.compile the network, one graph per set of active scales")] = False,
+        compile: Annotated[
+            bool, Field(description="torch.compile the network, one graph per set of active scales")
+        ] = False,
         parallel: Annotated[
-            Literal["ddp", "fsdp2"], Field(description="of several processes: ddp keeps whole weights in each, fsdp2 shards them")
+            Literal["ddp", "fsdp2"],
+            Field(description="of several processes: ddp keeps whole weights in each, fsdp2 shards them"),
         ] = "ddp",
         timeout: TimeoutOption = 1800.0,
     ) -> None:
@@ -46,13 +49,20 @@ class TorchEngine(ProcessEngine):
         return self.sharded
 
     def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held]:
-        """DDP reduces gradients in `buckets`, a copy of them. FSDP2 has weights `gathered` for use: those outside the units all
-        through a step, and of the units one in use and the next one, with the gradients of one."""
+        """DDP reduces gradients in `buckets`, a copy of them. FSDP2 has weights `gathered` for use: those
+        outside the units all through a step, and of the units one in use and the next one, with the gradients
+        of one."""
         if self.sharded:
             inside = [count(unit.parameters()) for unit in units]
             outside = count(model.parameters()) - sum(inside)
-            return {**by_rows(model, processes), "gathered": Held(ITEM * (outside + 3 * max(inside, default=0)))}
-        return {**whole(model), **({"buckets": Held(ITEM * count(model.parameters()))} if processes > 1 else {})}
+            return {
+                **by_rows(model, processes),
+                "gathered": Held(ITEM * (outside + 3 * max(inside, default=0))),
+            }
+        return {
+            **whole(model),
+            **({"buckets": Held(ITEM * count(model.parameters()))} if processes > 1 else {}),
+        }
 
     def start(self) -> None:
         if self.sharded:
@@ -75,7 +85,9 @@ class TorchEngine(ProcessEngine):
         together: nn.Module = Together(model)
         if self.sharded:
             self._shard(together, units)
-        self.names, self.parameters = zip(*((name, p) for name, p in model.named_parameters() if p.requires_grad))
+        self.names, self.parameters = zip(
+            *((name, p) for name, p in model.named_parameters() if p.requires_grad)
+        )
         self.optimizer = optimizer(self.parameters)
         self.ddp = None
         if self.world_size > 1 and not self.sharded:
@@ -93,7 +105,8 @@ class TorchEngine(ProcessEngine):
     def _shard(self, together: nn.Module, units: Sequence[nn.Module]) -> None:
         from torch.distributed.fsdp import fully_shard
 
-        # Heads are views of a layer's output; nothing here changes one in place, which is what torch warns of.
+        # Heads are views of a layer's output; nothing here changes one in place, which is what torch warns
+        # of.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = dist.init_device_mesh(self.device.type, (self.world_size,))
         for unit in units:
@@ -107,8 +120,8 @@ class TorchEngine(ProcessEngine):
         loss.backward()
 
     def step(self, learning_rate: float) -> float:
-        # The zero gradient of an inactive scale (see the contract). It is made here, and gradients are let go of below, so that the
-        # backward pass need not add to a zero.
+        # The zero gradient of an inactive scale (see the contract). It is made here, and gradients are let go
+        # of below, so that the backward pass need not add to a zero.
         for p in self.parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -116,7 +129,9 @@ class TorchEngine(ProcessEngine):
         norm = _whole(total).item()
         if norm == norm and norm != float("inf"):
             if self.clip is not None and norm > self.clip:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip, torch.tensor(norm, device=self.device))
+                torch.nn.utils.clip_grads_with_norm_(
+                    self.parameters, self.clip, torch.tensor(norm, device=self.device)
+                )
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
@@ -128,7 +143,9 @@ class TorchEngine(ProcessEngine):
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         entries = self._entries()
-        return self._on_first((name, _whole(_like(shards[name], entries[name]))) for name in self.entries if name in shards)
+        return self._on_first(
+            (name, _whole(_like(shards[name], entries[name]))) for name in self.entries if name in shards
+        )
 
     def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         entries = self._entries()
@@ -148,7 +165,9 @@ class TorchEngine(ProcessEngine):
             p = parameters[name]
             # The fused AdamW keeps its step counts, like its moments, beside the parameter.
             whole = value.to(p.device)
-            self.optimizer.state[p][key] = _like(_part(whole, p), p) if whole.shape == p.shape else whole.clone()
+            self.optimizer.state[p][key] = (
+                _like(_part(whole, p), p) if whole.shape == p.shape else whole.clone()
+            )
 
     def _entries(self) -> dict[str, Tensor]:
         """The state dict's tensors themselves, under the names from before wrapping."""
@@ -156,8 +175,9 @@ class TorchEngine(ProcessEngine):
         return {name: held[name].detach() for name in self.entries}
 
     def _on_first(self, pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors on the CPU, kept on rank 0 alone; one at a time, since a whole one may be large. Making them is collective: the
-        order must be the same on all processes, which a dictionary read from a checkpoint does not promise."""
+        """The tensors on the CPU, kept on rank 0 alone; one at a time, since a whole one may be large. Making
+        them is collective: the order must be the same on all processes, which a dictionary read from a
+        checkpoint does not promise."""
         return {name: x.detach().cpu() for name, x in pairs if self.rank == 0}
 
 
@@ -165,7 +185,11 @@ def split_state_name(full: str, parameters: Iterable[str]) -> tuple[str, str]:
     """PARAMETER/KEY -> (parameter, key). Raises `CheckpointError` for one that the model does not have."""
     name, key = full.rsplit("/", 1)
     if name not in parameters:
-        raise CheckpointError("the optimizer state is of another model", got=name, expected="the names of this model's parameters")
+        raise CheckpointError(
+            "the optimizer state is of another model",
+            got=name,
+            expected="the names of this model's parameters",
+        )
     return name, key
 
 
@@ -177,11 +201,15 @@ def _like(local: Tensor, entry: Tensor) -> Tensor:
     """A local part as the distributed tensor that `entry` is; itself where the entry is a plain tensor."""
     if not isinstance(entry, DTensor):
         return local
-    return DTensor.from_local(local, entry.device_mesh, entry.placements, run_check=False, shape=entry.shape, stride=entry.stride())
+    return DTensor.from_local(
+        local, entry.device_mesh, entry.placements, run_check=False, shape=entry.shape, stride=entry.stride()
+    )
 
 
 def _part(whole: Tensor, entry: Tensor) -> Tensor:
     """This process's part of a whole tensor laid out as `entry`, a new tensor."""
     if not isinstance(entry, DTensor):
         return whole.clone()
-    return distribute_tensor(whole, entry.device_mesh, entry.placements, src_data_rank=None).to_local().clone()
+    return (
+        distribute_tensor(whole, entry.device_mesh, entry.placements, src_data_rank=None).to_local().clone()
+    )

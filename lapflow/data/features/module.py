@@ -19,20 +19,26 @@ from lapflow.core.features import FeatureExtractor
 
 
 class ModuleFeatures(FeatureExtractor):
-    """What the callable `target`, named as `module:attribute`, gives for images [b, c, h, w] in [-1, 1]: [b, f].
+    """What the callable `target`, named as `module:attribute`, gives for images [b, c, h, w] in [-1, 1]: [b,
+    f].
 
-    The attribute is a function, a `torch.nn.Module` (put on the device, in evaluation mode), or a class, which is made without
-    arguments. Images are not rounded, clipped or resized; say in an attribute `resize` of it, a text, what it does. It is known
-    by the SHA-256 of its source file and of its weights: what else it reads, nobody looks at.
+    The attribute is a function, a `torch.nn.Module` (put on the device, in evaluation mode), or a class,
+    which is made without arguments. Images are not rounded, clipped or resized; say in an attribute `resize`
+    of it, a text, what it does. It is known by the SHA-256 of its source file and of its weights: what else
+    it reads, nobody looks at.
 
-    Importing runs code, so a person must name it: in a config file or on a command line. Never is a module imported because a
-    checkpoint names it. Raises `PluginError` for what cannot be imported or called.
+    Importing runs code, so a person must name it: in a config file or on a command line. Never is a module
+    imported because a checkpoint names it. Raises `PluginError` for what cannot be imported or called.
     """
 
     def __init__(
         self,
         target: Annotated[
-            str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", description="module:attribute, such as my_features:embed")
+            str,
+            Field(
+                pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$",
+                description="module:attribute, such as my_features:embed",
+            ),
         ],
         *,
         batch_size: Annotated[int, Field(ge=1, description="images in it at once")] = 64,
@@ -52,9 +58,15 @@ class ModuleFeatures(FeatureExtractor):
             parts = [self._function(part.to(self.device)) for part in images.split(self.batch_size)]
         for part in parts:
             if not isinstance(part, Tensor) or part.ndim < 2:
-                found = f"a tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+                found = (
+                    f"a tensor of shape {tuple(part.shape)}"
+                    if isinstance(part, Tensor)
+                    else type(part).__name__
+                )
                 raise PluginError(
-                    "the feature extractor does not give one vector per image", got=f"{self.target}: {found}", expected="[b, f]"
+                    "the feature extractor does not give one vector per image",
+                    got=f"{self.target}: {found}",
+                    expected="[b, f]",
                 )
         return torch.cat([part.double().flatten(1) for part in parts])
 
@@ -69,8 +81,15 @@ class ModuleFeatures(FeatureExtractor):
 
     def identity(self) -> dict[str, Any]:
         self.load()
-        weights = tensors_sha256(self._function.state_dict()) if isinstance(self._function, nn.Module) else None
-        return {"class": type(self).__qualname__, "target": self.target, "source": self._source(), "weights": weights}
+        weights = (
+            tensors_sha256(self._function.state_dict()) if isinstance(self._function, nn.Module) else None
+        )
+        return {
+            "class": type(self).__qualname__,
+            "target": self.target,
+            "source": self._source(),
+            "weights": weights,
+        }
 
     def _source(self) -> str | None:
         """The SHA-256 of the module's file; None for a module without one."""
@@ -100,6 +119,8 @@ class ModuleFeatures(FeatureExtractor):
             return found.to(self.device).eval().requires_grad_(False)
         if not callable(found):
             raise PluginError(
-                "the features' module cannot be used", got=f"{self.target}: {type(found).__name__}", expected="something to call"
+                "the features' module cannot be used",
+                got=f"{self.target}: {type(found).__name__}",
+                expected="something to call",
             )
         return found

@@ -12,16 +12,20 @@ from lapflow.core.features import FeatureExtractor
 
 
 class PixelFeatures(FeatureExtractor):
-    """Flattened pixel values in grey levels, clipped to 0..grey_levels as any picture file would; not rounded.
+    """Flattened pixel values in grey levels, clipped to 0..grey_levels as any picture file would; not
+    rounded.
 
-    Images of more than `most` pixels a side are averaged down to it first: a Frechet distance costs the cube of the features.
+    Images of more than `most` pixels a side are averaged down to it first: a Frechet distance costs the cube
+    of the features.
     """
 
     def __init__(
         self,
         *,
         grey_levels: int = 255,
-        most: Annotated[int, Field(ge=1, description="the largest side; larger images are averaged down to it")] = 32,
+        most: Annotated[
+            int, Field(ge=1, description="the largest side; larger images are averaged down to it")
+        ] = 32,
     ) -> None:
         self.grey_levels, self.most = grey_levels, most
 

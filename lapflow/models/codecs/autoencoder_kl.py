@@ -18,22 +18,33 @@ from lapflow.core.random import Generators, randn
 class AutoencoderKLCodec(Codec):
     """A frozen diffusers `AutoencoderKL`, such as SD-VAE or EQ-VAE; latent = (z - shift) * scale.
 
-    z is the posterior's mean, so that encoding is a function of the image, or with posterior `sample` a draw from it. The
-    moments are mean and log-variance, [b, 2 channels, h, w]. The autoencoder is loaded when first used; `latent_shape`
-    needs only `factor` and `channels`, which loading then checks. Weights are read from safetensors only: a pickle is
-    never opened.
+    z is the posterior's mean, so that encoding is a function of the image, or with posterior `sample` a draw
+    from it. The moments are mean and log-variance, [b, 2 channels, h, w]. The autoencoder is loaded when
+    first used; `latent_shape` needs only `factor` and `channels`, which loading then checks. Weights are read
+    from safetensors only: a pickle is never opened.
     """
 
     def __init__(
         self,
-        path: Annotated[str, Field(min_length=1, description="hub name or local folder, for instance stabilityai/sd-vae-ft-ema")],
+        path: Annotated[
+            str,
+            Field(
+                min_length=1, description="hub name or local folder, for instance stabilityai/sd-vae-ft-ema"
+            ),
+        ],
         *,
         factor: Annotated[int, Field(ge=1, description="image size over latent size")] = 8,
         channels: Annotated[int, Field(ge=1, description="latent channels")] = 4,
-        scale: Annotated[float | None, Field(gt=0, description="latents are multiplied by it; null: the autoencoder's own")] = None,
-        shift: Annotated[float | None, Field(description="subtracted from latents before scaling; null: the autoencoder's own")] = None,
+        scale: Annotated[
+            float | None, Field(gt=0, description="latents are multiplied by it; null: the autoencoder's own")
+        ] = None,
+        shift: Annotated[
+            float | None,
+            Field(description="subtracted from latents before scaling; null: the autoencoder's own"),
+        ] = None,
         posterior: Annotated[
-            Literal["mean", "sample"], Field(description="train on the mean of an image's posterior, or on draws from it")
+            Literal["mean", "sample"],
+            Field(description="train on the mean of an image's posterior, or on draws from it"),
         ] = "mean",
     ) -> None:
         self.path, self.factor, self.channels, self.scale, self.shift = path, factor, channels, scale, shift
@@ -48,7 +59,8 @@ class AutoencoderKLCodec(Codec):
                 raise SizeError(
                     f"an image of {axis} {size} has no latent of factor {self.factor}",
                     got=f"{height}x{width}",
-                    expected=f"multiples of {self.factor}, for instance {' or '.join(str(s) for s in (below, above) if s)}",
+                    expected=f"multiples of {self.factor}, for instance "
+                    f"{' or '.join(str(s) for s in (below, above) if s)}",
                 )
         return self.channels, height // self.factor, width // self.factor
 
@@ -57,9 +69,12 @@ class AutoencoderKLCodec(Codec):
         model = self._on(images.device)
         if images.shape[1] != model.config.in_channels:
             raise SizeError(
-                "the autoencoder takes images with another number of channels", got=images.shape[1], expected=model.config.in_channels
+                "the autoencoder takes images with another number of channels",
+                got=images.shape[1],
+                expected=model.config.in_channels,
             )
-        # A CPU's kernels are chosen by batch size and round differently. One by one, the moments are the image's alone.
+        # A CPU's kernels are chosen by batch size and round differently. One by one, the moments are the
+        # image's alone.
         parts = images.to(model.dtype).split(1 if images.device.type == "cpu" else len(images))
         posteriors = [model.encode(part).latent_dist for part in parts]
         return torch.cat([torch.cat([p.mean, p.logvar], dim=1) for p in posteriors])
@@ -77,10 +92,16 @@ class AutoencoderKLCodec(Codec):
         return model.decode((latents / scale + shift).to(model.dtype)).sample.to(latents.dtype)
 
     def identity(self) -> dict[str, Any]:
-        """Class, latent size and the SHA-256 of the weights in float32, whatever file or dtype they come from."""
+        """Class, latent size and the SHA-256 of the weights in float32, whatever file or dtype they come
+        from."""
         self.load()
         weights = tensors_sha256({name: value.float() for name, value in self._model.state_dict().items()})
-        return {"class": type(self._model).__name__, "channels": self.channels, "factor": self.factor, "weights": weights}
+        return {
+            "class": type(self._model).__name__,
+            "channels": self.channels,
+            "factor": self.factor,
+            "weights": weights,
+        }
 
     @property
     def affine(self) -> tuple[float, float]:
@@ -101,20 +122,29 @@ class AutoencoderKLCodec(Codec):
         return model
 
     def adopt(self, module: nn.Module) -> None:
-        """A diffusers `AutoencoderKL`, which is frozen. Raises `ConfigError` unless its factor and channels are the config's."""
+        """A diffusers `AutoencoderKL`, which is frozen. Raises `ConfigError` unless its factor and channels
+        are the config's."""
         if module is self._model:
             return
         settings = getattr(module, "config", None)
         blocks = getattr(settings, "block_out_channels", None)
-        found = {"channels": getattr(settings, "latent_channels", None), "factor": 2 ** (len(blocks) - 1) if blocks else None}
+        found = {
+            "channels": getattr(settings, "latent_channels", None),
+            "factor": 2 ** (len(blocks) - 1) if blocks else None,
+        }
         told = {"channels": self.channels, "factor": self.factor}
         if found != told:
             name = getattr(settings, "_name_or_path", None) or type(module).__name__
-            raise ConfigError("the autoencoder is not what the codec's config says", got=f"{name} has {found}", expected=str(told))
+            raise ConfigError(
+                "the autoencoder is not what the codec's config says",
+                got=f"{name} has {found}",
+                expected=str(told),
+            )
         self._model = module.requires_grad_(False).eval()
 
     def _on(self, device: torch.device) -> Any:
-        """The autoencoder, loaded if it was not, on `device`; one that accelerate's hooks move is left to them."""
+        """The autoencoder, loaded if it was not, on `device`; one that accelerate's hooks move is left to
+        them."""
         self.load()
         placed = self._model.device == device or hasattr(self._model, "_hf_hook")
         return self._model if placed else self._model.to(device)
@@ -124,16 +154,25 @@ class AutoencoderKLCodec(Codec):
             from diffusers import AutoencoderKL
         except Exception as error:  # an unfit torch or transformers fails with other errors than ImportError
             raise BackendError(
-                "the autoencoder-kl codec needs the package diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'"
+                "the autoencoder-kl codec needs the package diffusers",
+                got=str(error),
+                remedy="pip install 'lapflow[diffusers]'",
             ) from error
         try:
             return AutoencoderKL.from_pretrained(self.path, use_safetensors=True, low_cpu_mem_usage=False)
-        except Exception as error:  # OSError for what is missing; safetensors has a class of its own for a damaged file
+        except (
+            Exception
+        ) as error:  # OSError for what is missing; safetensors has a class of its own for a damaged file
             folder = Path(self.path)
-            pickled = [] if any(folder.glob("*.safetensors")) else sorted(p.name for p in folder.glob("*.bin"))
+            pickled = (
+                [] if any(folder.glob("*.safetensors")) else sorted(p.name for p in folder.glob("*.bin"))
+            )
             raise BackendError(
                 "the autoencoder cannot be loaded",
-                got=f"{self.path} holds {', '.join(pickled)}, which is a pickle" if pickled else f"{self.path}: {error}",
-                expected="a hub name or a folder of a diffusers AutoencoderKL, with its weights in safetensors",
+                got=f"{self.path} holds {', '.join(pickled)}, which is a pickle"
+                if pickled
+                else f"{self.path}: {error}",
+                expected="a hub name or a folder of a diffusers AutoencoderKL, with its weights in "
+                "safetensors",
                 remedy="convert the weights with safetensors, where you trust them" if pickled else None,
             ) from error

@@ -1,4 +1,5 @@
-"""The backbone contract: any suffix of the scales, shapes kept, samples apart, every parameter trained, costs stated."""
+"""The backbone contract: any suffix of the scales, shapes kept, samples apart, every parameter trained, costs
+stated."""
 
 from __future__ import annotations
 
@@ -22,10 +23,11 @@ BANDS = {1: Band(1, 1, 4, 4, 0.5, 0.5), 0: Band(0, 1, 8, 8, 0.75**0.5, 1.0)}
 
 
 class BackboneConformance(Conformance):
-    """`bands` and `num_classes` are the context in which the backbone is made; zero classes means unconditional.
+    """`bands` and `num_classes` are the context in which the backbone is made; zero classes means
+    unconditional.
 
-    `timed = False` for a network that works at one time only (one step a segment); `own_scale = False` for one that predicts a
-    scale from the coarser ones alone, the coarsest from the class.
+    `timed = False` for a network that works at one time only (one step a segment); `own_scale = False` for
+    one that predicts a scale from the coarser ones alone, the coarsest from the class.
     """
 
     kind = "backbone"
@@ -36,10 +38,13 @@ class BackboneConformance(Conformance):
     own_scale: ClassVar[bool] = True
 
     def make(self) -> Backbone:
-        raise NotImplementedError("override make() to return the backbone under test, made for self.bands and self.num_classes")
+        raise NotImplementedError(
+            "override make() to return the backbone under test, made for self.bands and self.num_classes"
+        )
 
     def network(self) -> Backbone:
-        """The backbone in float64 with every parameter drawn anew: zero-initialised ones would hide what depends on what."""
+        """The backbone in float64 with every parameter drawn anew: zero-initialised ones would hide what
+        depends on what."""
         model = self.make().double().eval()
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
@@ -59,7 +64,11 @@ class BackboneConformance(Conformance):
         return torch.arange(self.batch) % self.num_classes if self.num_classes else None
 
     def predict(self, model: nn.Module, scales: tuple[int, ...], key: object = 0) -> Heads:
-        heads: Heads = model(self.state(scales, key), torch.linspace(0.1, 0.9, self.batch, dtype=torch.float64), Condition(self.labels()))
+        heads: Heads = model(
+            self.state(scales, key),
+            torch.linspace(0.1, 0.9, self.batch, dtype=torch.float64),
+            Condition(self.labels()),
+        )
         return heads
 
     def test_it_keeps_num_classes(self) -> None:
@@ -81,16 +90,24 @@ class BackboneConformance(Conformance):
         model, scales, labels = self.network(), tuple(self.bands), self.labels()
         t = torch.linspace(0.1, 0.9, self.batch, dtype=torch.float64)
         whole = self.predict(model, scales)["main"]
-        alone = model({k: x[1:2] for k, x in self.state(scales).items()}, t[1:2], None if labels is None else labels[1:2])["main"]
+        alone = model(
+            {k: x[1:2] for k, x in self.state(scales).items()},
+            t[1:2],
+            None if labels is None else labels[1:2],
+        )["main"]
         for k in scales:
             assert (whole[k][1:2] - alone[k]).abs().max() <= 1e-9 * whole[k].abs().max()
 
     def test_it_depends_on_time_state_and_class(self) -> None:
-        """A prediction that ignores one of its arguments is a mistake in wiring, unless the kit's attributes say so."""
+        """A prediction that ignores one of its arguments is a mistake in wiring, unless the kit's attributes
+        say so."""
         model, scales = self.network(), tuple(self.bands)
         t, labels = torch.full((self.batch,), 0.4, dtype=torch.float64), self.labels()
         first = model(self.state(scales), t, labels)["main"]
-        later, other = model(self.state(scales), t + 0.3, labels)["main"], model(self.state(scales, "other"), t, labels)["main"]
+        later, other = (
+            model(self.state(scales), t + 0.3, labels)["main"],
+            model(self.state(scales, "other"), t, labels)["main"],
+        )
         for k in scales:
             assert ((first[k] - later[k]).abs().max() > 1e-9) == self.timed, "time"
             assert ((first[k] - other[k]).abs().max() > 1e-9) == (self.own_scale or k < max(scales)), "state"
@@ -116,11 +133,16 @@ class BackboneConformance(Conformance):
         state = {k: normal(batch, *self.bands[k].shape, key=k) for k in scales}
         heads = model(state, torch.linspace(0.1, 0.9, batch, dtype=torch.float64), labels)
         torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum().backward()
-        dead = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not bool(p.grad.any()))]
+        dead = [
+            name
+            for name, p in model.named_parameters()
+            if p.requires_grad and (p.grad is None or not bool(p.grad.any()))
+        ]
         assert not dead, f"no gradient reaches {dead}"
 
     def test_units_are_parts_that_may_be_recomputed(self) -> None:
-        """They are different modules of the network, and recomputing their activations gives the same gradients."""
+        """They are different modules of the network, and recomputing their activations gives the same
+        gradients."""
         model = self.network().train()
         units = model.units()
         assert len({id(unit) for unit in units}) == len(units)
@@ -133,7 +155,8 @@ class BackboneConformance(Conformance):
         assert all(torch.equal(got[name], want[name]) for name in want)
 
     def test_units_that_remake_what_is_cheap_keep_less(self) -> None:
-        """A network `remakes` if, and only if, less is kept for the backward pass within `remaking`; its gradients are the same."""
+        """A network `remakes` if, and only if, less is kept for the backward pass within `remaking`; its
+        gradients are the same."""
         model = self.network().train()
         self.gradients(model)  # a network may make and keep something at its first call
         want, whole = self.gradients(model)
@@ -145,10 +168,15 @@ class BackboneConformance(Conformance):
         assert all(torch.equal(got[name], want[name]) for name in want)
 
     def gradients(self, model: Backbone) -> tuple[dict[str, Tensor], int]:
-        """Of the mean square of all predictions, by the parameter's name; and the bytes that were kept for them."""
+        """Of the mean square of all predictions, by the parameter's name; and the bytes that were kept for
+        them."""
         model.zero_grad()
         with LiveBytes() as live:
-            heads = model(self.state(tuple(self.bands)), torch.full((self.batch,), 0.4, dtype=torch.float64), self.labels())
+            heads = model(
+                self.state(tuple(self.bands)),
+                torch.full((self.batch,), 0.4, dtype=torch.float64),
+                self.labels(),
+            )
             loss = torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum()
             kept = live.live
         loss.backward()

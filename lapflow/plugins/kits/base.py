@@ -1,4 +1,5 @@
-"""What all kits share: how a component is made, that it is a component, and helpers for random tensors and errors."""
+"""What all kits share: how a component is made, that it is a component, and helpers for random tensors and
+errors."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ class Conformance:
         """What it was made with is its config, and passes its own schema."""
         component: Component = self.make()
         config = dict(component.config)
-        assert set(config) == set(type(component).schema().model_fields), "the config names every argument and nothing else"
+        assert set(config) == set(type(component).schema().model_fields), (
+            "the config names every argument and nothing else"
+        )
         type(component).schema().model_validate(config)
 
 
@@ -41,7 +44,10 @@ def normal(*shape: int, key: object = 0, dtype: torch.dtype = torch.float64) -> 
 
 def relative(got: Tensor, want: Tensor) -> float:
     """|got - want| / |want| in the maximum norm; |got| where `want` is zero."""
-    difference, size = (got.detach().double() - want.detach().double()).abs().max(), want.detach().double().abs().max()
+    difference, size = (
+        (got.detach().double() - want.detach().double()).abs().max(),
+        want.detach().double().abs().max(),
+    )
     return float(difference) / (float(size) or 1.0)
 
 

@@ -1,4 +1,5 @@
-"""The bridge contract: affine in (state, noise), over the right scales. Its law is checked by `Flow` (`core.laws`)."""
+"""The bridge contract: affine in (state, noise), over the right scales. Its law is checked by `Flow`
+(`core.laws`)."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ class BridgeConformance(Conformance):
         before = self.segments[index - 1] if index else None
         bridge = self.make()
         # The same pyramid in every place: what is tried here does not depend on which one a bridge takes.
-        return bridge.cross(state, [noise] * bridge.pyramids(len(self.segments)), before, self.segments[index], StraightPath())
+        return bridge.cross(
+            state, [noise] * bridge.pyramids(len(self.segments)), before, self.segments[index], StraightPath()
+        )
 
     def crossings(self) -> list[tuple[int, State]]:
         """(segment entered, the state before it)."""
@@ -61,7 +64,10 @@ class BridgeConformance(Conformance):
         """cross(a u + b v) = a cross(u) + b cross(v), and nothing comes from nothing."""
         for index, state in self.crossings():
             other = map_state(lambda x: x.flip(-1), state)
-            first, second = self.cross(index, state, self.noise("a")), self.cross(index, other, self.noise("b"))
+            first, second = (
+                self.cross(index, state, self.noise("a")),
+                self.cross(index, other, self.noise("b")),
+            )
             mixed = self.cross(
                 index,
                 map_state(lambda x, y: 2 * x - 3 * y, state, other),
@@ -85,11 +91,14 @@ class BridgeConformance(Conformance):
         for index, state in self.crossings():
             noise = self.noise("a")
             whole = self.cross(index, state, noise)
-            alone = self.cross(index, {k: x[:1] for k, x in state.items()}, {k: x[:1] for k, x in noise.items()})
+            alone = self.cross(
+                index, {k: x[:1] for k, x in state.items()}, {k: x[:1] for k, x in noise.items()}
+            )
             assert all((whole[k][:1] - alone[k]).abs().max() <= 1e-12 for k in whole)
 
     def test_a_condition_is_affine_and_of_the_next_segment(self) -> None:
-        """A conditional bridge's `corrupt` gives the next segment's bands, linear in image and noise; level 0 leaves the image."""
+        """A conditional bridge's `corrupt` gives the next segment's bands, linear in image and noise; level 0
+        leaves the image."""
         bridge = self.make()
         if not bridge.conditional:
             return
@@ -102,7 +111,10 @@ class BridgeConformance(Conformance):
         twice = bridge.corrupt(*doubled, level, before, after)
         assert all((twice[k] - 2 * out[k]).abs().max() <= 1e-11 for k in out)
         clean = bridge.corrupt(image, self.noise("c"), torch.zeros(2, dtype=torch.float64), before, after)
-        assert all((clean[k] - image[k]).abs().max() <= 1e-12 if k in image else not bool(clean[k].any()) for k in clean)
+        assert all(
+            (clean[k] - image[k]).abs().max() <= 1e-12 if k in image else not bool(clean[k].any())
+            for k in clean
+        )
         drawn = bridge.draw_level(torch.linspace(0, 0.999, 7))
         assert bool((drawn >= 0).all())
         assert bool((drawn < 1).all())

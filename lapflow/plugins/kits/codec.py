@@ -16,7 +16,8 @@ from lapflow.plugins.kits.base import Conformance, error_of
 
 
 class CodecConformance(Conformance):
-    """`shape` (c, h, w) of the images; `round_trip` bounds |decode(encode(x)) - x| if the codec promises that."""
+    """`shape` (c, h, w) of the images; `round_trip` bounds |decode(encode(x)) - x| if the codec promises
+    that."""
 
     kind = "codec"
     shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
@@ -37,7 +38,8 @@ class CodecConformance(Conformance):
         assert bool(torch.isfinite(latents).all())
 
     def test_encoding_is_the_latents_of_the_moments(self) -> None:
-        """Moments are a pure function of the images, finite; encode is no more than latents of them, and keeps the dtype."""
+        """Moments are a pure function of the images, finite; encode is no more than latents of them, and
+        keeps the dtype."""
         codec, images = self.make(), self.images()
         moments = codec.moments(images)
         assert bool(torch.isfinite(moments).all())
@@ -46,7 +48,8 @@ class CodecConformance(Conformance):
         assert codec.encode(images.bfloat16()).dtype == torch.bfloat16
 
     def test_draws_come_from_the_sample_s_own_generator(self) -> None:
-        """With a generator for each sample, a sample's latent is the one that it would have alone; without, nothing is drawn."""
+        """With a generator for each sample, a sample's latent is the one that it would have alone; without,
+        nothing is drawn."""
         codec = self.make()
         moments = codec.moments(self.images())
         together = codec.latents(moments, [keyed_generator("codec", i) for i in range(2)])
@@ -67,7 +70,8 @@ class CodecConformance(Conformance):
         assert scale > 0
 
     def test_it_works_with_the_network_that_it_shows(self) -> None:
-        """Another instance that adopts its `module` encodes and decodes the same; a codec that shows none takes none."""
+        """Another instance that adopts its `module` encodes and decodes the same; a codec that shows none
+        takes none."""
         codec, images, other = self.make(), self.images(), self.make()
         module = codec.module
         if module is None:

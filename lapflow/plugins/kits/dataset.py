@@ -19,12 +19,18 @@ class DatasetConformance(Conformance):
     looked_at: ClassVar[int] = 8
 
     def make(self) -> Dataset:
-        raise NotImplementedError("override make() to return the data set under test, with at least one training image")
+        raise NotImplementedError(
+            "override make() to return the data set under test, with at least one training image"
+        )
 
     def indices(self, split: Split) -> list[int]:
         """Indices spread over the split, its first and last among them."""
         size = self.make().size(split)
-        return sorted({i * (size - 1) // max(1, self.looked_at - 1) for i in range(self.looked_at)}) if size else []
+        return (
+            sorted({i * (size - 1) // max(1, self.looked_at - 1) for i in range(self.looked_at)})
+            if size
+            else []
+        )
 
     def test_there_is_something_to_train_on(self) -> None:
         """A positive training split, a test split of zero or more."""
@@ -45,7 +51,8 @@ class DatasetConformance(Conformance):
                 assert 0 <= label < max(1, dataset.num_classes)
 
     def test_reads_are_pure(self) -> None:
-        """The same index gives the same image, in any order, from another instance, and after a caller wrote into one."""
+        """The same index gives the same image, in any order, from another instance, and after a caller wrote
+        into one."""
         first, second = self.make(), self.make()
         for index in reversed(self.indices("train")):
             image, label = first.read("train", index)
@@ -57,7 +64,8 @@ class DatasetConformance(Conformance):
             assert torch.equal(first.read("train", index)[0], kept)
 
     def test_mirrored_samples_are_of_the_mirrored_image(self) -> None:
-        """The same label and shape, purely; an image itself is turned left to right. Or a refusal, given before the work too."""
+        """The same label and shape, purely; an image itself is turned left to right. Or a refusal, given
+        before the work too."""
         dataset, again = self.make(), self.make()
         try:
             dataset.require_mirrored()
@@ -65,7 +73,10 @@ class DatasetConformance(Conformance):
             error_of(DataError, lambda: dataset.read_mirrored("train", 0))
             return
         for index in self.indices("train"):
-            (image, label), (mirrored, same) = dataset.read("train", index), dataset.read_mirrored("train", index)
+            (image, label), (mirrored, same) = (
+                dataset.read("train", index),
+                dataset.read_mirrored("train", index),
+            )
             assert same == label
             assert mirrored.shape == image.shape
             assert dataset.encoding is not None or torch.equal(mirrored, image.flip(-1))

@@ -1,4 +1,5 @@
-"""The decomposition contract: linear, exactly invertible at every start, with the declared bands, ranges and stds."""
+"""The decomposition contract: linear, exactly invertible at every start, with the declared bands, ranges and
+stds."""
 
 from __future__ import annotations
 
@@ -19,7 +20,11 @@ class DecompositionConformance(Conformance):
     channels: ClassVar[int] = 2
     side: ClassVar[int | None] = None
     # bf16 keeps 8 bits: each of the K sums of a split and its inverse may round by 2^-8 of the largest value.
-    tolerances: ClassVar[dict[torch.dtype, float]] = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.06}
+    tolerances: ClassVar[dict[torch.dtype, float]] = {
+        torch.float64: 1e-12,
+        torch.float32: 1e-5,
+        torch.bfloat16: 0.06,
+    }
 
     def make(self) -> Decomposition:
         raise NotImplementedError("override make() to return the decomposition under test")
@@ -41,7 +46,9 @@ class DecompositionConformance(Conformance):
                 back = d.synthesize(d.analyze(x, start), start)
                 assert back.shape == x.shape
                 assert back.dtype == dtype
-                assert relative(back, x) <= tolerance, f"start {start}, {dtype}: off by {relative(back, x):.2e}"
+                assert relative(back, x) <= tolerance, (
+                    f"start {start}, {dtype}: off by {relative(back, x):.2e}"
+                )
 
     def test_synthesis_at_a_start_is_what_the_coarser_bands_make(self) -> None:
         """The bands k >= s of an image are those of its image at scale s."""
@@ -60,7 +67,8 @@ class DecompositionConformance(Conformance):
             assert (band - (2.5 * first[k] - 0.5 * second[k])).abs().max() <= 1e-11
 
     def test_bands_come_coarse_to_fine_in_the_declared_shapes(self) -> None:
-        """analyze and bands name the same scales, coarse to fine, in the same shapes; the shapes do not depend on the batch."""
+        """analyze and bands name the same scales, coarse to fine, in the same shapes; the shapes do not
+        depend on the batch."""
         d, x = self.make(), self.image()
         declared = d.bands((x.shape[1], x.shape[2], x.shape[3]))
         found = d.analyze(x)
@@ -77,10 +85,13 @@ class DecompositionConformance(Conformance):
             u, v = normal(*band.shape, key=("u", k)), normal(*band.shape, key=("v", k))
             once = d.project(u, k)
             assert (d.project(once, k) - once).abs().max() <= 1e-12, f"project is not idempotent in band {k}"
-            assert abs(float((once * v).sum() - (u * d.project(v, k)).sum())) <= 1e-9, f"project is not orthogonal in band {k}"
+            assert abs(float((once * v).sum() - (u * d.project(v, k)).sum())) <= 1e-9, (
+                f"project is not orthogonal in band {k}"
+            )
 
     def test_declared_stds_are_those_of_the_operator(self) -> None:
-        """pixel_std and direction_std, from the covariance of each band of a white image: one column per pixel of the image."""
+        """pixel_std and direction_std, from the covariance of each band of a white image: one column per
+        pixel of the image."""
         d = self.make()
         side = self.side or max(d.multiple, 4)
         basis = torch.eye(self.channels * side**2, dtype=torch.float64).reshape(-1, self.channels, side, side)
@@ -89,10 +100,14 @@ class DecompositionConformance(Conformance):
             operator = columns.flatten(1).T
             covariance = operator @ operator.T
             variances = covariance.diagonal()
-            assert relative(variances.sqrt(), torch.full_like(variances, declared[k].pixel_std)) <= 1e-9, f"pixel_std of band {k}"
+            assert relative(variances.sqrt(), torch.full_like(variances, declared[k].pixel_std)) <= 1e-9, (
+                f"pixel_std of band {k}"
+            )
             directions = torch.linalg.eigvalsh(covariance)
             alive = directions[directions > 1e-9 * directions.max()].sqrt()
-            assert relative(alive, torch.full_like(alive, declared[k].direction_std)) <= 1e-9, f"direction_std of band {k}"
+            assert relative(alive, torch.full_like(alive, declared[k].direction_std)) <= 1e-9, (
+                f"direction_std of band {k}"
+            )
             self._check_rank(d, k, columns.shape[1:], len(alive))
 
     @staticmethod

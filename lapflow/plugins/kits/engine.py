@@ -1,4 +1,5 @@
-"""The engine contract on one process: the same steps as plain torch, zero gradients for what took no part, exact resumption."""
+"""The engine contract on one process: the same steps as plain torch, zero gradients for what took no part,
+exact resumption."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ class EngineConformance(Conformance):
         raise NotImplementedError("override make() to return the engine under test, for one process")
 
     @contextmanager
-    def run(self, clip: float | None = None, state: dict[str, dict[str, Tensor]] | None = None) -> Iterator[tuple[Engine, Any]]:
+    def run(
+        self, clip: float | None = None, state: dict[str, dict[str, Tensor]] | None = None
+    ) -> Iterator[tuple[Engine, Any]]:
         """A started engine and what training calls, over fresh weights or those kept in `state`."""
         engine, model = self.make(), TwoExperts()
         engine.start()
@@ -92,7 +95,8 @@ class EngineConformance(Conformance):
             assert engine.first(lambda: 3) == 3
 
     def test_it_takes_the_steps_of_plain_torch(self) -> None:
-        """Where a part takes no part in a step, it sees a zero gradient: AdamW still decays its moments and weights."""
+        """Where a part takes no part in a step, it sees a zero gradient: AdamW still decays its moments and
+        weights."""
         with self.run() as (engine, call):
             norms = self.steps(engine, call, self.active)
             got, want = engine.gather(engine.shards()), self.reference()
@@ -109,7 +113,11 @@ class EngineConformance(Conformance):
             with self.run() as (engine, call):
                 for i in range(2):
                     for left in reversed(range(parts)):
-                        rows = normal(4, 3, key=("x", i), dtype=torch.float32).to(engine.device).chunk(parts)[left]
+                        rows = (
+                            normal(4, 3, key=("x", i), dtype=torch.float32)
+                            .to(engine.device)
+                            .chunk(parts)[left]
+                        )
                         with engine.accumulating() if left else nullcontext(), engine.autocast():
                             outputs = call([(rows[0::2], True), (rows[1::2], False)])
                             engine.backward((outputs[0].square().sum() + outputs[1].square().sum()) / 8)
@@ -119,7 +127,8 @@ class EngineConformance(Conformance):
             assert float((found[1][name] - weight).abs().max()) <= 10 * self.tolerance, name
 
     def test_clipping_bounds_the_step_and_reports_the_norm_before(self) -> None:
-        """The norm returned does not depend on the bound; Adam's first moment is that of the clipped gradient."""
+        """The norm returned does not depend on the bound; Adam's first moment is that of the clipped
+        gradient."""
         norms, moments = [], []
         for clip in (None, 1e-3):
             with self.run(clip) as (engine, call):
@@ -127,7 +136,10 @@ class EngineConformance(Conformance):
                 moments.append(engine.state()["fine.weight/exp_avg"])
         assert abs(norms[0] - norms[1]) <= 1e-5 * norms[0]
         scaled = moments[0] * 1e-3 / norms[0]
-        assert float((moments[1] - scaled).abs().max()) <= 1e-4 * float(scaled.abs().max()) + self.tolerance * 1e-3
+        assert (
+            float((moments[1] - scaled).abs().max())
+            <= 1e-4 * float(scaled.abs().max()) + self.tolerance * 1e-3
+        )
 
     def test_a_gradient_that_is_not_finite_updates_nothing(self) -> None:
         """Neither weights nor moments; and the next step is as if it had not been."""
@@ -153,18 +165,26 @@ class EngineConformance(Conformance):
             some = engine.gather({name: x for name, x in shards.items() if name.startswith("fine")})
             assert set(some) == {"fine.weight", "fine.bias"}
             again = engine.scatter(engine.gather(shards))
-            assert all(torch.equal(again[name], shard) and again[name].shape == shard.shape for name, shard in shards.items())
+            assert all(
+                torch.equal(again[name], shard) and again[name].shape == shard.shape
+                for name, shard in shards.items()
+            )
             assert all(again[name].data_ptr() != shard.data_ptr() for name, shard in shards.items())
 
     def test_it_says_what_a_process_holds(self) -> None:
-        """Weights and moments in bytes, of a process alone: the weights, and two numbers for each; or nothing is said."""
+        """Weights and moments in bytes, of a process alone: the weights, and two numbers for each; or nothing
+        is said."""
         with self.run() as (engine, call):
             self.steps(engine, call, (True,))
             held, kept = engine.held(TwoExperts(), [], engine.world_size), self.kept(engine)
         if held is not None:
             weights = sum(4 * x.numel() for x in kept["weights"].values())
             assert weights <= held["weights"].bytes <= weights + 64, "equal but for padding"
-            moments = sum(4 * x.numel() for name, x in kept["optimizer"].items() if name.split("/")[1].startswith("exp_avg"))
+            moments = sum(
+                4 * x.numel()
+                for name, x in kept["optimizer"].items()
+                if name.split("/")[1].startswith("exp_avg")
+            )
             assert moments <= held["moments"].bytes <= moments + 64
             assert {"gradients", "average"} < set(held)
 

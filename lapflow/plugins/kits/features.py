@@ -39,7 +39,9 @@ class FeaturesConformance(Conformance):
         """An image's features are its own, the same at every call, and differ from another image's."""
         extractor, images = self.make(), self.images()
         out = extractor(images)
-        assert float((extractor(images[1:2]) - out[1:2]).abs().max()) <= self.tolerance * (1 + float(out.abs().max()))
+        assert float((extractor(images[1:2]) - out[1:2]).abs().max()) <= self.tolerance * (
+            1 + float(out.abs().max())
+        )
         assert torch.equal(extractor(images), out)
         assert not torch.allclose(out[0], out[1])
 

@@ -1,4 +1,5 @@
-"""The guidance contract: the scales that came, equal predictions left alone, nothing computed where it is off."""
+"""The guidance contract: the scales that came, equal predictions left alone, nothing computed where it is
+off."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ class GuidanceConformance(Conformance):
         raise NotImplementedError("override make() to return the guidance under test")
 
     def prediction(self, key: str, active: int) -> State:
-        return {k: normal(2, 4, 4 >> k, 4 >> k, key=(key, k)) for k in range(self.levels - 1, self.levels - 1 - active, -1)}
+        return {
+            k: normal(2, 4, 4 >> k, 4 >> k, key=(key, k))
+            for k in range(self.levels - 1, self.levels - 1 - active, -1)
+        }
 
     def test_active_is_an_answer_at_every_time(self) -> None:
         """A bool on the whole clock."""
@@ -44,5 +48,7 @@ class GuidanceConformance(Conformance):
         guidance = self.make()
         c, u, w = (self.prediction(key, self.levels) for key in "cuw")
         plain = guidance.combine(c, u, self.levels)
-        moved = guidance.combine(map_state(lambda a, b: a + b, c, w), map_state(lambda a, b: a + b, u, w), self.levels)
+        moved = guidance.combine(
+            map_state(lambda a, b: a + b, c, w), map_state(lambda a, b: a + b, u, w), self.levels
+        )
         assert all((moved[k] - plain[k] - w[k]).abs().max() <= 1e-10 for k in w)

@@ -1,4 +1,5 @@
-"""The interval contract: segments partition the clock, scales join coarse to fine, draws are lawful and repeatable."""
+"""The interval contract: segments partition the clock, scales join coarse to fine, draws are lawful and
+repeatable."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from lapflow.plugins.kits.base import Conformance
 
 
 class IntervalsConformance(Conformance):
-    """`levels` is the number of scales that `make()`'s schedule is for; `end` the path's last clock time in draws."""
+    """`levels` is the number of scales that `make()`'s schedule is for; `end` the path's last clock time in
+    draws."""
 
     kind = "intervals"
     levels: ClassVar[int] = 2
@@ -46,10 +48,13 @@ class IntervalsConformance(Conformance):
         assert all(s.start < s.stop for s in segments)
 
     def test_scales_join_coarse_to_fine(self) -> None:
-        """Active scales are the coarsest ones, listed coarse to fine; a scale stays; all are active at the end."""
+        """Active scales are the coarsest ones, listed coarse to fine; a scale stays; all are active at the
+        end."""
         segments = self.make().segments(self.levels)
         for s in segments:
-            assert list(s.scales) == list(range(self.levels - 1, self.levels - 1 - len(s.scales), -1)), f"segment {s.index}"
+            assert list(s.scales) == list(range(self.levels - 1, self.levels - 1 - len(s.scales), -1)), (
+                f"segment {s.index}"
+            )
             first = s.window[0] if s.window else s.start
             assert all(entry <= first for entry in s.entry.values()), "a scale is not active before it enters"
         for before, after in itertools.pairwise(segments):
@@ -72,7 +77,11 @@ class IntervalsConformance(Conformance):
     def test_each_sample_is_in_exactly_one_draw(self) -> None:
         """The draws' indices cover the batch without overlap."""
         for key in range(8):
-            found = [i for draw in self.draws(key) for i in (range(self.batch) if draw.index is None else draw.index.tolist())]
+            found = [
+                i
+                for draw in self.draws(key)
+                for i in (range(self.batch) if draw.index is None else draw.index.tolist())
+            ]
             assert sorted(found) == list(range(self.batch))
             for draw in self.draws(key):
                 assert draw.t.shape == (self.batch if draw.index is None else len(draw.index),)
@@ -94,10 +103,13 @@ class IntervalsConformance(Conformance):
         first, again, other = self.draws(0), self.draws(0), self.draws(1)
         assert [d.segment for d in first] == [d.segment for d in again]
         assert all(torch.equal(a.t, b.t) for a, b in zip(first, again))
-        assert not torch.equal(torch.cat([d.t for d in first]).sort().values, torch.cat([d.t for d in other]).sort().values)
+        assert not torch.equal(
+            torch.cat([d.t for d in first]).sort().values, torch.cat([d.t for d in other]).sort().values
+        )
 
     def test_what_is_common_to_the_ranks_comes_from_the_stage_generator(self) -> None:
-        """A schedule that says so trains the same segments in every process, each with the same number of samples."""
+        """A schedule that says so trains the same segments in every process, each with the same number of
+        samples."""
         schedule = self.make()
         segments = schedule.segments(self.levels)
         chosen: list[list[tuple[Segment, int]]] = []
@@ -114,10 +126,13 @@ class IntervalsConformance(Conformance):
             chosen.append([(draw.segment, len(draw.t)) for draw in drawn])
         same = all(other == chosen[0] for other in chosen)
         assert same or not schedule.common
-        assert not same or schedule.common or len(segments) == 1, "its segments are common to the processes: set common"
+        assert not same or schedule.common or len(segments) == 1, (
+            "its segments are common to the processes: set common"
+        )
 
     def test_a_share_is_drawn_as_its_part_of_the_batch(self) -> None:
-        """Processes with a multiple of `share_multiple` samples each draw, together, what one draws for them all."""
+        """Processes with a multiple of `share_multiple` samples each draw, together, what one draws for them
+        all."""
         schedule = self.make()
         segments = schedule.segments(self.levels)
         share = 4 * schedule.share_multiple(len(segments))

@@ -15,10 +15,11 @@ from lapflow.plugins.registry import create
 
 
 class ObjectiveConformance(Conformance):
-    """`least_at_target`: the objective is least, and zero, where the heads give the target (not for adversarial ones).
-    `image` is the shape (c, h, w) of the images, `num_classes` their classes, `heads_needed` the heads beside `main`, and
-    `heads_trained` those that get a gradient at every active scale. Override `flow` for one that needs another composition,
-    `heads` where a head is not shaped like the target."""
+    """`least_at_target`: the objective is least, and zero, where the heads give the target (not for
+    adversarial ones). `image` is the shape (c, h, w) of the images, `num_classes` their classes,
+    `heads_needed` the heads beside `main`, and `heads_trained` those that get a gradient at every active
+    scale. Override `flow` for one that needs another composition, `heads` where a head is not shaped like the
+    target."""
 
     kind = "objective"
     least_at_target: ClassVar[bool] = True
@@ -32,7 +33,10 @@ class ObjectiveConformance(Conformance):
 
     def flow(self) -> Flow:
         """The composition of the training pair: LapFlow's, of two scales."""
-        others = (create(kind, name) for kind, name in (("intervals", "cumulative"), ("path", "linear"), ("bridge", "append")))
+        others = (
+            create(kind, name)
+            for kind, name in (("intervals", "cumulative"), ("path", "linear"), ("bridge", "append"))
+        )
         return Flow(create("decomposition", {"name": "laplacian", "levels": 2}), *others)
 
     def built(self) -> Objective:
@@ -58,16 +62,23 @@ class ObjectiveConformance(Conformance):
         """Some prediction for the pair."""
         target = self.point(segment=segment).target
         names = ("main", *self.heads_needed)
-        return {name: {k: normal(*x.shape, key=(name, k), dtype=x.dtype)[rows] for k, x in target.items()} for name in names}
+        return {
+            name: {k: normal(*x.shape, key=(name, k), dtype=x.dtype)[rows] for k, x in target.items()}
+            for name in names
+        }
 
     def test_losses_are_named_finite_scalars(self) -> None:
         """At least one, each a scalar with a name."""
         losses = self.built()(self.heads(), self.point())
         assert losses
-        assert all(isinstance(name, str) and loss.ndim == 0 and bool(torch.isfinite(loss)) for name, loss in losses.items())
+        assert all(
+            isinstance(name, str) and loss.ndim == 0 and bool(torch.isfinite(loss))
+            for name, loss in losses.items()
+        )
 
     def test_each_is_a_mean_over_the_samples(self) -> None:
-        """A batch's loss is the mean of its halves' losses, so that accumulation does not change what is minimised."""
+        """A batch's loss is the mean of its halves' losses, so that accumulation does not change what is
+        minimised."""
         objective, halves = self.built(), (slice(0, 3), slice(3, 6))
         whole = objective(self.heads(), self.point())
         parts = [objective(self.heads(rows), self.point(rows)) for rows in halves]
@@ -76,7 +87,8 @@ class ObjectiveConformance(Conformance):
             assert bool((loss - mean).abs() <= 1e-5 * (1 + loss.abs()))
 
     def test_it_draws_nothing(self) -> None:
-        """The same pair gives the same losses, and the global generator is not used: a resumed run is the uninterrupted one."""
+        """The same pair gives the same losses, and the global generator is not used: a resumed run is the
+        uninterrupted one."""
         objective, heads, point = self.built(), self.heads(), self.point()
         state = torch.get_rng_state()
         first, again = objective(heads, point), objective(heads, point)
@@ -85,24 +97,33 @@ class ObjectiveConformance(Conformance):
 
     def test_gradients_reach_the_heads(self) -> None:
         """At every active scale."""
-        heads = {name: {k: x.clone().requires_grad_() for k, x in head.items()} for name, head in self.heads().items()}
+        heads = {
+            name: {k: x.clone().requires_grad_() for k, x in head.items()}
+            for name, head in self.heads().items()
+        }
         torch.stack(list(self.built()(heads, self.point()).values())).sum().backward()
         for name in self.heads_trained:
             assert all(x.grad is not None and bool(x.grad.any()) for x in heads[name].values()), name
 
     def test_gradients_reach_its_own_weights(self) -> None:
-        """Over all segments, every weight that the objective has of its own is trained; and all of them can be trained after."""
+        """Over all segments, every weight that the objective has of its own is trained; and all of them can
+        be trained after."""
         objective = self.built()
         if objective.module is None:
             return
         for segment in range(len(self.flow().segments)):
             losses = objective(self.heads(segment=segment), self.point(segment=segment))
             torch.stack(list(losses.values())).sum().backward()
-        dead = [name for name, p in objective.module.named_parameters() if p.grad is None or not bool(p.grad.any())]
+        dead = [
+            name
+            for name, p in objective.module.named_parameters()
+            if p.grad is None or not bool(p.grad.any())
+        ]
         assert not dead, f"no gradient reaches {dead}"
 
     def test_its_own_weights_are_all_it_keeps(self) -> None:
-        """Made again with other weights and given the first ones', it gives the same losses: what a checkpoint holds is enough."""
+        """Made again with other weights and given the first ones', it gives the same losses: what a
+        checkpoint holds is enough."""
         objective, other = self.built(), self.make()
         if objective.module is None:
             return
@@ -117,6 +138,9 @@ class ObjectiveConformance(Conformance):
         if not self.least_at_target:
             return
         point = self.point()
-        at_target = sum(float(loss.detach()) for loss in self.built()({**self.heads(), "main": point.target}, point).values())
+        at_target = sum(
+            float(loss.detach())
+            for loss in self.built()({**self.heads(), "main": point.target}, point).values()
+        )
         elsewhere = sum(float(loss.detach()) for loss in self.built()(self.heads(), point).values())
         assert abs(at_target) <= 1e-9 < elsewhere

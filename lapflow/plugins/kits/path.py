@@ -1,4 +1,5 @@
-"""The path contract: derivatives that are derivatives, ends that are noise and data, conversions that invert."""
+"""The path contract: derivatives that are derivatives, ends that are noise and data, conversions that
+invert."""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ TWO_SCALES = (Segment(0, 0.0, 0.5, {1: 0.0}), Segment(1, 0.5, 1.0, {1: 0.0, 0: 0
 
 
 class PathConformance(Conformance):
-    """`segments` on which the path is tried; `start_bound` is the largest alpha / sigma at a scale's start (VP: .0066); `sub_bands`
-    the number of sub-bands of a band for which the path has a pattern; `continuous = False` where a scale's law may jump from a
-    segment to the next, as with windows that overlap."""
+    """`segments` on which the path is tried; `start_bound` is the largest alpha / sigma at a scale's start
+    (VP: .0066); `sub_bands` the number of sub-bands of a band for which the path has a pattern; `continuous =
+    False` where a scale's law may jump from a segment to the next, as with windows that overlap."""
 
     kind = "path"
     segments: ClassVar[tuple[Segment, ...]] = TWO_SCALES
@@ -32,7 +33,8 @@ class PathConformance(Conformance):
         raise NotImplementedError("override make() to return the path under test")
 
     def cases(self) -> list[tuple[Segment, int, Tensor]]:
-        """(segment, scale, random clock times inside the scale's own interval), past the segment's stop too."""
+        """(segment, scale, random clock times inside the scale's own interval), past the segment's stop
+        too."""
         path = self.make()
         found = []
         for segment in self.segments:
@@ -60,7 +62,8 @@ class PathConformance(Conformance):
                 assert relative(one[3] + 0 * t, dsigma) <= 1e-9, f"sigma' of scale {k}"
 
     def test_shapes_follow_the_times(self) -> None:
-        """Coefficients are shaped like t, a scalar or [b], in t's dtype; with a pattern, one value per sub-band more."""
+        """Coefficients are shaped like t, a scalar or [b], in t's dtype; with a pattern, one value per
+        sub-band more."""
         path, segment = self.make(), self.segments[-1]
         inside = (segment.start + segment.stop) / 2
         for t in (torch.tensor(inside), torch.tensor(inside, dtype=torch.float64), torch.full((3,), inside)):
@@ -86,7 +89,8 @@ class PathConformance(Conformance):
                 seen.add(k)
 
     def test_it_ends_at_the_data(self) -> None:
-        """alpha = 1, sigma = 0 at the end, up to the `residual` that the path states; everything is finite up to `end`."""
+        """alpha = 1, sigma = 0 at the end, up to the `residual` that the path states; everything is finite up
+        to `end`."""
         path = self.make()
         segment, allowed = self.segments[-1], 1e-9 + 1.01 * path.residual
         for k in segment.scales:
@@ -124,7 +128,9 @@ class PathConformance(Conformance):
             channels = self.sub_bands
             data, noise = normal(64, channels, 2, 2, key=("x1", k)), normal(64, channels, 2, 2, key=("x0", k))
             c = path.coefficients(t, segment, k)
-            there = (c.alpha.abs() > 1e-6) & (c.sigma > 1e-6)  # a band that is not there yet cannot come back, nor noise that is gone
+            there = (c.alpha.abs() > 1e-6) & (
+                c.sigma > 1e-6
+            )  # a band that is not there yet cannot come back, nor noise that is gone
             there = there.all(-1) if c.pattern else there
             t, data, noise = t[there], data[there], noise[there]
             c = path.coefficients(t, segment, k).expand(data)
@@ -141,7 +147,8 @@ class PathConformance(Conformance):
                 assert relative(got_noise, noise) <= 1e-6
 
     def test_a_scale_does_not_change_its_law_at_a_segment_border(self) -> None:
-        """Coefficients depend on a scale's own entry, so that its path is continuous from segment to segment."""
+        """Coefficients depend on a scale's own entry, so that its path is continuous from segment to
+        segment."""
         path = self.make()
         for before, after in zip(self.segments, self.segments[1:]) if self.continuous else ():
             t = torch.tensor(after.start, dtype=torch.float64)

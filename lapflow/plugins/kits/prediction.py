@@ -1,4 +1,5 @@
-"""The prediction contract: targets that are linear in the pair, conversions that give the pair back, a velocity that is one."""
+"""The prediction contract: targets that are linear in the pair, conversions that give the pair back, a
+velocity that is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The solver contract: the stated order, nothing evaluated outside the segment, work counted, failures reported."""
+"""The solver contract: the stated order, nothing evaluated outside the segment, work counted, failures
+reported."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ FREQUENCY = 3.0
 
 
 class KnownField(Field):
-    """Two scales with a known solution: x_1' = -x_1 + cos(3 t), which is linear, and x_0' = -2 t x_0^2, which is not."""
+    """Two scales with a known solution: x_1' = -x_1 + cos(3 t), which is linear, and x_0' = -2 t x_0^2, which
+    is not."""
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
@@ -66,8 +68,8 @@ class BrokenField(KnownField):
 class SolverConformance(Conformance):
     """A method with an argument `steps` is fitted for its order; another must reach `tolerance` as made.
 
-    `deterministic = False` for a method that draws: it is held to its statistics and its bounds only. One that needs other heads
-    of the network gives fields with them, by `field` and `broken_field`.
+    `deterministic = False` for a method that draws: it is held to its statistics and its bounds only. One
+    that needs other heads of the network gives fields with them, by `field` and `broken_field`.
     """
 
     kind = "solver"
@@ -104,7 +106,8 @@ class SolverConformance(Conformance):
         return max(relative(got[k], want[k]) for k in want)
 
     def test_it_converges_at_its_order(self) -> None:
-        """The error falls as steps^-order (fitted), or is within `tolerance` for a method that chooses its steps."""
+        """The error falls as steps^-order (fitted), or is within `tolerance` for a method that chooses its
+        steps."""
         if not self.deterministic:
             return
         if self.with_steps(4) is None:
@@ -128,7 +131,8 @@ class SolverConformance(Conformance):
         assert all(self.segment.start <= t <= self.segment.stop for t in field.times)
 
     def test_statistics_count_the_work(self) -> None:
-        """`evaluations` is the number of calls of the field; steps are counted; an observer sees each of them and the end."""
+        """`evaluations` is the number of calls of the field; steps are counted; an observer sees each of them
+        and the end."""
         field, seen = self.field(), []
         state, statistics = self.make().solve(
             field,
@@ -147,7 +151,8 @@ class SolverConformance(Conformance):
         assert all(torch.equal(seen[-1][1][k], state[k]) for k in state)
 
     def test_an_observer_steers_where_the_solver_says_so(self) -> None:
-        """What an observer puts in the state's place at a step is what the next step starts from; at the last, the result."""
+        """What an observer puts in the state's place at a step is what the next step starts from; at the
+        last, the result."""
         if not (solver := self.make()).steered:
             return
         seen: list[State] = []
@@ -156,10 +161,16 @@ class SolverConformance(Conformance):
             seen.append(dict(state))
             state.update({k: torch.ones_like(x) for k, x in state.items()})
 
-        final, _ = solver.solve(KnownField(self.segment), self.start(), self.segment, keyed_generator("solver"), keep_ones)
+        final, _ = solver.solve(
+            KnownField(self.segment), self.start(), self.segment, keyed_generator("solver"), keep_ones
+        )
         plain: list[State] = []
         self.make().solve(
-            KnownField(self.segment), self.start(), self.segment, keyed_generator("solver"), lambda t, x: plain.append(dict(x))
+            KnownField(self.segment),
+            self.start(),
+            self.segment,
+            keyed_generator("solver"),
+            lambda t, x: plain.append(dict(x)),
         )
         assert all(bool((x == 1).all()) for x in final.values())
         assert all(torch.equal(seen[0][k], plain[0][k]) for k in final)
@@ -172,7 +183,10 @@ class SolverConformance(Conformance):
             kept = {k: x.clone() for k, x in state.items()}
             out, _ = self.make().solve(self.field(), state, self.segment, keyed_generator("solver"))
             assert list(out) == list(state)
-            assert all(out[k].shape == x.shape and out[k].dtype == x.dtype and torch.equal(state[k], kept[k]) for k, x in state.items())
+            assert all(
+                out[k].shape == x.shape and out[k].dtype == x.dtype and torch.equal(state[k], kept[k])
+                for k, x in state.items()
+            )
 
     def test_it_is_repeatable(self) -> None:
         """The same generator gives the same result."""
@@ -185,10 +199,20 @@ class SolverConformance(Conformance):
         solver, times = self.make(), []
         for scale in (1.0, 0.3):
             field = self.field()
-            solver.solve(field, {k: scale * x for k, x in self.start().items()}, self.segment, keyed_generator("solver"))
+            solver.solve(
+                field,
+                {k: scale * x for k, x in self.start().items()},
+                self.segment,
+                keyed_generator("solver"),
+            )
             times.append(field.times)
         assert not solver.fixed_work or times[0] == times[1]
 
     def test_a_non_finite_field_is_an_error(self) -> None:
         """A SolverError, not a picture of NaN."""
-        error_of(SolverError, lambda: self.make().solve(self.broken_field(), self.start(), self.segment, keyed_generator("solver")))
+        error_of(
+            SolverError,
+            lambda: self.make().solve(
+                self.broken_field(), self.start(), self.segment, keyed_generator("solver")
+            ),
+        )

@@ -43,11 +43,16 @@ class Skeleton(Backbone):
     ) -> None:
         super().__init__()
         if any(band.condition for band in bands.values()):
-            raise ConfigError("this network takes no coarser image beside its own", expected="a bridge that hands no condition on")
+            raise ConfigError(
+                "this network takes no coarser image beside its own",
+                expected="a bridge that hands no condition on",
+            )
         self.bands, self.num_classes, self.width = dict(bands), num_classes, width
         self.towers = nn.ModuleDict({str(k): Tower(band, num_classes, width) for k, band in bands.items()})
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
+    def forward(
+        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
+    ) -> Heads:
         labels = Condition.of(condition).labels
         if labels is None:
             labels = torch.full(t.shape, self.num_classes, dtype=torch.int64, device=t.device)
@@ -55,4 +60,6 @@ class Skeleton(Backbone):
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         bands = [self.bands[k] for k in scales]
-        return {"linear": sum(2 * 9 * band.channels * self.width * band.height * band.width for band in bands)}
+        return {
+            "linear": sum(2 * 9 * band.channels * self.width * band.height * band.width for band in bands)
+        }

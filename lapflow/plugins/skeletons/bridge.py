@@ -20,10 +20,24 @@ class Skeleton(Bridge):
     At 1 the sampler follows the law that training assumes. The law check refuses any other number: try it.
     """
 
-    def __init__(self, *, strength: Annotated[float, Field(gt=0, description="factor of the noise of a scale that enters")] = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        strength: Annotated[
+            float, Field(gt=0, description="factor of the noise of a scale that enters")
+        ] = 1.0,
+    ) -> None:
         self.strength = strength
 
     def cross(
-        self, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]], before: Segment | None, after: Segment, path: Path
+        self,
+        state: Mapping[int, Tensor],
+        noise: Sequence[Mapping[int, Tensor]],
+        before: Segment | None,
+        after: Segment,
+        path: Path,
     ) -> State:
-        return {k: state[k] if k in state else self.strength * entering(noise[0], after, k, path) for k in after.scales}
+        return {
+            k: state[k] if k in state else self.strength * entering(noise[0], after, k, path)
+            for k in after.scales
+        }

@@ -14,7 +14,9 @@ from lapflow.core.random import Generators
 class Skeleton(Codec):
     """The latent is the image times `scale`."""
 
-    def __init__(self, *, scale: Annotated[float, Field(gt=0, description="latent = scale times the image")] = 2.0) -> None:
+    def __init__(
+        self, *, scale: Annotated[float, Field(gt=0, description="latent = scale times the image")] = 2.0
+    ) -> None:
         self.scale = scale
 
     @property

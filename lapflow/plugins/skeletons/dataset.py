@@ -37,7 +37,9 @@ class Skeleton(Dataset):
         return self.sizes[split]
 
     def read(self, split: Split, index: int) -> tuple[Tensor, int]:
-        frequency, phase = rand((2,), keyed_generator("stripes", split, index), dtype=torch.float32, device="cpu").tolist()
+        frequency, phase = rand(
+            (2,), keyed_generator("stripes", split, index), dtype=torch.float32, device="cpu"
+        ).tolist()
         label = index % 2
         place = torch.arange(self.side) / self.side
         line = torch.sin(2 * math.pi * ((1 + 2 * frequency) * place + phase))

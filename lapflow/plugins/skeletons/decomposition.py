@@ -1,6 +1,8 @@
-"""The lazy wavelet transform (Sweldens 1996): every second pixel is the coarser image, the three between are the detail.
+"""The lazy wavelet transform (Sweldens 1996): every second pixel is the coarser image, the three between are
+the detail.
 
-It only moves pixels, so it is orthonormal: white noise stays white in every band, and no band has dead dimensions.
+It only moves pixels, so it is orthonormal: white noise stays white in every band, and no band has dead
+dimensions.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from lapflow.core.state import State
 
 
 class Skeleton(Decomposition):
-    """Every second pixel in each direction, `levels` - 1 times; what is left out is the finer band, three channels for each."""
+    """Every second pixel in each direction, `levels` - 1 times; what is left out is the finer band, three
+    channels for each."""
 
     def __init__(self, *, levels: Annotated[int, Field(ge=1, description="number of scales K")] = 2) -> None:
         self.levels = levels

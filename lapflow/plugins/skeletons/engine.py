@@ -21,10 +21,16 @@ class Skeleton(Engine):
     rank, world_size = 0, 1
 
     def __init__(
-        self, *, device: Annotated[str, Field(description="auto, cpu or cuda; auto takes a GPU where there is one")] = "auto"
+        self,
+        *,
+        device: Annotated[
+            str, Field(description="auto, cpu or cuda; auto takes a GPU where there is one")
+        ] = "auto",
     ) -> None:
         if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-            raise BackendError("this device cannot be used", got=device, expected="auto, cpu, or cuda where there is a GPU")
+            raise BackendError(
+                "this device cannot be used", got=device, expected="auto, cpu, or cuda where there is a GPU"
+            )
         self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
     # ------------------------------------------------------------------ processes
@@ -92,11 +98,19 @@ class Skeleton(Engine):
 
     def state(self) -> dict[str, Tensor]:
         kept = ((name, self.optimizer.state.get(p, {})) for name, p in self.parameters.items())
-        return {f"{name}/{key}": value.detach().cpu().clone() for name, state in kept for key, value in state.items()}
+        return {
+            f"{name}/{key}": value.detach().cpu().clone()
+            for name, state in kept
+            for key, value in state.items()
+        }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         for full, value in state.items():
             name, key = full.rsplit("/", 1)
             if name not in self.parameters:
-                raise CheckpointError("the optimizer state is of another model", got=name, expected="the names of this model's parameters")
+                raise CheckpointError(
+                    "the optimizer state is of another model",
+                    got=name,
+                    expected="the names of this model's parameters",
+                )
             self.optimizer.state[self.parameters[name]][key] = value.to(self.device, copy=True)

@@ -19,7 +19,9 @@ class Skeleton(Guidance):
         self,
         *,
         scale: Annotated[float, Field(ge=0, description="1 is off")] = 1.5,
-        until: Annotated[float, Field(ge=0, le=1, description="the time t after which nothing is guided")] = 1.0,
+        until: Annotated[
+            float, Field(ge=0, le=1, description="the time t after which nothing is guided")
+        ] = 1.0,
     ) -> None:
         self.scale, self.until = scale, until
 
@@ -30,5 +32,7 @@ class Skeleton(Guidance):
     def active(self, t: float) -> bool:
         return not self.off and t <= self.until
 
-    def combine(self, conditional: Mapping[int, Tensor], unconditional: Mapping[int, Tensor], levels: int) -> State:
+    def combine(
+        self, conditional: Mapping[int, Tensor], unconditional: Mapping[int, Tensor], levels: int
+    ) -> State:
         return map_state(lambda c, u: u + self.scale * (c - u), conditional, unconditional)

@@ -15,18 +15,26 @@ from lapflow.core.random import Generators, rand
 class Skeleton(IntervalSchedule):
     """Of K scales the i-th, coarse to fine, starts at (i / K)^power and stays active to t = 1.
 
-    Training draws one segment for a batch, and for each sample a time between the segment's start and the path's end.
+    Training draws one segment for a batch, and for each sample a time between the segment's start and the
+    path's end.
     """
 
     common = True
 
-    def __init__(self, *, power: Annotated[float, Field(gt=0, description="above 1 the finer scales start earlier")] = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        power: Annotated[float, Field(gt=0, description="above 1 the finer scales start earlier")] = 1.0,
+    ) -> None:
         self.power = power
 
     def segments(self, levels: int) -> tuple[Segment, ...]:
         starts = [(i / levels) ** self.power for i in range(levels)]
         stops = [*starts[1:], 1.0]
-        return tuple(Segment(i, starts[i], stops[i], {levels - 1 - j: starts[j] for j in range(i + 1)}) for i in range(levels))
+        return tuple(
+            Segment(i, starts[i], stops[i], {levels - 1 - j: starts[j] for j in range(i + 1)})
+            for i in range(levels)
+        )
 
     def draw(
         self,

@@ -15,10 +15,15 @@ from lapflow.core.objective import Objective
 
 
 class Skeleton(Objective):
-    """The pseudo-Huber error sqrt(d^2 + c^2) - c of each active scale (Charbonnier et al. 1997), weighted as the point says."""
+    """The pseudo-Huber error sqrt(d^2 + c^2) - c of each active scale (Charbonnier et al. 1997), weighted as
+    the point says."""
 
     def __init__(
-        self, *, c: Annotated[float, Field(gt=0, description="differences above c count by their size, not its square")] = 0.1
+        self,
+        *,
+        c: Annotated[
+            float, Field(gt=0, description="differences above c count by their size, not its square")
+        ] = 0.1,
     ) -> None:
         self.c = c
 

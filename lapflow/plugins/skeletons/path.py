@@ -15,7 +15,11 @@ from lapflow.core.path import Coefficients, Path
 class Skeleton(Path):
     """alpha = v^power with v = (u - T) / (1 - T) on the scale's own interval [T, 1], sigma = 1 - u."""
 
-    def __init__(self, *, power: Annotated[float, Field(ge=1, description="exponent of alpha; 1 is the linear path")] = 2.0) -> None:
+    def __init__(
+        self,
+        *,
+        power: Annotated[float, Field(ge=1, description="exponent of alpha; 1 is the linear path")] = 2.0,
+    ) -> None:
         self.power = power
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:

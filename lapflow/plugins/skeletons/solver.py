@@ -22,7 +22,9 @@ class Skeleton(Solver):
 
     order = 1
 
-    def __init__(self, *, steps: Annotated[int, Setting(ge=1, description="steps in each segment")] = 20) -> None:
+    def __init__(
+        self, *, steps: Annotated[int, Setting(ge=1, description="steps in each segment")] = 20
+    ) -> None:
         self.steps = steps
 
     def solve(
@@ -41,5 +43,7 @@ class Skeleton(Solver):
             if observe is not None:
                 observe(after, x)
         if not all(bool(torch.isfinite(a).all()) for a in x.values()):
-            raise SolverError(f"the state is not finite at the end of segment {segment.index}", expected="finite values")
+            raise SolverError(
+                f"the state is not finite at the end of segment {segment.index}", expected="finite values"
+            )
         return x, Statistics(evaluations=len(times) - 1, steps=len(times) - 1)

@@ -1,8 +1,8 @@
 """A Haar pyramid that halves one axis at a time: the width, then the height, then the width, ...
 
-One half step replaces neighbours a, b along an axis by (a + b) / sqrt 2 and (a - b) / sqrt 2. It is orthonormal, so
-white noise stays white in every band and no band has dead dimensions. Each scale has half the pixels of the next finer
-one instead of a quarter, which gives finer control over where tokens go.
+One half step replaces neighbours a, b along an axis by (a + b) / sqrt 2 and (a - b) / sqrt 2. It is
+orthonormal, so white noise stays white in every band and no band has dead dimensions. Each scale has half the
+pixels of the next finer one instead of a quarter, which gives finer control over where tokens go.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class HalfSteps(Decomposition):
                 raise SizeError(
                     f"an image of {name} {size} cannot be halved {need.bit_length() - 1} times",
                     got=f"{height}x{width}",
-                    expected=f"a {name} that is a multiple of {need}, for instance {(size // need + 1) * need}",
+                    expected=f"a {name} that is a multiple of {need}, for instance "
+                    f"{(size // need + 1) * need}",
                     remedy="resize the images, or use fewer levels",
                 )
 

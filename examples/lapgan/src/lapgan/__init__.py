@@ -1,4 +1,5 @@
-"""A plugin for lapflow: LapGAN (Denton et al. 2015) as the path `one-step`, the backbone `lapgan` and the objective `lapgan`."""
+"""A plugin for lapflow: LapGAN (Denton et al. 2015) as the path `one-step`, the backbone `lapgan` and the
+objective `lapgan`."""
 
 from lapgan.generator import Generator
 from lapgan.objective import Adversarial

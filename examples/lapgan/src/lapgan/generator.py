@@ -1,7 +1,8 @@
 """LapGAN's generators: for each scale, the image from noise and from the coarser image beside it.
 
-In the merged view the state of a segment is an image of its resolution; at the segment's start it is noise z alone. With l the
-coarser image upsampled, the generator of the scale returns l + G(z, l, y); at the coarsest G(z, y).
+In the merged view the state of a segment is an image of its resolution; at the segment's start it is noise z
+alone. With l the coarser image upsampled, the generator of the scale returns l + G(z, l, y); at the coarsest
+G(z, y).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class ScaleGenerator(nn.Module):
 
 
 class Generator(Backbone):
-    """One generator for each scale. It ignores the time, since it works at one time only: give it the path `one-step`."""
+    """One generator for each scale. It ignores the time, since it works at one time only: give it the path
+    `one-step`."""
 
     def __init__(
         self,
@@ -49,9 +51,13 @@ class Generator(Backbone):
     ) -> None:
         super().__init__()
         self.bands, self.num_classes, self.width, self.count = dict(bands), num_classes, width, blocks
-        self.nets = nn.ModuleDict({str(k): ScaleGenerator(band, num_classes, width, blocks) for k, band in bands.items()})
+        self.nets = nn.ModuleDict(
+            {str(k): ScaleGenerator(band, num_classes, width, blocks) for k, band in bands.items()}
+        )
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
+    def forward(
+        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
+    ) -> Heads:
         given = Condition.of(condition)
         labels = given.labels
         if labels is None:
@@ -63,13 +69,22 @@ class Generator(Backbone):
         if not self.bands[scale].condition:
             return None
         if given.image is None:
-            raise ConfigError(f"the generator of scale {scale} wants the coarser image beside it", expected="the bridge condition")
+            raise ConfigError(
+                f"the generator of scale {scale} wants the coarser image beside it",
+                expected="the bridge condition",
+            )
         return given.image[scale].to(x.dtype)
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         total = 0
         for band in (self.bands[k] for k in scales):
-            total += multiply_adds(band.channels + band.condition, self.width, self.count, band.channels, band.height * band.width)
+            total += multiply_adds(
+                band.channels + band.condition,
+                self.width,
+                self.count,
+                band.channels,
+                band.height * band.width,
+            )
         return {"linear": total}
 
     def units(self) -> list[nn.Module]:

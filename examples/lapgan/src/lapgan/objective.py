@@ -1,13 +1,15 @@
-"""LapGAN's objective: at each scale a discriminator that tells the generator's image from the real one, given the coarser.
+"""LapGAN's objective: at each scale a discriminator that tells the generator's image from the real one, given
+the coarser.
 
 The losses are those of Goodfellow et al. 2014, the generator's in the form that does not saturate:
 
     discriminator   softplus(-D(x)) + softplus(D(G(z)))        generator   softplus(-D(G(z)))
 
-and a penalty that the paper of 2015 did not have yet and without which small discriminators diverge: gamma / 2 |grad D|^2 at
-real and generated images (R1, Mescheder et al. 2018; R2), as the difference quotient (D(x + e n) - D(x))^2 / e^2 along one
-white direction n, whose mean is |grad D|^2 (Lin et al. 2025, "approximated R1"): it needs no second derivative, which sharded
-engines do not give. The direction is the sample's own noise, so nothing is drawn here.
+and a penalty that the paper of 2015 did not have yet and without which small discriminators diverge: gamma /
+2 |grad D|^2 at real and generated images (R1, Mescheder et al. 2018; R2), as the difference quotient (D(x + e
+n) - D(x))^2 / e^2 along one white direction n, whose mean is |grad D|^2 (Lin et al. 2025, "approximated R1"):
+it needs no second derivative, which sharded engines do not give. The direction is the sample's own noise, so
+nothing is drawn here.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList(Block(width, num_classes) for _ in range(blocks))
         self.mix = nn.Linear(width * band.height * band.width, 2 * width)
         self.score = nn.Linear(2 * width, 1)
-        self.said = nn.Embedding(num_classes + 1, 2 * width)  # the projection discriminator of Miyato & Koyama 2018
+        self.said = nn.Embedding(
+            num_classes + 1, 2 * width
+        )  # the projection discriminator of Miyato & Koyama 2018
 
     def forward(self, image: Tensor, coarse: Tensor | None, labels: Tensor | None) -> Tensor:
         if labels is None:
@@ -50,27 +54,41 @@ class Discriminator(nn.Module):
 
 
 class Adversarial(Objective):
-    """A discriminator for each scale, trained with the generators: their losses are in one sum, each kept from the other's weights."""
+    """A discriminator for each scale, trained with the generators: their losses are in one sum, each kept
+    from the other's weights."""
 
     def __init__(
         self,
         *,
         width: Annotated[int, Field(ge=1, description="channels of the discriminators' hidden layers")] = 64,
         blocks: Annotated[int, Field(ge=1, description="residual blocks of two convolutions")] = 2,
-        penalty: Annotated[float, Field(ge=0, description="gamma: weight of the squared gradient of D at real and generated images")] = 1.0,
-        distance: Annotated[float, Field(gt=0, description="e: how far along the noise the gradient is measured")] = 0.05,
+        penalty: Annotated[
+            float,
+            Field(
+                ge=0, description="gamma: weight of the squared gradient of D at real and generated images"
+            ),
+        ] = 1.0,
+        distance: Annotated[
+            float, Field(gt=0, description="e: how far along the noise the gradient is measured")
+        ] = 0.05,
     ) -> None:
         self.width, self.blocks, self.penalty, self.distance = width, blocks, penalty, distance
 
     def build(self, bands: Mapping[int, Band], num_classes: int) -> None:
-        self.module = nn.ModuleDict({str(k): Discriminator(band, num_classes, self.width, self.blocks) for k, band in bands.items()})
+        self.module = nn.ModuleDict(
+            {str(k): Discriminator(band, num_classes, self.width, self.blocks) for k, band in bands.items()}
+        )
 
     def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
         assert isinstance(self.module, nn.ModuleDict), "build comes before the first call"
         directions = point.flow.show(point.noise, point.segment)
         losses: dict[str, Tensor] = {}
         for k, made in heads[MAIN].items():
-            judge, real, coarse = self.module[str(k)], point.target[k].to(made.dtype), None if point.image is None else point.image[k]
+            judge, real, coarse = (
+                self.module[str(k)],
+                point.target[k].to(made.dtype),
+                None if point.image is None else point.image[k],
+            )
             with held(judge):
                 losses[f"generator{k}"] = F.softplus(-judge(made, coarse, point.labels)).mean()
             fake = made.detach()

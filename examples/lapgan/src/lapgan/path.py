@@ -10,7 +10,8 @@ from lapflow.flows import LinearPath
 
 
 class OneStep(LinearPath):
-    """The linear path, trained at each segment's start alone: the network turns noise into data in one step."""
+    """The linear path, trained at each segment's start alone: the network turns noise into data in one
+    step."""
 
     def __init__(self) -> None:
         super().__init__()

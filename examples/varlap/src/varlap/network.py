@@ -1,7 +1,8 @@
 """The network: a transformer in which the tokens of a scale see those of the coarser scales and each other.
 
-A token of scale k is one block of its band. What it holds is the image that the coarser scales' codes make, upsampled; at the
-coarsest scale, the class alone. All scales are predicted in one call, as LapFlow's are, and under the same scale-causal mask.
+A token of scale k is one block of its band. What it holds is the image that the coarser scales' codes make,
+upsampled; at the coarsest scale, the class alone. All scales are predicted in one call, as LapFlow's are, and
+under the same scale-causal mask.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from lapflow.pyramids.laplacian import upsample
 from varlap.quantiser import Quantiser, blocks, unblocks
 
 LOGITS, CODES = "logits", "codes"
-"""The heads beside `main`: the logits [b, v, h, w] of each block's token, and the codes [b, v, d] that the tokens stand for."""
+"""The heads beside `main`: the logits [b, v, h, w] of each block's token, and the codes [b, v, d] that the
+tokens stand for."""
 
 
 class Block(nn.Module):
@@ -54,7 +56,8 @@ def norm(x: Tensor) -> Tensor:
 
 
 class NextScale(Backbone):
-    """Tokens of scale k from the coarser scales. `main` is the mean of the codes, weighted by their probabilities.
+    """Tokens of scale k from the coarser scales. `main` is the mean of the codes, weighted by their
+    probabilities.
 
     It sees of a state what its codes say, and of the scale in progress nothing; it ignores the time.
     """
@@ -72,20 +75,38 @@ class NextScale(Backbone):
         patch: Annotated[int, Field(ge=1, description="pixels a side of the block of a token")] = 2,
         width: Annotated[int, Field(ge=1, description="width of the transformer")] = 64,
         depth: Annotated[int, Field(ge=1, description="blocks of the transformer")] = 4,
-        attention_heads: Annotated[int, Field(ge=1, description="heads of the attention; divides the width")] = 4,
-        examples: Annotated[int, Field(ge=1, description="training images to which the codebooks are fitted")] = 2000,
+        attention_heads: Annotated[
+            int, Field(ge=1, description="heads of the attention; divides the width")
+        ] = 4,
+        examples: Annotated[
+            int, Field(ge=1, description="training images to which the codebooks are fitted")
+        ] = 2000,
     ) -> None:
         super().__init__()
         if width % attention_heads:
-            raise ConfigError("the width does not divide among the heads", got=f"{width}, {attention_heads} heads", expected="a multiple")
+            raise ConfigError(
+                "the width does not divide among the heads",
+                got=f"{width}, {attention_heads} heads",
+                expected="a multiple",
+            )
         self._check(bands)
-        self.bands, self.num_classes, self.width, self.patch, self.examples = dict(bands), num_classes, width, patch, examples
+        self.bands, self.num_classes, self.width, self.patch, self.examples = (
+            dict(bands),
+            num_classes,
+            width,
+            patch,
+            examples,
+        )
         self.attention, self.head_width = resolve(attention), width // attention_heads
         self.quantiser = Quantiser(bands, codes, patch)
         self.labels = nn.Embedding(num_classes + 1, width)
         coarsest = max(bands)
-        self.places = nn.ParameterDict({str(k): nn.Parameter(0.1 * torch.randn(self._tokens(k), width)) for k in bands})
-        self.embeds = nn.ModuleDict({str(k): nn.Linear(self._vector(k), width) for k in bands if k != coarsest})
+        self.places = nn.ParameterDict(
+            {str(k): nn.Parameter(0.1 * torch.randn(self._tokens(k), width)) for k in bands}
+        )
+        self.embeds = nn.ModuleDict(
+            {str(k): nn.Linear(self._vector(k), width) for k in bands if k != coarsest}
+        )
         self.blocks = nn.ModuleList(Block(width, attention_heads) for _ in range(depth))
         self.finals = nn.ModuleDict({str(k): nn.Linear(width, codes) for k in bands})
 
@@ -93,7 +114,9 @@ class NextScale(Backbone):
     def _check(bands: Mapping[int, Band]) -> None:
         for k, band in bands.items():
             finer = bands.get(k - 1)
-            if band.condition or (finer is not None and finer.shape != (band.channels, 2 * band.height, 2 * band.width)):
+            if band.condition or (
+                finer is not None and finer.shape != (band.channels, 2 * band.height, 2 * band.width)
+            ):
                 raise SizeError(
                     "this network is for bands of which each is twice as large as the coarser",
                     got=", ".join(str(b.shape) for b in bands.values()),
@@ -109,7 +132,9 @@ class NextScale(Backbone):
     def fit(self, examples: Callable[[int], State]) -> None:
         self.quantiser.fit(examples(self.examples))
 
-    def forward(self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None) -> Heads:
+    def forward(
+        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
+    ) -> Heads:
         labels = Condition.of(condition).labels
         if labels is None:
             labels = torch.full(t.shape, self.num_classes, dtype=torch.int64, device=t.device)
@@ -130,7 +155,8 @@ class NextScale(Backbone):
         return found
 
     def _embed(self, state: Mapping[int, Tensor], said: Tensor) -> list[Tensor]:
-        """The tokens [b, n_k, width] of each active scale: what the coarser codes make, the class, the place."""
+        """The tokens [b, n_k, width] of each active scale: what the coarser codes make, the class, the
+        place."""
         image: Tensor | None = None
         tokens = []
         for k, band in state.items():
@@ -152,7 +178,10 @@ class NextScale(Backbone):
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         lengths = {k: self._tokens(k) for k in scales}
         total, depth, w = sum(lengths.values()), len(self.blocks), self.width
-        ends = sum(n * w * (self.quantiser.size + (self._vector(k) if str(k) in self.embeds else 0)) for k, n in lengths.items())
+        ends = sum(
+            n * w * (self.quantiser.size + (self._vector(k) if str(k) in self.embeds else 0))
+            for k, n in lengths.items()
+        )
         return {
             "linear": depth * total * 12 * w**2 + ends,
             "attention": 2 * depth * w * attention_pairs(list(lengths.values()), "causal"),

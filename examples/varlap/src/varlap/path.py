@@ -1,4 +1,5 @@
-"""A path on which one scale after the other comes about: while one does, the coarser ones are finished and the finer not there."""
+"""A path on which one scale after the other comes about: while one does, the coarser ones are finished and
+the finer not there."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from lapflow.core.path import Coefficients, Path
 
 
 class Successive(Path):
-    """A scale goes from noise to data within the segment in which it enters, alpha = v and sigma = 1 - v, v linear from 0 to 1,
-    and is data from then on. Training takes place at the segments' starts alone: the scale in progress is noise there."""
+    """A scale goes from noise to data within the segment in which it enters, alpha = v and sigma = 1 - v, v
+    linear from 0 to 1, and is data from then on. Training takes place at the segments' starts alone: the
+    scale in progress is noise there."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
         start, stop = segment.entry[scale], self._stop(segment, scale)

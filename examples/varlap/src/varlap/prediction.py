@@ -15,6 +15,8 @@ class Drawn(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return data
 
-    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
+    def endpoints(
+        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
+    ) -> tuple[Tensor, Tensor]:
         left = (x - c.alpha * output) / torch.where(c.sigma > 0, c.sigma, torch.ones_like(c.sigma))
         return output, torch.where(c.sigma > 0, left, torch.zeros_like(left))

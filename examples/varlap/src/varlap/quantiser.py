@@ -1,9 +1,9 @@
 """The quantiser: a codebook for each scale, fitted by k-means to the blocks of its band.
 
-VAR's residual quantiser (Tian et al. 2024, algorithm 1) takes from the image what the coarser scales' codes make, and quantises
-what remains. On the Laplacian pyramid the remainder is the band itself: the coarser codes' error is constant in each block of
-2x2 pixels, and a residual band has no such part. So each band has a codebook of its own, and codes stay in the band's range,
-since they are means of blocks that lie in it.
+VAR's residual quantiser (Tian et al. 2024, algorithm 1) takes from the image what the coarser scales' codes
+make, and quantises what remains. On the Laplacian pyramid the remainder is the band itself: the coarser
+codes' error is constant in each block of 2x2 pixels, and a residual band has no such part. So each band has a
+codebook of its own, and codes stay in the band's range, since they are means of blocks that lie in it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
 
 
 def means(vectors: Tensor, size: int, key: str) -> Tensor:
-    """k-means (Lloyd 1957): `vectors` [n, d] -> codes [size, d]. A code that no vector is nearest to moves to the vector that is
-    worst off. With fewer different vectors than codes, some codes are alike."""
+    """k-means (Lloyd 1957): `vectors` [n, d] -> codes [size, d]. A code that no vector is nearest to moves to
+    the vector that is worst off. With fewer different vectors than codes, some codes are alike."""
     first = torch.randperm(len(vectors), generator=keyed_generator("k-means", key))[:size]
     codes = vectors[first.repeat(-(-size // len(first)))[:size]].clone()
     for _ in range(ROUNDS):
@@ -56,7 +56,8 @@ def means(vectors: Tensor, size: int, key: str) -> Tensor:
 
 
 class Quantiser(nn.Module):
-    """`codes{k}` [size, d]: the codebook of scale k. They are buffers: kept with the weights, and not trained."""
+    """`codes{k}` [size, d]: the codebook of scale k. They are buffers: kept with the weights, and not
+    trained."""
 
     def __init__(self, bands: Mapping[int, Band], size: int, patch: int) -> None:
         super().__init__()
@@ -70,7 +71,9 @@ class Quantiser(nn.Module):
                     remedy="use fewer levels or a smaller patch",
                 )
             shape, place = (size, band.channels * patch**2), torch.get_default_device()
-            self.register_buffer(f"codes{k}", randn(shape, keyed_generator("codes", k), dtype=torch.float32, device=place))
+            self.register_buffer(
+                f"codes{k}", randn(shape, keyed_generator("codes", k), dtype=torch.float32, device=place)
+            )
 
     def codes(self, scale: int) -> Tensor:
         return self.get_buffer(f"codes{scale}")

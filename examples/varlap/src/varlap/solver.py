@@ -1,4 +1,5 @@
-"""The sampler: in each segment the tokens of the scale in progress are drawn, all at once, given the coarser scales."""
+"""The sampler: in each segment the tokens of the scale in progress are drawn, all at once, given the coarser
+scales."""
 
 from __future__ import annotations
 
@@ -28,9 +29,13 @@ class DrawTokens(Solver):
         self,
         *,
         temperature: Annotated[
-            float, Setting(gt=0, description="divides the logits; below 1 the likely tokens are drawn more often")
+            float,
+            Setting(gt=0, description="divides the logits; below 1 the likely tokens are drawn more often"),
         ] = 1.0,
-        top: Annotated[int | None, Setting(ge=1, description="draw among so many of the likeliest tokens; null: among all")] = None,
+        top: Annotated[
+            int | None,
+            Setting(ge=1, description="draw among so many of the likeliest tokens; null: among all"),
+        ] = None,
     ) -> None:
         self.temperature, self.top = temperature, top
 
@@ -46,7 +51,9 @@ class DrawTokens(Solver):
         logits, codes, band = heads[LOGITS][k], heads[CODES][k], state[k]
         if not bool(torch.isfinite(logits).all()):
             raise SolverError(
-                f"the logits of scale {k} are not finite", expected="finite values", remedy="look for a diverged training run"
+                f"the logits of scale {k} are not finite",
+                expected="finite values",
+                remedy="look for a diverged training run",
             )
         tokens = self.draw(logits, torch.default_generator if generator is None else generator)
         rows = codes.gather(1, tokens.flatten(1)[..., None].expand(-1, -1, codes.shape[-1]))
@@ -57,7 +64,8 @@ class DrawTokens(Solver):
         return drawn, Statistics(evaluations=1, steps=1)
 
     def draw(self, logits: Tensor, generator: Generators) -> Tensor:
-        """Tokens [b, h, w] by the logits [b, v, h, w]: where a uniform number falls among the summed probabilities."""
+        """Tokens [b, h, w] by the logits [b, v, h, w]: where a uniform number falls among the summed
+        probabilities."""
         logits = logits.float() / self.temperature
         if self.top is not None and self.top < logits.shape[1]:
             least = logits.topk(self.top, dim=1).values[:, -1:]
