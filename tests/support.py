@@ -34,7 +34,10 @@ def make_flow(
     draw: str = "batch",
 ) -> Flow:
     intervals = CumulativeIntervals(starts=STARTS[levels], draw=draw)
-    return Flow(DECOMPOSITIONS[decomposition](levels), intervals, PATHS[path](), AppendBridge(), noise=noise)
+    split = DECOMPOSITIONS[decomposition](levels)
+    return Flow(
+        split, intervals, PATHS[path](), AppendBridge(), noise=create("noise", noise, decomposition=split)
+    )
 
 
 def single_scale() -> Flow:

@@ -26,6 +26,7 @@ from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.objective import Objective
+from lapflow.core.optimizer import Optimizer
 from lapflow.core.random import Generators, keyed_generator
 from lapflow.core.solver import Field, Solver
 from lapflow.core.state import State
@@ -62,6 +63,10 @@ class Composition:
     @cached_property
     def solver(self) -> Solver:
         return build_solver(self.config)
+
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        return build_optimizer(self.config)
 
     @cached_property
     def guidance(self) -> Guidance:
@@ -114,6 +119,7 @@ class Composition:
             self.codec.load()
             self._require_same_codec()
         self._require_heads()
+        self._require_optimizer()
         self._require_recompute()
         self.kernel()
 
@@ -137,6 +143,17 @@ class Composition:
                     got=f"it is a matter of the {' and the '.join(holds)} only",
                     expected="for a learned variance: model.variance=true and objective=vlb, with solver "
                     "ddpm, variance learned",
+                )
+
+    def _require_optimizer(self) -> None:
+        """The engine can step with the optimizer."""
+        with _placed(self.config, "training", "optimizer"):
+            if not self.optimizer.elementwise and self.engine.cuts_weights:
+                raise ConfigError(
+                    "this engine cuts weights into parts, and the optimizer needs whole ones",
+                    got=f"{self.config.training.optimizer} with {self.config.engine}",
+                    expected="an optimizer that updates every element for itself, such as adamw",
+                    remedy="train with engine=torch and parallel: ddp, or with another optimizer",
                 )
 
     def _require_recompute(self) -> None:
@@ -282,7 +299,9 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
             intervals,
             path,
             bridge,
-            noise=parts.noise,
+            noise=_create(config, "noise", parts.noise, "flow", "noise", decomposition=decomposition),
+            time_law=_create(config, "time_law", parts.time_law, "flow", "time_law"),
+            coupling=_create(config, "coupling", parts.coupling, "flow", "coupling"),
             prediction=prediction,
             view=parts.view,
             objective=build_objective(config),
@@ -382,6 +401,11 @@ def build_engine(config: Config, device: str | None = None) -> Engine:
 def build_solver(config: Config) -> Solver:
     solver: Solver = _create(config, "solver", config.sampling.solver, "sampling", "solver")
     return solver
+
+
+def build_optimizer(config: Config) -> Optimizer:
+    optimizer: Optimizer = _create(config, "optimizer", config.training.optimizer, "training", "optimizer")
+    return optimizer
 
 
 def build_guidance(config: Config) -> Guidance:

@@ -42,10 +42,14 @@ class FlowConfig(Section):
     bridge: Annotated[Spec, Named("bridge")] = Field(
         default={"name": "append"}, description="how a segment hands over to the next"
     )
-    noise: Literal["decomposed", "independent", "blurred"] = Field(
-        default="decomposed",
-        description="noise of the scales: one white image analysed into bands, unit white noise in each "
-        "scale, or Relay's blurred noise",
+    noise: Annotated[Spec, Named("noise")] = Field(
+        default={"name": "decomposed"}, description="the law of the scales' noise"
+    )
+    time_law: Annotated[Spec, Named("time_law")] = Field(
+        default={"name": "uniform"}, description="how densely training visits the times of a segment"
+    )
+    coupling: Annotated[Spec, Named("coupling")] = Field(
+        default={"name": "independent"}, description="which noise of a batch is paired with which data"
     )
     prediction: Annotated[Spec, Named("prediction")] = Field(
         default={"name": "velocity"}, description="what the network's main head stands for"
@@ -77,15 +81,14 @@ class TrainingConfig(Section):
     accumulation: Positive = Field(
         default=1, description="batches whose gradients are added up for one optimizer step"
     )
-    learning_rate: float = Field(default=1e-4, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(default=1e-4, gt=0, description="peak learning rate")
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up to the peak")
     decay: Decay = Field(default="constant", description="how the learning rate goes down after the warm-up")
     final_learning_rate: Share = Field(
         default=0.0, description="where the decay ends, as a fraction of the peak"
     )
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's decoupled weight decay")
-    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=[0.9, 0.999], min_length=2, max_length=2, description="AdamW's two decay rates of moments"
+    optimizer: Annotated[Spec, Named("optimizer")] = Field(
+        default={"name": "adamw"}, description="the rule of an optimizer step"
     )
     clip: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="largest norm of the gradient; null: no clipping"

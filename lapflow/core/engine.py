@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -69,6 +69,11 @@ class Engine(Component):
     def same_segments(self) -> bool:
         """Whether all processes must train the same segments in a step, since one that lacks a part would not
         join in its communication."""
+        return False
+
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether the optimizer steps on parts of weights, so that it must be elementwise."""
         return False
 
     # ------------------------------------------------------------------ processes
@@ -144,14 +149,15 @@ class Engine(Component):
     def prepare(
         self,
         model: nn.Module,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
         *,
         clip: float | None = None,
         units: Sequence[nn.Module] = (),
     ) -> Callable[[Calls], list[Any]]:
-        """Move and wrap `model`, make the optimizer over its parameters, and return what training calls:
-        `Together` over the model. `clip` bounds the gradient's norm; `units` are parts of the model that may
-        be sharded each as a whole. The model has its final weights, the same in every process. Collective."""
+        """Move and wrap `model`, make the optimizer over its trained parameters (given by name), and return
+        what training calls: `Together` over the model. `clip` bounds the gradient's norm; `units` are parts
+        of the model that may be sharded each as a whole. The model has its final weights, the same in every
+        process. Collective."""
 
     @abstractmethod
     def autocast(self) -> AbstractContextManager[object]:

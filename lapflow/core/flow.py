@@ -16,15 +16,17 @@ from torch import Tensor
 
 from lapflow.core.backbone import Condition, Heads
 from lapflow.core.bridge import Bridge
+from lapflow.core.coupling import Coupling, Independent
 from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
-from lapflow.core.noise import NOISES, NoiseName
+from lapflow.core.noise import DecomposedNoise, Noise
 from lapflow.core.objective import MSE, Objective
 from lapflow.core.path import Coefficients, Path
 from lapflow.core.prediction import Prediction, VelocityPrediction
 from lapflow.core.random import Generators, first_generator, rand
 from lapflow.core.state import State, clock, take_rows
+from lapflow.core.time_law import TimeLaw, Uniform
 
 if TYPE_CHECKING:
     from lapflow.core.laws import LawReport
@@ -77,7 +79,8 @@ class TrainingPoint:
 
 
 class Flow:
-    """decomposition + intervals + path + bridge (+ the noise, + what the network predicts and sees, + what
+    """decomposition + intervals + path + bridge (+ the noise, the law of training times, the coupling of data
+    and noise, + what the network predicts and sees, + what
     training minimises).
 
     The law check (`lapflow.core.laws`) runs when a Flow is made and raises `LawError` for a composition whose
@@ -92,22 +95,24 @@ class Flow:
         path: Path,
         bridge: Bridge,
         *,
-        noise: NoiseName = "decomposed",
+        noise: Noise | None = None,
+        time_law: TimeLaw | None = None,
+        coupling: Coupling | None = None,
         prediction: Prediction | None = None,
         view: View = "bands",
         objective: Objective | None = None,
         check: bool = True,
     ) -> None:
-        if noise not in NOISES:
-            raise ConfigError("unknown noise", got=repr(noise), expected=suggest(str(noise), NOISES))
         if view not in VIEWS:
             raise ConfigError("unknown view", got=repr(view), expected=suggest(str(view), VIEWS))
         self.decomposition, self.intervals, self.path, self.bridge = decomposition, intervals, path, bridge
-        self.noise = NOISES[noise](decomposition)
+        self.noise = noise or DecomposedNoise(decomposition)
+        self.time_law, self.coupling = time_law or Uniform(), coupling or Independent()
         self.prediction, self.view = prediction or VelocityPrediction(), view
         self.objective = objective or MSE()
         self.levels = decomposition.levels
         self.segments = self._placed(intervals.segments(self.levels))
+        self.time_law.require(self.levels)
         self._refuse_what_does_not_fit()
         if check:
             self.laws().require()
@@ -179,6 +184,9 @@ class Flow:
         # One set of white draws for each sample, whichever segment it is in, so that its noise is its own
         # generator's alone.
         white = self.noise.draw_white(shape, batch, generator, dtype=x.dtype, device=x.device)
+        if not isinstance(self.coupling, Independent):
+            rows = self.coupling.pair(x, self.decomposition.synthesize(self.noise.from_white(white)))
+            white = white if rows is None else take_rows(white, rows)
         finest = self.pyramids()
         noise = {
             k: self.noise.from_white(white, k)
@@ -210,6 +218,7 @@ class Flow:
             generator=generator,
             stage_generator=stage_generator,
             ends=ends,
+            time_law=self.time_law,
             dtype=dtype,
             device=device,
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.random import Generators
+from lapflow.core.time_law import TimeLaw
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class IntervalSchedule(Component):
         generator: Generators,
         stage_generator: torch.Generator,
         ends: Sequence[float],
+        time_law: TimeLaw,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> list[Draw]:
@@ -118,7 +120,8 @@ class IntervalSchedule(Component):
 
         What must be alike on all ranks comes from `stage_generator`, what belongs to a sample from
         `generator`. `ends` are the clock times, per segment, at which the path ends; they may lie past a
-        segment's stop. Times lie in [segment.start, end).
+        segment's stop. Times lie in [segment.start, end), distributed
+        there by `time_law`.
         """
 
     def share_multiple(self, segments: int) -> int:

@@ -1,4 +1,4 @@
-"""The noise pyramid: the noise of every scale of a sample.
+"""Contract: the noise of every scale of a sample, a noise pyramid. And the usual ones.
 
 `decomposed`: one white image, analysed. Its bands are independent, and the reconstruction of the noise is
 white. `independent`: unit white noise in each scale's tensor, dead dimensions included; the reconstruction is
@@ -10,27 +10,29 @@ All are linear maps of white draws, so that laws can be checked as operators.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lapflow.core.component import Component
 from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.random import Generators, randn
 from lapflow.core.state import State
 
-NoiseName = Literal["decomposed", "independent", "blurred"]
 White = dict[int, Tensor]
 
 
-class Noise(ABC):
-    """The law of a sample's noise pyramid for one decomposition.
+class Noise(Component):
+    """The law of a sample's noise pyramid for one decomposition (its context).
 
     `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws one per
     segment.
     """
+
+    kind = "noise"
+    context = ("decomposition",)
 
     white: bool = True
     """Whether the noise of a band is white inside its range, with `direction_std`."""
@@ -126,10 +128,3 @@ class BlurredNoise(Noise):
         rows = torch.stack([white[1].roll(i, -2) for i in range(self.BLOCK)]).sum(0)
         box = torch.stack([rows.roll(i, -1) for i in range(self.BLOCK)]).sum(0) / self.BLOCK
         return self.decomposition.analyze(white[0] + self.STRENGTH * box)
-
-
-NOISES: dict[str, type[Noise]] = {
-    "decomposed": DecomposedNoise,
-    "independent": IndependentNoise,
-    "blurred": BlurredNoise,
-}

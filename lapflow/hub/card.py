@@ -88,7 +88,7 @@ def _table(trained: Trained, parameters: int) -> str:
         "intervals": words(flow.intervals),
         "path": words(flow.path),
         "bridge": words(flow.bridge),
-        "prediction": f"{words(flow.prediction)}, view {flow.view}, noise {flow.noise}",
+        "prediction": f"{words(flow.prediction)}, view {flow.view}, noise {words(flow.noise)}",
         "network": words(config.model),
         "solver": words(config.sampling.solver),
         "guidance": words(config.sampling.guidance),

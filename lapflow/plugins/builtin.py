@@ -30,6 +30,20 @@ BUILTIN: dict[str, dict[str, str]] = {
         "renoise": "lapflow.flows.renoise:RenoiseBridge",
         "condition": "lapflow.flows.condition:ConditionBridge",
     },
+    "noise": {
+        "decomposed": "lapflow.core.noise:DecomposedNoise",
+        "independent": "lapflow.core.noise:IndependentNoise",
+        "blurred": "lapflow.core.noise:BlurredNoise",
+    },
+    "time_law": {
+        "uniform": "lapflow.core.time_law:Uniform",
+        "logit-normal": "lapflow.schedules.time_laws:LogitNormal",
+        "shifted": "lapflow.schedules.time_laws:Shifted",
+    },
+    "coupling": {
+        "independent": "lapflow.core.coupling:Independent",
+        "minibatch-ot": "lapflow.schedules.couplings:MinibatchOT",
+    },
     "prediction": {
         "velocity": "lapflow.core.prediction:VelocityPrediction",
         "denoised": "lapflow.core.prediction:DenoisedPrediction",
@@ -49,6 +63,11 @@ BUILTIN: dict[str, dict[str, str]] = {
     "objective": {
         "mse": "lapflow.core.objective:MSE",
         "vlb": "lapflow.core.variational:VariationalMSE",
+    },
+    "optimizer": {
+        "adamw": "lapflow.optimizers.adamw:AdamW",
+        "torch": "lapflow.optimizers.torch:TorchOptimizer",
+        "muon": "lapflow.optimizers.muon:Muon",
     },
     "solver": {
         "euler": "lapflow.solvers.runge_kutta:Euler",

@@ -19,26 +19,34 @@ from lapflow.plugins.kits.attention import AttentionConformance
 from lapflow.plugins.kits.backbone import BackboneConformance
 from lapflow.plugins.kits.bridge import BridgeConformance
 from lapflow.plugins.kits.codec import CodecConformance
+from lapflow.plugins.kits.coupling import CouplingConformance
 from lapflow.plugins.kits.dataset import DatasetConformance
 from lapflow.plugins.kits.decomposition import DecompositionConformance
 from lapflow.plugins.kits.engine import EngineConformance
 from lapflow.plugins.kits.features import FeaturesConformance
 from lapflow.plugins.kits.guidance import GuidanceConformance
 from lapflow.plugins.kits.intervals import IntervalsConformance
+from lapflow.plugins.kits.noise import NoiseConformance
 from lapflow.plugins.kits.objective import ObjectiveConformance
+from lapflow.plugins.kits.optimizer import OptimizerConformance
 from lapflow.plugins.kits.path import PathConformance
 from lapflow.plugins.kits.prediction import PredictionConformance
 from lapflow.plugins.kits.solver import SolverConformance
+from lapflow.plugins.kits.time_law import TimeLawConformance
 
 KITS = {
     "decomposition": DecompositionConformance,
     "intervals": IntervalsConformance,
     "path": PathConformance,
     "bridge": BridgeConformance,
+    "noise": NoiseConformance,
+    "time_law": TimeLawConformance,
+    "coupling": CouplingConformance,
     "prediction": PredictionConformance,
     "backbone": BackboneConformance,
     "codec": CodecConformance,
     "objective": ObjectiveConformance,
+    "optimizer": OptimizerConformance,
     "solver": SolverConformance,
     "guidance": GuidanceConformance,
     "attention": AttentionConformance,
@@ -54,14 +62,18 @@ __all__ = [
     "BackboneConformance",
     "BridgeConformance",
     "CodecConformance",
+    "CouplingConformance",
     "DatasetConformance",
     "DecompositionConformance",
     "EngineConformance",
     "FeaturesConformance",
     "GuidanceConformance",
     "IntervalsConformance",
+    "NoiseConformance",
     "ObjectiveConformance",
+    "OptimizerConformance",
     "PathConformance",
     "PredictionConformance",
     "SolverConformance",
+    "TimeLawConformance",
 ]

@@ -13,6 +13,7 @@ from pydantic import Field
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.random import Generators, rand
+from lapflow.core.time_law import TimeLaw
 from lapflow.core.transfer import upload
 
 Law = Literal["batch", "sample", "balanced"]
@@ -30,7 +31,7 @@ WeightsOption = Annotated[
 
 
 class UniformDraws(IntervalSchedule):
-    """A schedule that draws segments uniformly and times uniformly up to `until`.
+    """A schedule that draws segments uniformly, and times up to `until` by the time law.
 
     `law`: `batch` draws one segment for a batch, `sample` one for each sample; `balanced` deals the segments
     out to the samples in turn, beginning at a drawn one, so that a batch holds all of them in numbers that
@@ -60,6 +61,7 @@ class UniformDraws(IntervalSchedule):
         generator: Generators,
         stage_generator: torch.Generator,
         ends: Sequence[float],
+        time_law: TimeLaw,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> list[Draw]:
@@ -68,15 +70,14 @@ class UniformDraws(IntervalSchedule):
             index = int(
                 torch.randint(len(segments), (1,), generator=stage_generator, device=stage_generator.device)
             )
+        levels = 1 + max(segments[0].scales)
+
+        def times(segment: Segment, u: torch.Tensor) -> torch.Tensor:
+            return _times(segment, time_law.quantile(u, segment.finest, levels), until[segment.index])
+
         if self.law == "batch":
-            return [
-                Draw(
-                    segments[index],
-                    _times(
-                        segments[index], rand((batch,), generator, dtype=dtype, device=device), until[index]
-                    ),
-                )
-            ]
+            u = rand((batch,), generator, dtype=dtype, device=device)
+            return [Draw(segments[index], times(segments[index], u))]
         if self.law == "balanced":
             stage = (torch.arange(batch) + index) % len(segments)
         else:
@@ -85,18 +86,18 @@ class UniformDraws(IntervalSchedule):
                 .long()
                 .clamp(max=len(segments) - 1)
             )
-        unit = rand((batch,), generator, dtype=dtype, device=device)
+        u = rand((batch,), generator, dtype=dtype, device=device)
         rows = [(s, upload((stage == s.index).nonzero().flatten(), device)) for s in segments]
-        return [Draw(s, _times(s, unit[index], until[s.index]), index) for s, index in rows if len(index)]
+        return [Draw(s, times(s, u[index]), index) for s, index in rows if len(index)]
 
     def scale_weight(self, scale: int, levels: int) -> float:
         return 1.0 if self.weights is None else self.weights[levels - 1 - scale]
 
 
-def _times(segment: Segment, unit: torch.Tensor, end: float) -> torch.Tensor:
-    """t = T + (end - T) u, kept below `end`, which rounding could reach."""
-    below = end * (1 - torch.finfo(unit.dtype).eps)
-    return (segment.start + (end - segment.start) * unit).clamp(max=below)
+def _times(segment: Segment, share: torch.Tensor, end: float) -> torch.Tensor:
+    """t = T + (end - T) share, kept below `end`, which rounding could reach."""
+    below = end * (1 - torch.finfo(share.dtype).eps)
+    return (segment.start + (end - segment.start) * share).clamp(max=below)
 
 
 def check_weights(weights: Sequence[float] | None, scales: int) -> None:

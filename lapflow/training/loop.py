@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lapflow.config.building import Composition, build
 from lapflow.config.loading import difference, resolved
@@ -169,7 +169,7 @@ def _restored(
 ) -> tuple[Callable[[Calls], list[Any]], EMA | None, Progress, bool]:
     """The module as the engine runs it, the average, how far the run is, and whether it goes on from a
     checkpoint. Collective."""
-    config, settings, engine = parts.config, parts.config.training, parts.engine
+    settings, engine = parts.config.training, parts.engine
     progress = Progress()
     latest = engine.exchange(run.latest if run is not None else None)[0]
     saved = engine.jointly(lambda: _last_checkpoint(parts, learner, latest))
@@ -178,7 +178,14 @@ def _restored(
     else:
         learner.load(saved.tensors)
         progress = Progress(**saved.documents["state"])
-    model = engine.prepare(learner.module, _optimizer(config), clip=settings.clip, units=parts.model.units())
+    inside = {id(p) for unit in parts.model.units() for p in unit.parameters()}
+    hidden = {name for name, p in learner.module.named_parameters() if id(p) in inside}
+    model = engine.prepare(
+        learner.module,
+        lambda parameters: parts.optimizer.build(parameters, hidden, settings.learning_rate),
+        clip=settings.clip,
+        units=parts.model.units(),
+    )
     if settings.recompute:
         recompute(parts.model, settings.recompute)  # around what the engine compiled
     ema = None if settings.ema_decay is None else EMA(learner.averaged(engine.shards()), settings.ema_decay)
@@ -391,17 +398,6 @@ class _Window:
         row |= {"seconds": seconds, "images_per_second": images * self.steps / seconds}
         self.sums, self.counts, self.steps, self.since = {}, {}, 0, time.perf_counter()
         return row
-
-
-def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
-    settings = config.training
-    return lambda parameters: torch.optim.AdamW(
-        parameters,
-        lr=settings.learning_rate,
-        betas=(settings.betas[0], settings.betas[1]),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
 
 
 def _rate(config: Config, step: int) -> float:

@@ -29,7 +29,7 @@ TINY = [
     "training.warmup_steps=2",
     "training.steps=20",
     "training.checkpoint_every=10",
-    "training.weight_decay=0.1",
+    "training.optimizer.weight_decay=0.1",
     "training.learning_rate=2e-3",
 ]
 LAWS = {

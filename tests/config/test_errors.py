@@ -72,7 +72,7 @@ def test_a_mistake_in_a_file(line, text, words, tmp_path):
         ("flow=linear", ["section", "decomposition"]),
         ("training.steps=many", ["training.steps", "'many'"]),
         ("sampling.weights=emma", ["'ema' or 'raw'"]),
-        ("training.betas=[0.9]", ["training.betas", "2 items"]),
+        ("training.optimizer.betas=[0.9]", ["training.optimizer.betas", "2 items"]),
         ("training.steps", ["key=value"]),
         ("a..b=1", ["key=value"]),
         ("seed=[", ["YAML"]),

@@ -10,6 +10,7 @@ from lapflow.core.errors import ConfigError
 from lapflow.core.flow import Flow
 from lapflow.core.random import keyed_generator, randn
 from lapflow.flows import AppendBridge, LinearPath
+from lapflow.plugins import create
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
 from lapflow.sampling import sample
 from lapflow.solvers import Euler
@@ -118,9 +119,7 @@ def test_training_pairs_keep_the_images_dtype(dtype):
 
 def test_unknown_noise_and_wrong_number_of_generators_are_refused():
     with pytest.raises(ConfigError, match="decomposed"):
-        Flow(
-            LaplacianPyramid(levels=2), CumulativeIntervals(), LinearPath(), AppendBridge(), noise="decomposd"
-        )
+        create("noise", "decomposd")
     with pytest.raises(ConfigError, match="one per sample"):
         make_flow(2).training_point(images(3, 1, 4, 4), [seeded(), seeded()])
 

@@ -5,6 +5,7 @@ import torch
 
 from lapflow.core.errors import ConfigError, LapflowError, LawError, SizeError, SolverError
 from lapflow.core.flow import Flow
+from lapflow.core.noise import BlurredNoise
 from lapflow.core.prediction import EDMPrediction, NoisePrediction, ScorePrediction
 from lapflow.core.variational import VariationalMSE
 from lapflow.flows import (
@@ -67,7 +68,7 @@ def test_append_where_the_noise_level_jumps():
                 RelayPath(),
                 RenoiseBridge(),
                 view="merged",
-                noise="blurred",
+                noise=BlurredNoise(BlockDCT()),
                 prediction=ScorePrediction(),
             ),
             "coloured",
@@ -172,6 +173,25 @@ def test_the_discrete_path_needs_no_more_than_its_own_betas():
         (("lapflow-k2-digits", "flow.prediction=noise"), "divides by alpha"),
         (("edify-shipped-digits", "flow.path.enter=200.0"), "above what is trained"),
         (("cascaded-digits", "flow.noise=blurred"), "white"),
+        (
+            ("lapflow-digits", "flow.time_law={name: shifted, shift: [1.0, 2.0, 3.0]}"),
+            "3 numbers for 2 scales",
+        ),
+        (("lapflow-digits", "training.optimizer={name: torch, optimizer: LBFGS}"), "no optimizer of torch"),
+        (("lapflow-digits", "training.optimizer={name: torch, optimizer: Muon}"), "use the optimizer muon"),
+        (
+            ("lapflow-digits", "training.optimizer={name: torch, optimizer: SGD, options: {lr: 1.0}}"),
+            "learning_rate",
+        ),
+        (
+            ("lapflow-digits", "training.optimizer={name: torch, optimizer: SGD, options: {momentum: -1}}"),
+            "-1",
+        ),
+        (
+            ("lapflow-digits", "training.optimizer=muon", "engine={name: torch, parallel: fsdp2}"),
+            "whole ones",
+        ),
+        (("lapflow-digits", "training.optimizer=muon", "engine={name: deepspeed, zero: 1}"), "whole ones"),
         (
             ("ldm-digits", "training.recompute=cheap"),
             r"what of it is cheap[\s\S]*UNet[\s\S]*recompute=true or false",

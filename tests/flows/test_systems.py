@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lapflow.core.flow import Flow
+from lapflow.core.noise import BlurredNoise
 from lapflow.core.path import posterior_variance
 from lapflow.core.prediction import EDMPrediction, NoisePrediction
 from lapflow.core.state import clock
+from lapflow.core.time_law import Uniform
 from lapflow.flows import (
     AppendBridge,
     DiscreteVPPath,
@@ -247,7 +249,7 @@ def test_relay_s_blurring_and_noise():
         path,
         RenoiseBridge(),
         view="merged",
-        noise="blurred",
+        noise=BlurredNoise(BlockDCT()),
         prediction=EDMPrediction(),
     )
     segment = flow.segments[1]
@@ -429,7 +431,9 @@ def test_a_sample_s_training_pair_is_its_own_generator_s(make):
 
 def relay(**intervals):
     parts = (BlockDCT(), Stages(windows="full", **intervals), RelayPath(), RenoiseBridge())
-    return Flow(*parts, view="merged", noise="blurred", prediction=EDMPrediction(most_weight=1e5))
+    return Flow(
+        *parts, view="merged", noise=BlurredNoise(BlockDCT()), prediction=EDMPrediction(most_weight=1e5)
+    )
 
 
 def test_relay_s_step_is_the_published_one():
@@ -498,6 +502,7 @@ def test_the_last_time_of_a_table_is_trained_wherever_sampling_ends():
             generator=seeded(),
             stage_generator=seeded(1),
             ends=[path.trained_to(segment)],
+            time_law=Uniform(),
             dtype=torch.float32,
             device="cpu",
         )

@@ -18,7 +18,7 @@ from lapflow.plugins.builtin import BUILTIN
 from lapflow.plugins.conformance import KITS
 from lapflow.plugins.kits.backbone import BANDS
 from lapflow.plugins.kits.base import Conformance
-from lapflow.pyramids import CumulativeIntervals, Identity, Stages
+from lapflow.pyramids import BlockDCT, CumulativeIntervals, Identity, LaplacianPyramid, Stages
 from tests.support import cached_glyphs, small_autoencoder, small_inception
 
 ONE_SCALE = (Segment(0, 0.0, 1.0, {0: 0.0}),)
@@ -58,6 +58,8 @@ class Case:
                 "num_classes": self.kit.get("num_classes", 3),
                 "attention": create("attention", "sdpa"),
             }
+        if self.kind == "noise":
+            context = {"decomposition": self.kit["decomposition"]}
         return create(self.kind, {"name": self.name, **self.arguments}, **context)
 
     def conformance(self) -> Conformance:
@@ -109,6 +111,15 @@ CASES = [
     Case("bridge", "renoise"),
     Case("bridge", "condition"),
     Case("bridge", "condition", corrupt="after", level=0.3),
+    *(
+        Case("noise", name, {"decomposition": decomposition})
+        for name in BUILTIN["noise"]
+        for decomposition in (LaplacianPyramid(levels=2), BlockDCT())
+    ),
+    Case("time_law", "uniform"),
+    Case("time_law", "logit-normal", mean=[0.0, -0.4], std=1.2),
+    Case("time_law", "shifted", shift=[1.0, 3.0]),
+    *(Case("coupling", name) for name in BUILTIN["coupling"]),
     *(Case("prediction", name) for name in ("velocity", "denoised", "noise", "score", "edm")),
     Case("prediction", "edm", sigma_data=0.7, most_weight=10.0),
     Case("backbone", "mot-dit", depth=2, width=16, heads=2),
@@ -125,6 +136,10 @@ CASES = [
         "vlb",
         {"least_at_target": False, "heads_needed": ("variance",), "flow": lambda kit: discrete_diffusion()},
     ),
+    Case("optimizer", "adamw", weight_decay=0.01),
+    Case("optimizer", "torch", optimizer="SGD", options={"momentum": 0.9}),
+    Case("optimizer", "torch", optimizer="RAdam"),
+    Case("optimizer", "muon", weight_decay=0.01),
     *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4")),
     *(Case("solver", name) for name in ("dopri5", "dopri8", "bosh3", "adaptive-heun")),
     # Its error estimate is 1/512 of a step's change of slope, so the tolerance that meets 1e-4 is far below

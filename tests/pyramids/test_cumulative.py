@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lapflow.core.errors import ConfigError
 from lapflow.core.random import keyed_generator
+from lapflow.core.time_law import Uniform
 from lapflow.pyramids import CumulativeIntervals
 from tests.support import STARTS, make_flow, seeded
 
@@ -16,6 +17,7 @@ def draw(schedule, levels, batch, seed=0, end=1.0):
         "generator": seeded(seed),
         "stage_generator": seeded(seed + 1),
         "ends": [end] * levels,
+        "time_law": Uniform(),
         "dtype": torch.float32,
         "device": "cpu",
     }

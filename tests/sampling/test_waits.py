@@ -19,7 +19,7 @@ from lapflow.core.random import keyed_generator
 from lapflow.data.loader import Batches
 from lapflow.sampling.sampler import sample
 from lapflow.solvers import steps
-from lapflow.training.loop import _loss, _optimizer
+from lapflow.training.loop import _loss
 
 META = torch.device("meta")
 RECIPES = sorted(path.stem for path in Path(lapflow.recipes.__file__).parent.glob("*-digits.yaml"))
@@ -106,7 +106,7 @@ def test_a_loss_and_its_gradient_never_wait(recipe):
 def test_a_step_waits_once(clip):
     parts = build(load_config("lapflow-digits", ["model.depth=1", "model.width=32", "model.heads=2"]))
     parts.engine.start()
-    parts.engine.prepare(parts.model, _optimizer(parts.config), clip=clip)
+    parts.engine.prepare(parts.model, lambda p: parts.optimizer.build(p, (), 1e-3), clip=clip)
     for p in parts.model.parameters():
         p.grad = torch.ones_like(p)
     with Seen() as seen:

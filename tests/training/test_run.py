@@ -277,7 +277,7 @@ def test_inactive_scales_see_a_zero_gradient(tmp_path):
     from lapflow.config.building import build
 
     parts = build(tiny("flow.intervals.draw=batch"))
-    model = parts.engine.prepare(parts.model, lambda p: torch.optim.AdamW(p, lr=1e-3))
+    model = parts.engine.prepare(parts.model, lambda p: torch.optim.AdamW(p.values(), lr=1e-3))
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     seeds = [
         next(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -64,6 +64,10 @@ class DeepSpeedEngine(ProcessEngine):
                 "offload keeps a sharded optimizer on the CPU", got="zero: 0", expected="zero: 1, 2 or 3"
             )
 
+    @property
+    def cuts_weights(self) -> bool:
+        return self.zero > 0
+
     def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held]:
         """Stages 1 to 3 step on a `working copy` of each process's part of the weights. Gradients are reduced
         in `buckets`, which from stage 2 on the gradients themselves fill first. Stage 3 has weights
@@ -119,7 +123,7 @@ class DeepSpeedEngine(ProcessEngine):
     def prepare(
         self,
         model: nn.Module,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
         *,
         clip: float | None = None,
         units: Sequence[nn.Module] = (),
@@ -131,7 +135,7 @@ class DeepSpeedEngine(ProcessEngine):
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=Together(model),
-            optimizer=optimizer(self.parameters.values()),
+            optimizer=optimizer(self.parameters),
             config=self._config(),
             dist_init_required=False,
         )

@@ -48,6 +48,10 @@ class TorchEngine(ProcessEngine):
     def same_segments(self) -> bool:
         return self.sharded
 
+    @property
+    def cuts_weights(self) -> bool:
+        return self.sharded
+
     def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held]:
         """DDP reduces gradients in `buckets`, a copy of them. FSDP2 has weights `gathered` for use: those
         outside the units all through a step, and of the units one in use and the next one, with the gradients
@@ -73,7 +77,7 @@ class TorchEngine(ProcessEngine):
     def prepare(
         self,
         model: nn.Module,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
         *,
         clip: float | None = None,
         units: Sequence[nn.Module] = (),
@@ -88,7 +92,7 @@ class TorchEngine(ProcessEngine):
         self.names, self.parameters = zip(
             *((name, p) for name, p in model.named_parameters() if p.requires_grad)
         )
-        self.optimizer = optimizer(self.parameters)
+        self.optimizer = optimizer(dict(zip(self.names, self.parameters, strict=True)))
         self.ddp = None
         if self.world_size > 1 and not self.sharded:
             self.ddp = together = nn.parallel.DistributedDataParallel(together, find_unused_parameters=True)

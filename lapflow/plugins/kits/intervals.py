@@ -10,6 +10,7 @@ import torch
 
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.random import keyed_generator
+from lapflow.core.time_law import Uniform
 from lapflow.plugins.kits.base import Conformance
 
 
@@ -33,6 +34,7 @@ class IntervalsConformance(Conformance):
             generator=keyed_generator("sample", key),
             stage_generator=keyed_generator("stage", key),
             ends=[self.end] * len(schedule.segments(self.levels)),
+            time_law=Uniform(),
             dtype=dtype,
             device="cpu",
         )
@@ -120,6 +122,7 @@ class IntervalsConformance(Conformance):
                 generator=keyed_generator("rank", rank),
                 stage_generator=keyed_generator("stage", 3),
                 ends=[self.end] * len(schedule.segments(self.levels)),
+                time_law=Uniform(),
                 dtype=torch.float32,
                 device="cpu",
             )
@@ -145,6 +148,7 @@ class IntervalsConformance(Conformance):
                     generator=[keyed_generator("sample", start + i) for i in range(size)],
                     stage_generator=keyed_generator("stage", 3),
                     ends=[self.end] * len(segments),
+                    time_law=Uniform(),
                     dtype=torch.float32,
                     device="cpu",
                 )

@@ -60,7 +60,7 @@ class Skeleton(Engine):
         self.model, self.clip = model.to(self.device), clip
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._clear()
-        self.optimizer = optimizer(self.parameters.values())
+        self.optimizer = optimizer(self.parameters)
         return Together(model)
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -1,0 +1,1 @@
+"""Optimizers: AdamW, any other of torch's by name, and Muon with AdamW."""

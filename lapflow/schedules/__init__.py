@@ -1,0 +1,1 @@
+"""How training draws: laws of its times, and couplings of data and noise."""
