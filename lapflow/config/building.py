@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lapflow.config.fields import Spec
 from lapflow.config.schema import Config
 from lapflow.core.attention import AttentionBackend
 from lapflow.core.autocast import autocast_dtype
@@ -32,7 +31,7 @@ from lapflow.core.solver import Field, Solver
 from lapflow.core.state import State
 from lapflow.data.order import indices
 from lapflow.data.substitute import read_or_substitute
-from lapflow.plugins.registry import create
+from lapflow.plugins.registry import Spec, create
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,43 +11,28 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from lapflow.core.errors import ConfigError, LapflowError, suggest
-from lapflow.plugins.registry import config_model, names
-
-Spec = dict[str, Any]
-"""A component in a resolved config: {name: ..., **arguments}, name first, every default filled in."""
+from lapflow.core.errors import LapflowError
+from lapflow.plugins.registry import Spec, config_model, names, split_name
 
 
 @dataclass(frozen=True)
 class Named:
-    """Marks a `Spec` field as a component of `kind`: {name: ..., **arguments} or a bare name, checked by the
-    component's own schema."""
+    """Marks a `Spec` field as a component of `kind`: {name: ..., **arguments} or a bare name, checked once,
+    by the component's own schema."""
 
     kind: str
 
     def resolve(self, value: Any) -> Spec:
-        """The component with its defaults filled in."""
-        arguments = {"name": value} if isinstance(value, str) else value
-        if not isinstance(arguments, Mapping):
-            raise ConfigError(
-                f"a {self.kind} is a name, or a mapping with a name",
-                got=repr(value),
-                expected=suggest("", names(self.kind)),
-            )
-        name = arguments.get("name")
-        if not isinstance(name, str):
-            raise ConfigError(
-                f"this {self.kind} has no name",
-                got=repr(dict(arguments)),
-                expected=suggest("", names(self.kind)),
-            )
-        checked = config_model(self.kind, name).model_validate(
-            {k: v for k, v in arguments.items() if k != "name"}
-        )
-        return {"name": name, **checked.model_dump(mode="json")}
+        """The component with its arguments checked and its defaults filled in."""
+        if isinstance(value, Spec):
+            return value
+        name, arguments = split_name(self.kind, value)
+        return Spec(self.kind, name, config_model(self.kind, name).model_validate(arguments))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.resolve)
+        return core_schema.no_info_plain_validator_function(
+            self.resolve, serialization=core_schema.plain_serializer_function_ser_schema(dict)
+        )
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from lapflow.config.fields import Named, Spec
+from lapflow.config.fields import Named
 from lapflow.core.errors import ConfigError
+from lapflow.plugins.registry import Spec
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -16,7 +16,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pydantic
 
@@ -42,6 +42,15 @@ class Component:
         if "_schema" not in cls.__dict__:
             setattr(cls, "_schema", _derive(cls))
         return cls.__dict__["_schema"]
+
+    @classmethod
+    def of(cls, checked: pydantic.BaseModel, context: Mapping[str, Any]) -> Self:
+        """A component of arguments that its own schema has checked, and of what it takes of `context`."""
+        made, initial = cls.__new__(cls), inspect.unwrap(cls.__init__)
+        made.__dict__["config"] = checked.model_dump()
+        taken = {name: context[name] for name in inspect.signature(initial).parameters if name in context}
+        initial(made, **taken, **{name: getattr(checked, name) for name in type(checked).model_fields})
+        return made
 
 
 def _derive(cls: type[Component]) -> type[pydantic.BaseModel]:

@@ -8,7 +8,6 @@ plugin behind a built-in.
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -54,22 +53,50 @@ def get(kind: str, name: str) -> type[Component]:
     return find_source(kind, name).load()
 
 
-def create(kind: str, spec: Mapping[str, Any] | str, **context: Any) -> Any:
-    """Make a component from `{name: ..., **arguments}` or a bare name.
+class Spec(dict[str, Any]):
+    """A component that was named and checked: its `kind`, its `name`, and its `arguments` as its schema's own
+    object, every default filled in. As a mapping it is {name: ..., **arguments} in plain values, name
+    first."""
 
-    `context` is what its surroundings offer; a component takes of it what its `__init__` names.
-    """
-    arguments = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if not isinstance(arguments.get("name"), str):
-        raise ConfigError(f"a {kind} needs a name", got=repr(spec), expected=suggest("", names(kind)))
-    cls = get(kind, arguments.pop("name"))
-    unknown = set(context) - set(find_kind(kind).load_contract().context)
-    assert not unknown, f"the contract of a {kind} names no context {sorted(unknown)}"
-    validate(
-        cls.schema(), arguments, f"{kind} {cls.__name__}"
-    )  # names the key, where Python would only name the function
-    wanted = inspect.signature(inspect.unwrap(cls.__init__)).parameters
-    return cls(**{name: value for name, value in context.items() if name in wanted}, **arguments)
+    def __init__(self, kind: str, name: str, arguments: pydantic.BaseModel) -> None:
+        super().__init__({"name": name, **arguments.model_dump(mode="json")})
+        self.kind, self.name, self.arguments = kind, name, arguments
+
+    def build(self, **context: Any) -> Any:
+        """The component. `context` is what its surroundings offer; it takes of it what its `__init__`
+        names."""
+        cls = get(self.kind, self.name)
+        unknown = set(context) - set(find_kind(self.kind).load_contract().context)
+        assert not unknown, f"the contract of a {self.kind} names no context {sorted(unknown)}"
+        return cls.of(self.arguments, context)
+
+
+def create(kind: str, spec: Mapping[str, Any] | str, **context: Any) -> Any:
+    """Make a component from a `Spec`, from `{name: ..., **arguments}` or from a bare name, in its
+    `context`."""
+    if not isinstance(spec, Spec):
+        name, arguments = split_name(kind, spec)
+        cls = get(kind, name)
+        spec = Spec(kind, name, validate(cls.schema(), arguments, f"{kind} {cls.__name__}"))
+    return spec.build(**context)
+
+
+def split_name(kind: str, value: Any) -> tuple[str, dict[str, Any]]:
+    """(name, arguments) of `{name: ..., **arguments}` or a bare name. Raises `ConfigError` for anything
+    else."""
+    arguments = {"name": value} if isinstance(value, str) else value
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(
+            f"a {kind} is a name, or a mapping with a name",
+            got=repr(value),
+            expected=suggest("", names(kind)),
+        )
+    name = arguments.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"this {kind} has no name", got=repr(dict(arguments)), expected=suggest("", names(kind))
+        )
+    return name, {key: item for key, item in arguments.items() if key != "name"}
 
 
 def config_model(kind: str, name: str) -> type[pydantic.BaseModel]:
