@@ -80,7 +80,7 @@ class Composition:
     def examples(self, number: int) -> State:
         """The first `number` training samples of a run, or all if there are fewer, unmirrored, as the network
         sees them without
-        noise: {scale of the view: [n, c, h, w]}, coarse to fine."""
+        noise: {scale of the view: [n, c, *sizes]}, coarse to fine."""
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
         samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0] for index in first])

@@ -88,6 +88,7 @@ class Dataset(Component):
         moments."""
         assert self.encoding is None, "a set of moments must say what those of a mirrored image are"
         image, label = self.read(split, index)
+        require_images("mirroring", image.ndim - 1)
         return image.flip(-1), label
 
     def require_mirrored(self) -> None:

@@ -24,6 +24,7 @@ class Identity(Decomposition):
         self.axes = axes
 
     def analyze(self, x: Tensor, start: int = 0) -> State:
+        self.check_size(x.shape[2:])
         return {0: x}
 
     def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:

@@ -24,12 +24,16 @@ from lapflow.core.decomposition import Band
 from lapflow.core.state import Shape, State
 from lapflow.pyramids.halving import HalvingPyramid
 
-_MEANS = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}
-
 
 def downsample(x: Tensor, factors: int | Sequence[int] = 2) -> Tensor:
     """D: mean of each block of `factors` (of all axes, or per axis), [b, c, h, w] -> [b, c, h/2, w/2]."""
-    return _MEANS[x.ndim](x, factors)
+    if x.ndim == 4:
+        return F.avg_pool2d(x, factors)
+    # avg_pool3d has no kernel for half precision on a CPU.
+    factors = (factors,) * (x.ndim - 2) if isinstance(factors, int) else factors
+    for axis in reversed(range(len(factors))):
+        x = x.unflatten(2 + axis, (-1, factors[axis]))
+    return x.mean(tuple(range(3, x.ndim, 2)))
 
 
 def upsample(x: Tensor, factors: int | Sequence[int] = 2) -> Tensor:
