@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
 
 CONVERGED_STEPS = 200
-MOST_PRICED = 5
-"""The price of a mask inverts covariances of whole images of side 2^(K-1), K scales: seconds up to K = 5, an
-hour at 6."""
+MOST_PRICED = 256
+"""The most pixels of a sample for which the price of a mask is computed: it inverts covariances of whole
+samples, in seconds at 16x16, in an hour at 32x32."""
 
 
 def check(
@@ -44,8 +45,9 @@ def check(
             rungs.append((spec, check_bands(flow, create("solver", spec))))
     mask: Mask = settings.model.get("mask", "none") if flow.levels > 1 else "none"
     # Merged, a network sees one image: there is nothing to mask.
-    priced = flow.view == "bands" and flow.noise.white and flow.levels <= MOST_PRICED
-    price = check_mask(flow, RK4(steps=50), mask) if priced else None
+    priceable = flow.view == "bands" and flow.noise.white
+    small = math.prod(flow.decomposition.smallest) <= MOST_PRICED
+    price = check_mask(flow, RK4(steps=50), mask) if priceable and small else None
     if as_json:
         import json
 
@@ -75,6 +77,6 @@ def check(
             print_table(ladder_table(rungs))
         if price is not None:
             print_table(mask_table(price))
-        elif flow.levels > MOST_PRICED:
-            typer.echo(f"The price of the mask is not computed for more than {MOST_PRICED} scales.")
+        elif priceable:
+            typer.echo(f"The price of the mask is not computed for more than {MOST_PRICED} pixels a sample.")
     laws.require()

@@ -88,8 +88,9 @@ def ladder_table(rungs: Sequence[tuple[Mapping[str, Any], OracleReport]]) -> Tab
 
 def mask_table(price: MaskPrice) -> Table:
     """The price of the mask on correlated images."""
+    sizes = "x".join(map(str, price.sizes))
     table = new_table(
-        f"Price of mask {price.mask!r}: correlated Gaussian images (power 1/k^2, {price.side}x{price.side})",
+        f"Price of mask {price.mask!r}: correlated Gaussian samples (power 1/k^2, {sizes})",
         f"whole covariance off by {_percent(price.covariance_error)}, of which the solver makes "
         f"{_percent(price.solver_error)}",
     )

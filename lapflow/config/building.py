@@ -28,7 +28,7 @@ from lapflow.core.objective import Objective
 from lapflow.core.optimizer import Optimizer
 from lapflow.core.random import Generators, keyed_generator
 from lapflow.core.solver import Field, Solver
-from lapflow.core.state import State
+from lapflow.core.state import Shape, State
 from lapflow.data.order import indices
 from lapflow.data.substitute import read_or_substitute
 from lapflow.plugins.registry import Spec, create
@@ -51,8 +51,8 @@ class Composition:
         return self.dataset.num_classes
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of an image in the flow's space."""
+    def shape(self) -> Shape:
+        """(c, *sizes) of a sample in the flow's space."""
         return self.codec.latent_shape(self.dataset.shape)
 
     @cached_property
@@ -84,7 +84,7 @@ class Composition:
     def examples(self, number: int) -> State:
         """The first `number` training samples of a run, or all if there are fewer, unmirrored, as the network
         sees them without
-        noise: {scale of the view: [n, c, h, w]}, coarse to fine."""
+        noise: {scale of the view: [n, c, *sizes]}, coarse to fine."""
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
         samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0] for index in first])
@@ -311,11 +311,11 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
 def build_model(
     config: Config,
     flow: Flow,
-    shape: tuple[int, int, int],
+    shape: Shape,
     num_classes: int,
     device: torch.device | str = "cpu",
 ) -> Backbone:
-    """The network for latents of `shape` (c, h, w). Its first weights are a function of the config's seed
+    """The network for latents of `shape` (c, *sizes). Its first weights are a function of the config's seed
     alone.
 
     Device `meta` allocates nothing.

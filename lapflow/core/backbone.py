@@ -24,7 +24,7 @@ VARIANCE = "variance"
 @dataclass(frozen=True)
 class Condition:
     """What a prediction is conditioned on: class `labels` [b] (int64; the null class is `num_classes`), and
-    in a cascade the coarser `image` {k: [b, c, h_k, w_k]} beside the state's scale k, corrupted at `level`
+    in a cascade the coarser `image` {k: [b, c, *sizes_k]} beside the state's scale k, corrupted at `level`
     [b]."""
 
     labels: Tensor | None = None
@@ -61,7 +61,7 @@ class Backbone(nn.Module, Component):
     def fit(self, examples: Callable[[int], State]) -> None:
         """Set from training data what is not trained, such as codebooks or statistics: called once before the
         first step of a run, and not when one goes on, since the state dict holds it. `examples(n)` gives the
-        first n training samples of the run as the network sees them without noise, {k: [n, c_k, h_k, w_k]}
+        first n training samples of the run as the network sees them without noise, {k: [n, c_k, *sizes_k]}
         for every scale (all samples, if there are fewer). A pure function of these: every process calls
         it."""
 
@@ -69,8 +69,8 @@ class Backbone(nn.Module, Component):
     def forward(
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
-        """state {k: [b, c_k, h_k, w_k]} with any non-empty suffix of the scales coarse to fine (or one alone,
-        a merged image), t [b] the path's model time, in [0, 1] for most -> {"main": {k: [b, c_k, h_k, w_k]}}
+        """state {k: [b, c_k, *sizes_k]} with any non-empty suffix of the scales coarse to fine (or one alone,
+        a merged image), t [b] the path's model time, in [0, 1] for most -> {"main": {k: [b, c_k, *sizes_k]}}
         for the same scales, and the `heads`. Without labels a conditional network takes the null class."""
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str | None:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from lapflow.core.component import Component
 from lapflow.core.errors import ConfigError
 from lapflow.core.random import Generators
+from lapflow.core.state import Shape
 
 
 class Codec(Component):
-    """Maps images [b, c, h, w] in [-1, 1] to the flow's space and back.
+    """Maps images (or series, or films) [b, c, *sizes] in [-1, 1] to the flow's space and back.
 
     Encoding goes in two steps. `moments` is the costly one, a pure function of the image that a cache can
     hold; `latents` is the cheap one, which may draw, so that it is done anew each time. Neither mixes the
@@ -23,9 +24,9 @@ class Codec(Component):
     kind = "codec"
 
     @abstractmethod
-    def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The (c, h, w) of the latent of an image of `shape`. Raises `SizeError` if the codec cannot take the
-        size."""
+    def latent_shape(self, shape: Shape) -> Shape:
+        """The (c, *sizes) of the latent of an image of `shape`. Raises `SizeError` if the codec cannot take
+        the size."""
 
     def load(self) -> None:
         """Bring what encoding and decoding need. Called before work starts, so that what is missing is said
@@ -52,12 +53,12 @@ class Codec(Component):
 
     @abstractmethod
     def moments(self, images: Tensor) -> Tensor:
-        """Images [b, c, h, w] in [-1, 1] -> what the codec's law of their latents is made of, [b, m, h', w'],
-        not shifted or scaled. Draws nothing."""
+        """Images [b, c, *sizes] in [-1, 1] -> what the codec's law of their latents is made of, [b, m,
+        *sizes'], not shifted or scaled. Draws nothing."""
 
     @abstractmethod
     def latents(self, moments: Tensor, generator: Generators | None = None) -> Tensor:
-        """Moments [b, m, h', w'] -> latents [b, *latent_shape], shifted and scaled for the flow.
+        """Moments [b, m, *sizes'] -> latents [b, *latent_shape], shifted and scaled for the flow.
 
         A codec whose config asks for it draws them, with `generator` or one generator for each sample.
         Without a generator nothing is drawn, whatever the config says.
@@ -69,7 +70,7 @@ class Codec(Component):
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents -> images [b, c, h, w], nominally in [-1, 1], not clipped."""
+        """Latents -> images [b, c, *sizes], nominally in [-1, 1], not clipped."""
 
     def identity(self) -> dict[str, Any]:
         """What `moments` depends on, as JSON values: codecs with equal identities may use each other's cached

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lapflow.core.component import Component
+from lapflow.core.decomposition import require_images
+from lapflow.core.state import Shape
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -20,19 +22,19 @@ class Encoding:
     """How the moments that a data set holds in the place of images were made.
 
     `codec` is the `Codec.identity` of what made them and `made_by` the codec as a config names it; `images`
-    is the data set of the images, as a config names it; `shape` (m, h', w') is that of an image's moments.
+    is the data set of the images, as a config names it; `shape` (m, *sizes) is that of an image's moments.
     """
 
     codec: Mapping[str, Any]
     made_by: Mapping[str, Any]
     images: Mapping[str, Any]
-    shape: tuple[int, int, int]
+    shape: Shape
 
 
 class Dataset(Component):
     """A finite set of labelled images. Opening it is cheap; nothing is read before `size` or `read`.
 
-    `shape` (c, h, w) and `num_classes` (0: no labels) are known without reading images, so that a model can
+    `shape` (c, *sizes) and `num_classes` (0: no labels) are known without reading images, so that a model can
     be built.
 
     A set may hold a codec's moments of its images instead. It then says so by `encoding`; `read` gives
@@ -45,8 +47,8 @@ class Dataset(Component):
 
     @property
     @abstractmethod
-    def shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of every image."""
+    def shape(self) -> Shape:
+        """(c, *sizes) of every image."""
 
     @property
     @abstractmethod
@@ -63,7 +65,7 @@ class Dataset(Component):
         return None
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> Shape:
         """The shape of what `read` gives."""
         return self.shape if self.encoding is None else self.encoding.shape
 
@@ -74,8 +76,8 @@ class Dataset(Component):
 
     @abstractmethod
     def read(self, split: Split, index: int) -> tuple[Tensor, int]:
-        """Image `index` of a split as float32 [c, h, w] in [-1, 1] (or its moments), and its label (0 without
-        classes). A pure function.
+        """Image `index` of a split as float32 [c, *sizes] in [-1, 1] (or its moments), and its label (0
+        without classes). A pure function.
 
         Raises `ImageError` for an image that cannot be read while others can: training then takes another
         (`lapflow.data.substitute`). Any other error ends the run.
@@ -86,10 +88,13 @@ class Dataset(Component):
         moments."""
         assert self.encoding is None, "a set of moments must say what those of a mirrored image are"
         image, label = self.read(split, index)
+        require_images("mirroring", image.ndim - 1)
         return image.flip(-1), label
 
     def require_mirrored(self) -> None:
-        """Raises `DataError` where `read_mirrored` cannot answer. Called before work starts."""
+        """Raises `DataError` where `read_mirrored` cannot answer, `SizeError` for samples that are not
+        images. Called before work starts."""
+        require_images("mirroring", len(self.shape) - 1)
 
     def name(self, split: Split, index: int) -> str:
         """What people call image `index` of a split, in lists of bad images for example. Each image's own;

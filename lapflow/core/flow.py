@@ -25,7 +25,7 @@ from lapflow.core.objective import MSE, Objective
 from lapflow.core.path import Coefficients, Path
 from lapflow.core.prediction import Prediction, VelocityPrediction
 from lapflow.core.random import Generators, first_generator, rand
-from lapflow.core.state import State, clock, take_rows
+from lapflow.core.state import Shape, State, clock, take_rows
 from lapflow.core.time_law import TimeLaw, Uniform
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ divides by sigma where sigma ends at 0 (SiT's t0 and 1 - t1)."""
 class TrainingPoint:
     """A training pair: the samples `index` of the batch (None: all) in `segment`.
 
-    What the network is given: `state`, maps the view's scales to [n, c_k, h_k, w_k], and its time `t` [n]; in
+    What the network is given: `state`, maps the view's scales to [n, c_k, *sizes_k], and its time `t` [n]; in
     a cascade `image` and `level` too: call it with `point.condition(labels)`. `target` is what its head
     `main` should return, at `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n], bands
     of `data` (x1) and `noise` (x0, in the segment's unit), and the `flow`. `fraction` is n over the batch
@@ -111,7 +111,7 @@ class Flow:
         self.prediction, self.view = prediction or VelocityPrediction(), view
         self.objective = objective or MSE()
         self.levels = decomposition.levels
-        self.segments = self._placed(intervals.segments(self.levels))
+        self.segments = self._placed(intervals.segments(self.levels, decomposition.contractions))
         self.time_law.require(self.levels)
         self._refuse_what_does_not_fit()
         if check:
@@ -125,11 +125,11 @@ class Flow:
 
     # ------------------------------------------------------------------ bands and views
 
-    def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
-        """The bands of an image of `shape` (c, h, w), coarse to fine."""
+    def bands(self, shape: Shape) -> dict[int, Band]:
+        """The bands of a sample of `shape`, coarse to fine."""
         return self.decomposition.bands(shape)
 
-    def views(self, shape: tuple[int, int, int]) -> dict[int, Band]:
+    def views(self, shape: Shape) -> dict[int, Band]:
         """What a network sees of an image of `shape`: the bands, or the merged images at the resolutions of
         the segments, coarse to fine, with the channels of the condition that comes beside each."""
         bands = self.bands(shape)
@@ -138,10 +138,10 @@ class Flow:
         found = {}
         for segment in self.segments:
             empty = {k: torch.empty(1, *bands[k].shape, device="meta") for k in segment.scales}
-            c, h, w = self.decomposition.synthesize(empty, segment.finest)[0].shape
+            c, *sizes = self.decomposition.synthesize(empty, segment.finest)[0].shape
             condition = c if self.bridge.conditional and segment.index else 0
             std = bands[segment.finest].direction_std
-            found[segment.finest] = Band(segment.finest, c, h, w, std, std, condition)
+            found[segment.finest] = Band(segment.finest, c, tuple(sizes), std, std, condition)
         return dict(sorted(found.items(), reverse=True))
 
     def show(self, bands: Mapping[int, Tensor], segment: Segment) -> State:
@@ -170,7 +170,7 @@ class Flow:
         generator: Generators,
         stage_generator: torch.Generator | None = None,
     ) -> list[TrainingPoint]:
-        """The training pairs of a batch `x` [b, c, h, w]; each sample is in exactly one of them.
+        """The training pairs of a batch `x` [b, c, *sizes]; each sample is in exactly one of them.
 
         Draws, in this order: what is common to the batch, from `stage_generator` (default: the first of
         `generator`); then each sample's time, noise and, in a cascade, level and noise of its condition, from
@@ -180,7 +180,7 @@ class Flow:
         batch, dtype = x.shape[0], torch.float64 if x.dtype == torch.float64 else torch.float32
         draws = self.training_draws(batch, generator, stage, dtype=dtype, device=x.device)
         data = self.decomposition.analyze(x)
-        shape = (x.shape[1], x.shape[2], x.shape[3])
+        shape = tuple(x.shape[1:])
         # One set of white draws for each sample, whichever segment it is in, so that its noise is its own
         # generator's alone.
         white = self.noise.draw_white(shape, batch, generator, dtype=x.dtype, device=x.device)
@@ -379,20 +379,20 @@ class Flow:
 
     def draw_noise(
         self,
-        shape: tuple[int, int, int],
+        shape: Shape,
         batch: int,
         generator: Generators,
         *,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> list[State]:
-        """All the noise that starts, bridges and conditions of `batch` samples of image shape (c, h, w) need:
+        """All the noise that starts, bridges and conditions of `batch` samples of `shape` need:
         the noise pyramids, in the order in which `Bridge.pyramid` names them."""
         return self.noise_from(self.draw_white(shape, batch, generator, dtype=dtype, device=device))
 
     def draw_white(
         self,
-        shape: tuple[int, int, int],
+        shape: Shape,
         batch: int,
         generator: Generators,
         *,
@@ -450,14 +450,13 @@ class Flow:
         return self.show(self.bridge.corrupt(bands, corruption, level, before, after), after)
 
     def finish(self, state: Mapping[int, Tensor]) -> Tensor:
-        """The image [b, c, h, w] that the final state [view] stands for."""
+        """The samples [b, c, *sizes] that the final state [view] stands for."""
         return self.decomposition.synthesize(self.split(state, self.segments[-1]))
 
     # ------------------------------------------------------------------ set-up
 
     def _placed(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
-        side = self.decomposition.multiple
-        bands = self.decomposition.bands((1, side, side))
+        bands = self.decomposition.bands(self.decomposition.smallest)
         self._direction = {k: self.noise.direction_std(band) for k, band in bands.items()}
         self._count = self.bridge.pyramids(len(segments))
         units = [1 / bands[s.finest].direction_std if self.intervals.unit_noise else 1.0 for s in segments]

@@ -99,9 +99,10 @@ class IntervalSchedule(Component):
     samples: `draw` takes the samples' segments from `stage_generator` alone."""
 
     @abstractmethod
-    def segments(self, levels: int) -> tuple[Segment, ...]:
-        """The segments in time order for a decomposition of `levels` scales. Raises `ConfigError` when they
-        do not fit."""
+    def segments(self, levels: int, contractions: Sequence[float] | None = None) -> tuple[Segment, ...]:
+        """The segments in time order for a decomposition of `levels` scales. `contractions` are those of the
+        decomposition, coarse to fine; None: 2, those of an image that is halved. Raises `ConfigError` when
+        they do not fit."""
 
     @abstractmethod
     def draw(

@@ -5,7 +5,7 @@ this law at the start of the first segment, after each bridge, and be the data i
 bridges and paths are linear maps of (data, white noise), so two laws are equal for every data distribution
 when their mean operators are equal and their noise covariances N N^T are. Both are compared as operators in
 float64, by applying them to random vectors of the bands (two different linear operators agree on a random
-vector with probability 0), on a small image.
+vector with probability 0), on the smallest sample that splits.
 
 Where a scale enters from noise alone while alpha > 0 (VP), the composition has a *prior error*: it is
 reported as alpha / sigma and not counted as a mistake while it is small, or where the bridge says that it is
@@ -25,7 +25,7 @@ from torch import Tensor
 from lapflow.core.errors import LawError
 from lapflow.core.intervals import Segment
 from lapflow.core.random import keyed_generator, randn
-from lapflow.core.state import State, clock
+from lapflow.core.state import Shape, State, clock
 
 if TYPE_CHECKING:
     from lapflow.core.flow import Flow
@@ -108,7 +108,7 @@ class LawReport:
 
 def check_laws(flow: Flow, *, tolerance: float = 1e-9) -> LawReport:
     """Compare the sampler's law with the training law at every start, bridge and end of `flow`."""
-    shape = (1, flow.decomposition.multiple, flow.decomposition.multiple)
+    shape = flow.decomposition.smallest
     data = flow.decomposition.analyze(_random((1, *shape), "data"))
     rows: list[LawRow] = []
     for i, segment in enumerate(flow.segments):
@@ -181,7 +181,7 @@ class _Crossing:
         own = {k: noise[self.flow.bridge.pyramid(segment)][k] * segment.unit for k in segment.scales}
         return self.flow.interpolate({k: data[k] for k in segment.scales}, own, clock(t), segment)[0]
 
-    def rows(self, data: State, shape: tuple[int, int, int], place: str, allowed: float) -> list[LawRow]:
+    def rows(self, data: State, shape: Shape, place: str, allowed: float) -> list[LawRow]:
         """The two laws' mean operators on `data`, their covariances on random vectors."""
         flow, segment = self.flow, self.segment
         shapes = flow.noise.white_shapes(shape)

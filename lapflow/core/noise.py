@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
-from lapflow.core.decomposition import Band, Decomposition
+from lapflow.core.decomposition import Band, Decomposition, require_images
 from lapflow.core.random import Generators, randn
-from lapflow.core.state import State
+from lapflow.core.state import Shape, State
 
 White = dict[int, Tensor]
 
@@ -41,12 +41,12 @@ class Noise(Component):
         self.decomposition = decomposition
 
     @abstractmethod
-    def white_shapes(self, shape: tuple[int, int, int]) -> dict[int, tuple[int, int, int]]:
-        """The shapes of the white unit-variance draws behind the noise of an image of `shape` (c, h, w)."""
+    def white_shapes(self, shape: Shape) -> dict[int, Shape]:
+        """The shapes of the white unit-variance draws behind the noise of an sample of `shape`."""
 
     @abstractmethod
     def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
-        """The noise pyramid {k: [b, c_k, h_k, w_k]} made of white draws; linear."""
+        """The noise pyramid {k: [b, c_k, *sizes_k]} made of white draws; linear."""
 
     def direction_std(self, band: Band) -> float:
         """Standard deviation per orthonormal direction of the band's range."""
@@ -58,7 +58,7 @@ class Noise(Component):
 
     def draw(
         self,
-        shape: tuple[int, int, int],
+        shape: Shape,
         batch: int,
         generator: Generators,
         *,
@@ -66,12 +66,12 @@ class Noise(Component):
         device: torch.device | str,
         finest: int = 0,
     ) -> State:
-        """The noise pyramids of `batch` samples of image shape (c, h, w)."""
+        """The noise pyramids of `batch` samples of `shape`."""
         return self.from_white(self.draw_white(shape, batch, generator, dtype=dtype, device=device), finest)
 
     def draw_white(
         self,
-        shape: tuple[int, int, int],
+        shape: Shape,
         batch: int,
         generator: Generators,
         *,
@@ -88,7 +88,7 @@ class Noise(Component):
 class DecomposedNoise(Noise):
     """One white image, analysed into bands."""
 
-    def white_shapes(self, shape: tuple[int, int, int]) -> dict[int, tuple[int, int, int]]:
+    def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape}
 
     def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
@@ -98,7 +98,7 @@ class DecomposedNoise(Noise):
 class IndependentNoise(Noise):
     """Unit white noise in each scale's tensor."""
 
-    def white_shapes(self, shape: tuple[int, int, int]) -> dict[int, tuple[int, int, int]]:
+    def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {k: band.shape for k, band in self.decomposition.bands(shape).items()}
 
     def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
@@ -119,7 +119,11 @@ class BlurredNoise(Noise):
     white = False
     STRENGTH, BLOCK = 0.15, 4
 
-    def white_shapes(self, shape: tuple[int, int, int]) -> dict[int, tuple[int, int, int]]:
+    def __init__(self, decomposition: Decomposition) -> None:
+        require_images("blurred noise", decomposition.axes)
+        super().__init__(decomposition)
+
+    def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape, 1: shape}
 
     def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:

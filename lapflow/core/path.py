@@ -37,15 +37,16 @@ class Coefficients:
     pattern: bool = False
 
     def expand(self, like: Tensor) -> Coefficients:
-        """The same coefficients, shaped to multiply `like` [b, c, h, w]."""
+        """The same coefficients, shaped to multiply `like` [b, c, *sizes]."""
         values = (self.alpha, self.sigma, self.dalpha, self.dsigma)
         if not self.pattern:
             a, b, da, db = (expand_time(c, like) for c in values)
             return Coefficients(a, b, da, db)
-        tiles = like.shape[1] // self.alpha.shape[-1]
+        tiles, ones = like.shape[1] // self.alpha.shape[-1], [1] * (like.ndim - 2)
         # A scalar may stay on the CPU, a tensor with a pattern must be where the band is.
         a, b, da, db = (
-            upload(c.reshape(-1, c.shape[-1]).repeat(1, tiles)[:, :, None, None], like.device) for c in values
+            upload(c.reshape(-1, c.shape[-1]).repeat(1, tiles).unflatten(-1, (-1, *ones)), like.device)
+            for c in values
         )
         return Coefficients(a, b, da, db)
 

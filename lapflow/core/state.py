@@ -1,6 +1,7 @@
 """The state of a multi-scale flow: a mapping from scale index to tensor, iterated coarse to fine.
 
-`{k: Tensor[b, c_k, h_k, w_k]}` holds the active scales only; k = 0 is the finest scale, K-1 the coarsest.
+`{k: Tensor[b, c_k, *sizes_k]}`, with one to three axes of sizes, holds the active scales only; k = 0 is the
+finest scale, K-1 the coarsest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 
 State = dict[int, Tensor]
+
+Shape = tuple[int, ...]
+"""The shape (c, *sizes) of a sample, with one to three axes of sizes."""
 
 
 def map_state(

@@ -191,7 +191,7 @@ def plan(
         shape=dataset.shape,
         grey_levels=dataset.grey_levels,
         classes=dataset.class_names,
-        moments=(moments.shape[1], moments.shape[2], moments.shape[3]),
+        moments=tuple(moments.shape[1:]),
         dtype=dtype,
         flip=flip,
         shard_size=shard_size,

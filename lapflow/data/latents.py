@@ -15,6 +15,7 @@ from torch import Tensor
 from lapflow.core.dataset import Dataset, Encoding, Split
 from lapflow.core.errors import DataError
 from lapflow.core.files import file_sha256
+from lapflow.core.state import Shape
 from lapflow.data.folder import text_path
 from lapflow.data.shards import MANIFEST, SETTINGS, Manifest
 
@@ -60,7 +61,7 @@ class Latents(Dataset):
             ) from None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> Shape:
         return self.manifest.shape
 
     @property

@@ -33,6 +33,8 @@ MANIFEST, SETTINGS = "manifest.json", "encoding.json"
 Dtype = Literal["float32", "float16", "bfloat16"]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Sizes = Annotated[tuple[Positive, ...], Field(min_length=2, max_length=4)]
+"""(c, *sizes)."""
 
 _ABOUT = {"made_by", "affine"}
 """What is said for people: where the codec was, and its shift and scale, which are not applied."""
@@ -59,10 +61,10 @@ class Settings(pydantic.BaseModel):
     made_by: dict[str, Any]
     affine: tuple[float, float]
     images: dict[str, Any]
-    shape: tuple[Positive, Positive, Positive]
+    shape: Sizes
     grey_levels: Positive
     classes: tuple[str, ...]
-    moments: tuple[Positive, Positive, Positive]
+    moments: Sizes
     dtype: Dtype
     flip: bool
     shard_size: Positive

@@ -61,19 +61,19 @@ class Offer:
     def document(self) -> dict[str, Any]:
         """What the page is built from, as plain data."""
         pipeline = self.pipeline
-        c, h, w = pipeline.shape
+        c, *sizes = pipeline.shape
         scales = sorted(pipeline.flow.bands(pipeline.shape), reverse=True)
         return {
             "title": self.title,
             "facts": [
                 f"step {pipeline.step:,}",
                 f"{pipeline.weights} weights",
-                f"{h}x{w}, {c} channel{'s' if c > 1 else ''}"
+                f"{'x'.join(map(str, sizes))}, {c} channel{'s' if c > 1 else ''}"
                 + ("" if pipeline.config.codec["name"] == "pixels" else ", latents"),
                 f"{len(scales)} scale{'s' if len(scales) > 1 else ''}",
                 str(pipeline.engine.device),
             ],
-            "size": [h, w],
+            "size": sizes,
             "rows": [f"scale {k}" for k in scales],
             "times": list(STRIP_TIMES),
             "segments": len(pipeline.flow.segments),

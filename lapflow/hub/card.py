@@ -74,12 +74,12 @@ def check_licence(licence: str | None) -> str | None:
 
 
 def _table(trained: Trained, parameters: int) -> str:
-    config, (c, h, w) = trained.config, trained.shape
+    config, (c, *sizes) = trained.config, trained.shape
     flow = config.flow
     names = trained.class_names
     listed = ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
     rows = {
-        "images": f"{h}x{w}, {c} {'channel' if c == 1 else 'channels'}",
+        "images": f"{'x'.join(map(str, sizes))}, {c} {'channel' if c == 1 else 'channels'}",
         "classes": f"{len(names)}: {listed}" if names else "none",
         "weights": f"{trained.weights}, of training step {trained.step}",
         "parameters": f"{parameters:,}",

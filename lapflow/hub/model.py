@@ -24,7 +24,7 @@ from lapflow.sampling.trained import Trained
 class LapFlowModel(ModelMixin, ConfigMixin):
     """The network of a lapflow composition, and in `flow` the composition's mathematics.
 
-    Its config is lapflow's: `lapflow` is a whole resolved config, `shape` (c, h, w) that of the images (not
+    Its config is lapflow's: `lapflow` is a whole resolved config, `shape` (c, *sizes) that of the images (not
     of their latents), `class_names` are in label order; `step` and `weights` (ema or raw) say what was
     exported. `attention` names a backend in the place of the config's; this is how it is chosen, and
     `set_attention_backend` refuses.

@@ -1,7 +1,7 @@
 """The noise of a batch as one tensor, which is what diffusers calls `latents`.
 
 A sample's noise is made of white draws of unit variance. Usually (noise `decomposed`, one pyramid) these are
-one white image, and the tensor is [b, c, h, w], the shape of the flow's images. Where there are several,
+one white sample, and the tensor is [b, c, *sizes], the shape of the flow's samples. Where there are several,
 because the scales have noise of their own, the noise is coloured, or the bridges need a pyramid for each
 segment, the tensor is [b, n]: each sample's draws one after another, flattened, in the order in which a
 generator draws them.
@@ -17,13 +17,11 @@ from torch import Tensor
 
 from lapflow.core.errors import ConfigError
 from lapflow.core.flow import Flow
-from lapflow.core.state import State
-
-Shape = tuple[int, int, int]
+from lapflow.core.state import Shape, State
 
 
 def noise_shape(flow: Flow, shape: Shape) -> tuple[int, ...]:
-    """The shape of one sample's noise as a tensor, for images of `shape` (c, h, w) in the flow's space."""
+    """The shape of one sample's noise as a tensor, for samples of `shape` in the flow's space."""
     parts = _parts(flow, shape)
     return parts[0][2] if len(parts) == 1 else (sum(math.prod(form) for _, _, form in parts),)
 
@@ -35,7 +33,7 @@ def join_noise(white: Sequence[Mapping[int, Tensor]]) -> Tensor:
 
 
 def split_noise(flow: Flow, shape: Shape, latents: Tensor, batch: int) -> list[State]:
-    """The inverse of `join_noise`, for images of `shape` (c, h, w). Raises `ConfigError` unless the tensor is
+    """The inverse of `join_noise`, for samples of `shape`. Raises `ConfigError` unless the tensor is
     [batch, *noise_shape]."""
     wanted = (batch, *noise_shape(flow, shape))
     if tuple(latents.shape) != wanted or not latents.is_floating_point():

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lapflow.config.building import build_codec
+from lapflow.core.decomposition import require_images
 from lapflow.core.errors import CheckpointError, ConfigError, suggest
 from lapflow.core.files import replace_file
 from lapflow.core.flow import Flow
@@ -261,7 +262,10 @@ class LapFlowPipeline(DiffusionPipeline):
             raise ConfigError(
                 "unknown output_type", got=repr(output_type), expected=suggest(str(output_type), OUTPUTS)
             )
-        if output_type == "pil" and self.trained.shape[0] not in (1, 3):
+        if output_type != "pil":
+            return
+        require_images("output_type pil", len(self.trained.shape) - 1)
+        if self.trained.shape[0] not in (1, 3):
             raise ConfigError(
                 "only grey and colour images are pictures",
                 got=f"{self.trained.shape[0]} channels",
@@ -278,9 +282,7 @@ class LapFlowPipeline(DiffusionPipeline):
                 for image in to_uint8(images)
             ]
         images = (images / 2 + 0.5).clamp(0, 1)
-        return (
-            images if output_type == "pt" else np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
-        )
+        return images if output_type == "pt" else np.ascontiguousarray(images.cpu().movedim(1, -1).numpy())
 
     # ------------------------------------------------------------------ to and from folders
 

@@ -14,7 +14,7 @@ from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import Field, Observer, Solver
-from lapflow.core.state import State, batch_size
+from lapflow.core.state import Shape, State, batch_size
 from lapflow.sampling.field import ModelField
 
 if TYPE_CHECKING:
@@ -110,11 +110,11 @@ class StepEnd:
 
 
 def image_of(flow: Flow, state: State, segment: Segment) -> Tensor:
-    """The image [b, c, h, w] that the active scales of a state make, at their own resolution."""
+    """The image [b, c, *sizes] that the active scales of a state make, at their own resolution."""
     return flow.decomposition.synthesize(flow.split(state, segment), segment.finest)
 
 
-def unfinished(flow: Flow, state: State, segment: Segment, shape: tuple[int, int, int]) -> Tensor:
+def unfinished(flow: Flow, state: State, segment: Segment, shape: Shape) -> Tensor:
     """The image of full size [b, *shape] that a state in the middle of a run makes, scales that have not
     entered being 0."""
     bands, first = flow.split(state, segment), next(iter(state.values()))

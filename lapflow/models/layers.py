@@ -1,14 +1,14 @@
 """The layers of a diffusion transformer around its blocks (DiT, Peebles & Xie 2023).
 
-Shapes: b batch, n tokens of a scale, d width, c channels, p patch size.
+Shapes: b batch, n tokens of a scale, d width, c channels, p patch size along an axis.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from lapflow.core.autocast import autocast_dtype
@@ -19,15 +19,28 @@ from lapflow.models.linear import Linear, LinearGELU, gelu
 from lapflow.models.positions import Grid, position_embedding
 
 
-def patchify(x: Tensor, patch: int) -> Tensor:
-    """[b, c, h, w] -> [b, (h/p)(w/p), c p p], row by row."""
-    return rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)
+def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
+    """[b, c, *sizes] -> [b, n, c p..], row by row; `patch` holds a p for each axis."""
+    axes = len(patch)
+    for axis in reversed(range(axes)):
+        x = x.unflatten(2 + axis, (-1, patch[axis]))
+    grid, inside = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+    return x.permute(0, *grid, 1, *inside).flatten(1, axes).flatten(2)
 
 
-def unpatchify(tokens: Tensor, patch: int, grid: Grid) -> Tensor:
-    """[b, rows * columns, p p c] -> [b, c, rows p, columns p]. Channels come last in a token, as in DiT's
-    final layer."""
-    return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", p=patch, q=patch, h=grid[0], w=grid[1])
+def unpatchify(tokens: Tensor, patch: Sequence[int], grid: Grid) -> Tensor:
+    """[b, n, p.. c] -> [b, c, *sizes], sizes = grid * patch along each axis. Channels come last in a token,
+    as in DiT's final layer."""
+    axes = len(patch)
+    x = tokens.unflatten(2, (*patch, -1)).unflatten(1, grid)
+    pairs = [dim for axis in range(axes) for dim in (1 + axis, 1 + axes + axis)]
+    x = x.permute(0, 1 + 2 * axes, *pairs)
+    return x.reshape(*x.shape[:2], *(g * p for g, p in zip(grid, patch)))
+
+
+def grid_of(band: Band, patch: Sequence[int]) -> Grid:
+    """The number of patches along each axis."""
+    return tuple(size // p for size, p in zip(band.sizes, patch, strict=True))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -46,19 +59,19 @@ class PatchEmbed(nn.Module):
 
     position: Tensor
 
-    def __init__(self, band: Band, patch: int, width: int, finest: Grid) -> None:
+    def __init__(self, band: Band, patch: Sequence[int], width: int, finest: Grid) -> None:
         super().__init__()
         self.patch, self.finest = patch, finest
-        self.grid = (band.height // patch, band.width // patch)
-        self.proj = Linear((band.channels + band.condition) * patch * patch, width)
+        self.grid = grid_of(band, patch)
+        self.proj = Linear((band.channels + band.condition) * math.prod(patch), width)
         self.register_buffer("position", position_embedding(width, self.grid, finest), persistent=False)
 
     @property
     def tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return math.prod(self.grid)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b, c, h, w] -> [b, n, d]."""
+        """[b, c, *sizes] -> [b, n, d]."""
         return self.proj(patchify(x, self.patch).to(self.proj.weight.dtype)) + self.position
 
     def reset_position(self) -> None:
@@ -136,10 +149,10 @@ class FinalLayer(nn.Module):
         self.patch, self.grid = embed.patch, embed.grid
         self.norm = nn.LayerNorm(width, elementwise_affine=not modulated, eps=1e-6)
         self.modulation = Linear(width, 2 * width) if modulated else None
-        self.linear = Linear(width, embed.patch**2 * channels)
+        self.linear = Linear(width, math.prod(embed.patch) * channels)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """x [b, n, d], condition [b, d] (None without modulation) -> [b, c, h, w]."""
+        """x [b, n, d], condition [b, d] (None without modulation) -> [b, c, *sizes]."""
         x = self.norm(x)
         if self.modulation is not None:
             x = modulate(x, *self.modulation(condition).unsqueeze(1).chunk(2, dim=-1))

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lapflow.core.attention import Mask
-from lapflow.core.decomposition import Band
+from lapflow.core.decomposition import AXES, Band
 from lapflow.core.errors import ConfigError, SizeError, suggest
 
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -37,10 +37,10 @@ DepthOption = Annotated[int | None, Field(ge=1, description="number of blocks, i
 WidthOption = Annotated[int | None, Field(ge=4, description="token width d, instead of a size")]
 HeadsOption = Annotated[int | None, Field(ge=1, description="attention heads, instead of a size")]
 PatchOption = Annotated[
-    int | Sequence[int] | None,
+    int | Sequence[int | Sequence[int]] | None,
     Field(
-        description=f"patch size, or one per scale coarse to fine; {DEFAULT_PATCH} if neither this nor the "
-        f"size's name says"
+        description=f"patch size, or one per scale coarse to fine, each for all axes or a list per axis; "
+        f"{DEFAULT_PATCH} if neither this nor the size's name says"
     ),
 ]
 RatioOption = Annotated[float, Field(gt=0, description="width of the MLP over the token width")]
@@ -62,13 +62,13 @@ VarianceOption = Annotated[
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a transformer over scales is made of. `patches` maps each scale to its patch size, coarse to
-    fine."""
+    """What a transformer over scales is made of. `patches` maps each scale to its patch size along each
+    axis, coarse to fine."""
 
     depth: int
     width: int
     heads: int
-    patches: Mapping[int, int]
+    patches: Mapping[int, tuple[int, ...]]
     mlp_ratio: float
     mask: Mask
     conditioning: Conditioning
@@ -88,7 +88,7 @@ def architecture(
     depth: int | None,
     width: int | None,
     heads: int | None,
-    patch: int | Sequence[int] | None,
+    patch: int | Sequence[int | Sequence[int]] | None,
     mlp_ratio: float,
     mask: Mask,
     conditioning: Conditioning,
@@ -97,7 +97,7 @@ def architecture(
 ) -> Architecture:
     """Check the options against each other and against the bands. Raises `ConfigError` or `SizeError`."""
     if not bands:
-        raise ConfigError("a backbone needs the bands of its images", expected="bands=flow.bands((c, h, w))")
+        raise ConfigError("a backbone needs the bands of its images", expected="bands=flow.bands(shape)")
     named_patch = None
     if size is not None:
         given = {"depth": depth, "width": width, "heads": heads, "patch": patch if "/" in size else None}
@@ -111,7 +111,7 @@ def architecture(
             f"the backbone's size is not given: no {missing}",
             expected="size, for instance S/2, or all of depth, width and heads",
         )
-    _check_width(width, heads)
+    _check_width(width, heads, len(next(iter(bands.values())).sizes))
     patches = _patches(
         bands, patch if patch is not None else named_patch if named_patch is not None else DEFAULT_PATCH
     )
@@ -146,53 +146,61 @@ def _refuse_both(size: str, given: Sequence[str]) -> None:
         )
 
 
-def _check_width(width: int, heads: int) -> None:
-    step = math.lcm(heads, 4)
+def _check_width(width: int, heads: int, axes: int) -> None:
+    step = math.lcm(heads, 2 * axes)
     if width % step:
         below, above = width // step * step, (width // step + 1) * step
         raise ConfigError(
             f"width {width} cannot be split into {heads} heads"
             if width % heads
-            else f"width {width} is not a multiple of 4",
+            else f"width {width} is not a multiple of {2 * axes}",
             got=f"width {width}, heads {heads}",
-            expected=f"a multiple of heads, and of 4 for the position embedding: "
+            expected=f"a multiple of heads, and of {2 * axes} for the position embedding: "
             f"{' or '.join(str(w) for w in (below, above) if w)}",
         )
 
 
-def _patches(bands: Mapping[int, Band], patch: int | Sequence[int]) -> dict[int, int]:
-    sizes = [patch] * len(bands) if isinstance(patch, int) else list(patch)
-    if len(sizes) != len(bands):
+def _patches(
+    bands: Mapping[int, Band], patch: int | Sequence[int | Sequence[int]]
+) -> dict[int, tuple[int, ...]]:
+    axes = len(next(iter(bands.values())).sizes)
+    each = [patch] * len(bands) if isinstance(patch, int) else list(patch)
+    if len(each) != len(bands):
         expected = f"{len(bands)}, coarse to fine, or a single number"
-        raise ConfigError("patch has not one entry per scale", got=f"{len(sizes)} entries", expected=expected)
-    if min(sizes) < 1:
+        raise ConfigError("patch has not one entry per scale", got=f"{len(each)} entries", expected=expected)
+    sizes = [(p,) * axes if isinstance(p, int) else tuple(p) for p in each]
+    if any(len(p) != axes for p in sizes):
+        raise ConfigError("a patch has not one size per axis", got=f"patch {patch}", expected=f"{axes} sizes")
+    if min(min(p) for p in sizes) < 1:
         raise ConfigError("a patch has at least one pixel", got=f"patch {patch}", expected="1 or more")
     return dict(zip(bands, sizes, strict=True))
 
 
-def check_patches(bands: Mapping[int, Band], patches: Mapping[int, int]) -> None:
+def check_patches(bands: Mapping[int, Band], patches: Mapping[int, Sequence[int]]) -> None:
     """Raises `SizeError`, with sizes and patches that would work, unless every band can be cut into its
     patches."""
     for k, band in bands.items():
-        for axis, size in (("height", band.height), ("width", band.width)):
-            if size % patches[k]:
+        for axis, (size, patch) in enumerate(zip(band.sizes, patches[k], strict=True)):
+            if size % patch:
+                name = AXES[len(band.sizes)][axis]
                 raise SizeError(
-                    f"scale {k} of {axis} {size} cannot be cut into patches of {patches[k]}",
-                    got=f"scale {k} of {band.height}x{band.width}, patch {patches[k]}",
+                    f"scale {k} of {name} {size} cannot be cut into patches of {patch}",
+                    got=f"scale {k} of {'x'.join(map(str, band.sizes))}, patch {patch}",
                     expected=_sizes_that_work(bands, patches, axis),
-                    remedy=f"resize the images, use fewer scales, or a patch that divides "
-                    f"{math.gcd(band.height, band.width)}",
+                    remedy=f"resize the samples, use fewer scales, or a patch that divides "
+                    f"{math.gcd(*band.sizes)}",
                 )
 
 
-def _sizes_that_work(bands: Mapping[int, Band], patches: Mapping[int, int], axis: str) -> str:
+def _sizes_that_work(bands: Mapping[int, Band], patches: Mapping[int, Sequence[int]], axis: int) -> str:
     """Scale 0 is so many times the size of scale k; its size must be a multiple of that times the patch, for
     every k."""
     finest = min(bands)
-    size = getattr(bands[finest], axis)
-    multiple = math.lcm(*(patches[k] * max(1, size // getattr(band, axis)) for k, band in bands.items()))
+    sizes = bands[finest].sizes
+    size, name = sizes[axis], AXES[len(sizes)][axis]
+    multiple = math.lcm(*(patches[k][axis] * max(1, size // band.sizes[axis]) for k, band in bands.items()))
     works = [s for s in (size // multiple * multiple, (size // multiple + 1) * multiple) if s]
     return (
-        f"scale {finest} with a {axis} that is a multiple of {multiple}, for instance "
+        f"scale {finest} with a {name} that is a multiple of {multiple}, for instance "
         f"{' or '.join(map(str, works))}"
     )

@@ -6,6 +6,7 @@ has its own patch embedding and final layer; blocks have one expert per scale or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
@@ -18,7 +19,14 @@ from lapflow.core.backbone import MAIN, VARIANCE, Condition, Heads
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError
 from lapflow.models.blocks import Block, Expert, MaskedAttention, ModulatedExpert
-from lapflow.models.layers import FinalLayer, LabelEmbedder, PatchEmbed, TimestepEmbedder, refuse_labels
+from lapflow.models.layers import (
+    FinalLayer,
+    LabelEmbedder,
+    PatchEmbed,
+    TimestepEmbedder,
+    grid_of,
+    refuse_labels,
+)
 from lapflow.models.sizes import Architecture
 
 SHARED = "shared"
@@ -71,7 +79,7 @@ class ScaleTransformer(nn.Module):
     def _embeds(self) -> dict[str, PatchEmbed]:
         finest = min(self.bands)
         patch = self.design.patches
-        grid = (self.bands[finest].height // patch[finest], self.bands[finest].width // patch[finest])
+        grid = grid_of(self.bands[finest], patch[finest])
         return {str(k): PatchEmbed(self.bands[k], patch[k], self.design.width, grid) for k in self.inputs}
 
     def _experts(self) -> dict[str, Expert]:
@@ -109,9 +117,9 @@ class ScaleTransformer(nn.Module):
     def forward(
         self, state: Mapping[int, Tensor], t: Tensor, given: Condition | Tensor | None = None
     ) -> Heads:
-        """state {k: [b, c_k, h_k, w_k]} of any non-empty coarse suffix of `inputs`, t [b], what is given
+        """state {k: [b, c_k, *sizes_k]} of any non-empty coarse suffix of `inputs`, t [b], what is given
         beside
-        -> heads of {k: [b, c_k, h_k, w_k]} for the active ones of `outputs`, in the order of `state`."""
+        -> heads of {k: [b, c_k, *sizes_k]} for the active ones of `outputs`, in the order of `state`."""
         scales = active_scales(state, self.inputs, self.bands)
         given = Condition.of(given)
         condition, prefix = self._condition(t, given)
@@ -188,7 +196,7 @@ class ScaleTransformer(nn.Module):
             f"scales {given - set(self.inputs)} are not among the network's {self.inputs}"
         )
         active, d, depth = [k for k in self.inputs if k in given], self.design.width, self.design.depth
-        pixels = {k: self.bands[k].height * self.bands[k].width for k in active}
+        pixels = {k: math.prod(self.bands[k].sizes) for k in active}
         extra = 0 if self.modulated else 1 + (self.num_classes > 0) + (self.level is not None)
         lengths = [cast(PatchEmbed, self.embeds[str(k)]).tokens + extra for k in active]
         returned = [k for k in active if k in self.outputs]

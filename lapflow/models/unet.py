@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
 from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Condition, Heads
-from lapflow.core.decomposition import Band
+from lapflow.core.decomposition import Band, require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.models.layers import refuse_labels
 from lapflow.models.sizes import VarianceOption
@@ -98,10 +98,11 @@ class UNet(Backbone):
             )
         multiple = 2 ** (len(channels) - 1)
         for k, band in self.bands.items():
-            if band.height % multiple or band.width % multiple:
+            require_images("the backbone unet", len(band.sizes))
+            if any(size % multiple for size in band.sizes):
                 raise SizeError(
                     f"scale {k} cannot be halved {len(channels) - 1} times",
-                    got=f"{band.height}x{band.width}",
+                    got="x".join(map(str, band.sizes)),
                     expected=f"multiples of {multiple}",
                     remedy="give fewer channels (levels), or other image sizes",
                 )
@@ -114,7 +115,7 @@ class UNet(Backbone):
                 "the backbone unet needs diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'"
             ) from None
         return UNet2DModel(  # an nn.Module
-            sample_size=(band.height, band.width),
+            sample_size=band.sizes,
             in_channels=band.channels
             + (band.condition + 1 if band.condition else 0),  # and a plane that holds the level
             out_channels=band.channels * (1 + self.variance),
@@ -174,7 +175,7 @@ class UNet(Backbone):
             FlopCounterMode(display=False) as counter,
         ):
             net = self._net(band)
-            x = torch.empty(1, net.config.in_channels, band.height, band.width)
+            x = torch.empty(1, net.config.in_channels, *band.sizes)
             net(
                 x,
                 torch.empty(1),

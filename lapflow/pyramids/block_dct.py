@@ -9,15 +9,15 @@ channel i; d + 1 = 4 row + column frequency). No dead dimension; of white noise 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from lapflow.core.autocast import in_own_dtype
-from lapflow.core.decomposition import Band, Decomposition
-from lapflow.core.state import State
+from lapflow.core.decomposition import Band, Decomposition, require_images
+from lapflow.core.state import Shape, State
 from lapflow.core.transfer import upload
 
 SIZE = 4
@@ -28,14 +28,17 @@ class BlockDCT(Decomposition):
 
     levels = 2
 
-    @property
-    def multiple(self) -> int:
-        return SIZE
+    def factors(self, scale: int) -> tuple[int, ...]:
+        return SIZE, SIZE
+
+    def check_size(self, sizes: Sequence[int], start: int = 0) -> None:
+        require_images("the block DCT", len(sizes))
+        super().check_size(sizes, start)
 
     def analyze(self, x: Tensor, start: int = 0) -> State:
         if start == 1:
             return {1: x}
-        self.check_size(x.shape[-2], x.shape[-1])
+        self.check_size(x.shape[2:])
         pixels = rearrange(x, "b c (h p) (w q) -> b c (p q) h w", p=SIZE, q=SIZE)
         with in_own_dtype(x):
             coefficients = torch.einsum("dn,bcnhw->bcdhw", _basis(x), pixels)
@@ -53,11 +56,11 @@ class BlockDCT(Decomposition):
             pixels = torch.einsum("dn,bcdhw->bcnhw", _basis(detail), coefficients)
         return rearrange(pixels, "b c (p q) h w -> b c (h p) (w q)", p=SIZE)
 
-    def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
-        c, h, w = shape
-        self.check_size(h, w)
-        small = h // SIZE, w // SIZE
-        return {1: Band(1, c, *small, 1 / SIZE, 1 / SIZE), 0: Band(0, (SIZE**2 - 1) * c, *small, 1.0, 1.0)}
+    def bands(self, shape: Shape) -> dict[int, Band]:
+        c, *sizes = shape
+        self.check_size(sizes)
+        small = self.size_at(sizes, 1)
+        return {1: Band(1, c, small, 1 / SIZE, 1 / SIZE), 0: Band(0, (SIZE**2 - 1) * c, small, 1.0, 1.0)}
 
 
 def _basis(like: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class CumulativeIntervals(UniformDraws):
         check_starts(self.starts)
         check_weights(self.weights, len(self.starts))
 
-    def segments(self, levels: int) -> tuple[Segment, ...]:
+    def segments(self, levels: int, contractions: Sequence[float] | None = None) -> tuple[Segment, ...]:
         check_levels(self.starts, levels)
         stops = (*self.starts[1:], 1.0)
         entry = {levels - 1 - i: start for i, start in enumerate(self.starts)}

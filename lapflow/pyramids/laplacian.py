@@ -1,73 +1,79 @@
-"""The Laplacian pyramid with 2x2 average pooling and nearest upsampling (Burt & Adelson 1983; LapFlow, ICLR
-2026).
+"""The Laplacian pyramid with averages of blocks and nearest upsampling (Burt & Adelson 1983; LapFlow, ICLR
+2026), in any number of axes.
 
-With D the 2x2 average pool and U the nearest x2 upsampling, the bands of x are
+With D the mean of each block of 2 along the axes that a level halves (2x2 in an image) and U the nearest
+upsampling, the bands of x are
 
     x_(K-1) = D^(K-1) x,        x_k = D^k x - U D^(k+1) x   (k < K-1),
 
 and sum_k U^k x_k = x. With these D and U, U D and H = I - U D are orthogonal projectors, so a residual band
 has range
-H: its 2x2 block means are exactly zero, for data and for the noise of one white image alike. A quarter of the
-dimensions of every residual is dead.
+H: its block means are exactly zero, for data and for the noise of one white sample alike. With n halved axes
+2^-n of the dimensions of a residual are dead, a quarter in an image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.decomposition import Band, Decomposition
-from lapflow.core.state import State
+from lapflow.core.decomposition import Band
+from lapflow.core.state import Shape, State
+from lapflow.pyramids.halving import HalvingPyramid
 
 
-def downsample(x: Tensor) -> Tensor:
-    """D: mean of each 2x2 block, [b, c, h, w] -> [b, c, h/2, w/2]."""
-    return F.avg_pool2d(x, 2)
+def downsample(x: Tensor, factors: int | Sequence[int] = 2) -> Tensor:
+    """D: mean of each block of `factors` (of all axes, or per axis), [b, c, h, w] -> [b, c, h/2, w/2]."""
+    if x.ndim == 4:
+        return F.avg_pool2d(x, factors)
+    # avg_pool3d has no kernel for half precision on a CPU.
+    factors = (factors,) * (x.ndim - 2) if isinstance(factors, int) else factors
+    for axis in reversed(range(len(factors))):
+        x = x.unflatten(2 + axis, (-1, factors[axis]))
+    return x.mean(tuple(range(3, x.ndim, 2)))
 
 
-def upsample(x: Tensor) -> Tensor:
-    """U: each pixel becomes a 2x2 block, [b, c, h, w] -> [b, c, 2h, 2w]."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+def upsample(x: Tensor, factors: int | Sequence[int] = 2) -> Tensor:
+    """U: each pixel becomes a block of `factors`, [b, c, h, w] -> [b, c, 2h, 2w]."""
+    return F.interpolate(x, scale_factor=factors, mode="nearest")
 
 
-class LaplacianPyramid(Decomposition):
-    """Laplacian pyramid of 2x2 averages: the coarsest scale is a small picture, each finer one the
+class LaplacianPyramid(HalvingPyramid):
+    """Laplacian pyramid of block averages: the coarsest scale is a small picture, each finer one the
     residual."""
 
-    def __init__(self, *, levels: Annotated[int, Field(ge=1, description="number of scales K")] = 2) -> None:
-        self.levels = levels
-
     def analyze(self, x: Tensor, start: int = 0) -> State:
-        self.check_size(x.shape[-2], x.shape[-1], start)
+        self.check_size(x.shape[2:], start)
         residuals: list[tuple[int, Tensor]] = []
         for k in range(start, self.levels - 1):
-            coarse = downsample(x)
-            residuals.append((k, x - upsample(coarse)))
+            coarse = downsample(x, self.factors(k))
+            residuals.append((k, x - upsample(coarse, self.factors(k))))
             x = coarse
         return {self.levels - 1: x, **dict(reversed(residuals))}
 
     def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
         x = state[self.levels - 1]
         for k in range(self.levels - 2, start - 1, -1):
-            x = state[k] + upsample(x)
+            x = state[k] + upsample(x, self.factors(k))
         return x
 
-    def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
-        """Of white noise, residual k has std (sqrt 3 / 2)(1/2)^k per pixel and (1/2)^k per direction; the
-        coarsest (1/2)^(K-1) both."""
-        c, h, w = shape
-        self.check_size(h, w)
+    def bands(self, shape: Shape) -> dict[int, Band]:
+        """Of white noise, after N halvings the image has std 2^(-N/2); so has each direction of its residual,
+        whose std per pixel is sqrt(1 - 2^-n) of that if the next level halves n axes: (sqrt 3 / 2)(1/2)^k in
+        images."""
+        c, *sizes = shape
+        self.check_size(sizes)
         found = {}
         for k in reversed(range(self.levels)):
-            std = 0.5**k
-            dead = math.sqrt(3) / 2 if k < self.levels - 1 else 1.0
-            found[k] = Band(k, c, h >> k, w >> k, pixel_std=dead * std, direction_std=std)
+            std = 1 / self.contraction(k)
+            alive = math.sqrt(1 - 1 / math.prod(self.factors(k))) if k < self.levels - 1 else 1.0
+            found[k] = Band(k, c, self.size_at(sizes, k), pixel_std=alive * std, direction_std=std)
         return found
 
     def project(self, x: Tensor, scale: int) -> Tensor:
-        return x - upsample(downsample(x)) if scale < self.levels - 1 else x
+        if scale == self.levels - 1:
+            return x
+        return x - upsample(downsample(x, self.factors(scale)), self.factors(scale))

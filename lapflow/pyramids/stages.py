@@ -5,9 +5,10 @@ of the path's variable u is the difference between the systems:
 
 * `continuous`: u is the clock; a segment goes on where the one before stopped (EdifyImage).
 * `full`: each segment runs over the whole of [0, 1] (a cascade, Relay).
-* `pyramidal`: windows [s_i, e_i] that overlap (Pyramidal Flow): e_i = (i+1)/S, s_0 = 0, s_(i+1) = e_i / (2 -
-  e_i), so that a transition with corrective noise is exact; the clock shares out their lengths, so that du/dt
-  is the same in all.
+* `pyramidal`: windows [s_i, e_i] that overlap (Pyramidal Flow): e_i = (i+1)/S, s_0 = 0, s_(i+1) = e_i / (e_i
+  + c (1 - e_i)) with c = 2^(n/2) for n halved axes (e_i / (2 - e_i) for an image's two), so that a transition
+  with corrective noise is exact: averaging over n axes divides the std of white noise by c. The clock shares
+  out the windows' lengths, so that du/dt is the same in all.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ class Stages(UniformDraws):
         if self.starts is not None:
             check_starts(self.starts)
 
-    def segments(self, levels: int) -> tuple[Segment, ...]:
+    def segments(self, levels: int, contractions: Sequence[float] | None = None) -> tuple[Segment, ...]:
         if self.starts is not None:
             check_levels(self.starts, levels)
         check_weights(self.weights, levels)
-        windows = self._windows(levels)
+        windows = self._windows(levels, contractions)
         starts = self.starts or self._even(levels, windows)
         stops = (*starts[1:], 1.0)
         firsts = [start if window is None else window[0] for start, window in zip(starts, windows)]
@@ -73,13 +74,14 @@ class Stages(UniformDraws):
     def until(self, segment: Segment, end: float) -> float:
         return min(segment.stop, end)
 
-    def _windows(self, levels: int) -> list[tuple[float, float] | None]:
+    def _windows(self, levels: int, contractions: Sequence[float] | None) -> list[tuple[float, float] | None]:
         if self.windows == "continuous":
             return [None] * levels
         if self.windows == "full":
             return [(0.0, 1.0)] * levels
         ends = [(i + 1) / levels for i in range(levels)]
-        return list(zip([0.0, *(e / (2 - e) for e in ends[:-1])], ends))
+        ratios = contractions or [2.0] * (levels - 1)
+        return list(zip([0.0, *(e / (c - (c - 1) * e) for e, c in zip(ends, ratios))], ends))
 
     @staticmethod
     def _even(levels: int, windows: Sequence[tuple[float, float] | None]) -> tuple[float, ...]:

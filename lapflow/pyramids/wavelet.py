@@ -1,10 +1,11 @@
 """Orthonormal wavelet pyramid, periodized, each level exactly half the size (Mallat 1989; Daubechies 1988).
 
-One level splits an image into LL and three detail images. Band K-1 is the last LL [c, h/2^(K-1), w/2^(K-1)];
-band k < K-1 holds the three details of level k+1 as 3c channels [3c, h/2^(k+1), w/2^(k+1)] (channel 3 i + d
-of input channel i: d = 0 vertical high pass, 1 horizontal, 2 both; PyWavelets' cH, cV, cD). The transform is
-orthonormal: no dead dimension, white noise stays white in every band, and a constant image is multiplied by 2
-per level.
+One level halves n axes and splits a sample into its low-pass part and m = 2^n - 1 details. Band K-1 is the
+last low-pass part [c, *sizes]; band k < K-1 holds the m details of level k+1 as m c channels, of half the
+size along the halved axes (channel m i + d of input channel i: bit a of d + 1 says whether the a-th halved
+axis is high-passed; in an image d = 0 vertical high pass, 1 horizontal, 2 both: PyWavelets' cH, cV, cD). The
+transform is orthonormal: no dead dimension, white noise stays white in every band, and a constant sample is
+multiplied by 2^(n/2) per level.
 
 Along an axis, with low-pass filter h of even length L and x periodic,
 
@@ -15,73 +16,82 @@ as PyWavelets' mode "periodization" has it; the inverse is the transpose.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.autocast import in_own_dtype
-from lapflow.core.decomposition import Band, Decomposition
+from lapflow.core.decomposition import Band
 from lapflow.core.errors import BackendError, ConfigError, suggest
-from lapflow.core.state import State
+from lapflow.core.state import Shape, State
 from lapflow.core.transfer import upload
+from lapflow.pyramids.halving import AxesOption, HalvingPyramid, LevelsOption
+
+_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+_TRANSPOSED = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}
 
 
-class WaveletPyramid(Decomposition):
-    """Orthonormal wavelet pyramid: no dead dimensions, and the finer bands are half the image's size."""
+class WaveletPyramid(HalvingPyramid):
+    """Orthonormal wavelet pyramid: no dead dimensions, and the finer bands are half the sample's size."""
 
     def __init__(
         self,
         *,
-        levels: Annotated[
-            int, Field(ge=1, description="number of scales K; the wavelet transform has K - 1 levels")
-        ] = 2,
+        levels: LevelsOption = 2,
+        axes: AxesOption = 2,
         wavelet: Annotated[
             str, Field(description="an orthogonal wavelet of PyWavelets, such as haar, db2, sym4, coif1")
         ] = "haar",
     ) -> None:
-        self.levels = levels
+        super().__init__(levels=levels, axes=axes)
         low = low_pass(wavelet)
         high = low[::-1] * (-1.0) ** np.arange(len(low))
         # Rows are cross-correlation kernels: the filters reversed.
         self._kernels = torch.from_numpy(np.stack([low[::-1], -high[::-1]]))
 
     def analyze(self, x: Tensor, start: int = 0) -> State:
-        self.check_size(x.shape[-2], x.shape[-1], start)
+        self.check_size(x.shape[2:], start)
         dtype, x = x.dtype, _widen(x)
         details: list[tuple[int, Tensor]] = []
         for k in range(start, self.levels - 1):
-            both = self._split(self._split(x, -1), -2)  # channels (c, horizontal low/high, vertical low/high)
-            four = rearrange(both, "b (c d) h w -> b c d h w", d=4)
-            x = four[:, :, 0]
-            details.append((k, rearrange(four[:, :, 1:], "b c d h w -> b (c d) h w")))
+            for axis in reversed(self._axes(k)):  # channels (c, last axis low/high, .., first axis low/high)
+                x = self._split(x, axis)
+            parts = x.unflatten(1, (-1, math.prod(self.factors(k))))
+            x, detail = parts[:, :, 0], parts[:, :, 1:].flatten(1, 2)
+            details.append((k, detail))
         return {self.levels - 1: x.to(dtype), **{k: detail.to(dtype) for k, detail in reversed(details)}}
 
     def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
         dtype, x = state[self.levels - 1].dtype, _widen(state[self.levels - 1])
         for k in range(self.levels - 2, start - 1, -1):
-            four = torch.cat(
-                [x.unsqueeze(2), rearrange(_widen(state[k]), "b (c d) h w -> b c d h w", d=3)], dim=2
-            )
-            x = self._merge(self._merge(rearrange(four, "b c d h w -> b (c d) h w"), -2), -1)
+            details = _widen(state[k]).unflatten(1, (x.shape[1], -1))
+            x = torch.cat([x.unsqueeze(2), details], dim=2).flatten(1, 2)
+            for axis in self._axes(k):
+                x = self._merge(x, axis)
         return x.to(dtype)
 
-    def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
-        c, h, w = shape
-        self.check_size(h, w)
+    def bands(self, shape: Shape) -> dict[int, Band]:
+        c, *sizes = shape
+        self.check_size(sizes)
         top = self.levels - 1
-        found = {top: Band(top, c, h >> top, w >> top, 1.0, 1.0)}
+        found = {top: Band(top, c, self.size_at(sizes, top), 1.0, 1.0)}
         for k in reversed(range(top)):
-            found[k] = Band(k, 3 * c, h >> (k + 1), w >> (k + 1), 1.0, 1.0)
+            details = math.prod(self.factors(k)) - 1
+            found[k] = Band(k, details * c, self.size_at(sizes, k + 1), 1.0, 1.0)
         return found
 
     def gain(self, scale: int) -> float:
-        return 2.0**scale
+        return self.contraction(scale)
+
+    def _axes(self, scale: int) -> list[int]:
+        """The dimensions of a tensor [b, c, *sizes] that are halved from `scale` to the next."""
+        return [2 + axis for axis, factor in enumerate(self.factors(scale)) if factor == 2]
 
     def _split(self, x: Tensor, axis: int) -> Tensor:
         """Low and high pass along `axis`, each half as long: [b, c, ..] -> [b, 2c, ..], the two next to each
@@ -89,11 +99,8 @@ class WaveletPyramid(Decomposition):
         left = self._kernels.shape[1] // 2 - 1
         x = _wrap(x, axis, left, self._kernels.shape[1] - 2 - left)
         with in_own_dtype(x):
-            return F.conv2d(
-                x,
-                self._weight(x, axis, x.shape[1]),
-                stride=(2, 1) if axis == -2 else (1, 2),
-                groups=x.shape[1],
+            return _CONVOLUTIONS[x.ndim](
+                x, self._weight(x, axis, x.shape[1]), stride=_along(x, axis, 2), groups=x.shape[1]
             )
 
     def _merge(self, x: Tensor, axis: int) -> Tensor:
@@ -102,14 +109,19 @@ class WaveletPyramid(Decomposition):
         pad = length // 2
         weight = self._weight(x, axis, channels)
         with in_own_dtype(x):
-            full = F.conv_transpose2d(
-                _wrap(x, axis, pad, pad), weight, stride=(2, 1) if axis == -2 else (1, 2), groups=channels
+            full = _TRANSPOSED[x.ndim](
+                _wrap(x, axis, pad, pad), weight, stride=_along(x, axis, 2), groups=channels
             )
         return full.narrow(axis, length // 2 - 1 + 2 * pad, size)
 
     def _weight(self, x: Tensor, axis: int, channels: int) -> Tensor:
         kernels = upload(self._kernels, x.device, x.dtype).repeat(channels, 1)
-        return kernels[:, None, :, None] if axis == -2 else kernels[:, None, None, :]
+        return kernels.reshape(-1, 1, *_along(x, axis, kernels.shape[1]))
+
+
+def _along(x: Tensor, axis: int, value: int) -> tuple[int, ...]:
+    """`value` for `axis`, 1 for the other axes of `x` [b, c, *sizes]."""
+    return tuple(value if dim == axis else 1 for dim in range(2, x.ndim))
 
 
 def _widen(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ its noise: passing a basis through it gives mean and covariance of its output ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
-from lapflow.core.state import State
+from lapflow.core.state import Shape, State
 
 END_WITH_DEAD_NOISE = 1 - 1e-8
 """Noise in a dead direction has velocity (sigma'/sigma) x, 0/0 at t = 1; integration then ends just
@@ -22,9 +23,9 @@ class Basis:
     the noise pyramids, then those of the `calls` fresh draws of a stochastic solver, in the order in which it
     asks for them."""
 
-    def __init__(self, flow: Flow, shape: tuple[int, int, int], calls: int = 0) -> None:
+    def __init__(self, flow: Flow, shape: Shape, calls: int = 0) -> None:
         self.flow, self.shape, self.calls = flow, shape, calls
-        self.sizes = {k: s[0] * s[1] * s[2] for k, s in flow.noise.white_shapes(shape).items()}
+        self.sizes = {k: math.prod(s) for k, s in flow.noise.white_shapes(shape).items()}
         self.each = sum(self.sizes.values())
         self.rows = 1 + self.each * (len(flow.pyramids()) + calls)
         self.asked = 0

@@ -3,7 +3,8 @@ place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.random import keyed_generator, randn
 from lapflow.core.solver import Solver
-from lapflow.core.state import State
+from lapflow.core.state import Shape, State
 from lapflow.plugins.registry import config_model
 from lapflow.sampling.basis import Basis
 from lapflow.sampling.expectation import errors
@@ -67,15 +68,15 @@ def check_bands(
     """Run the sampler with the oracle of band-diagonal Gaussian data and compare its output's law with the
     data's, per band.
 
-    `std[min(k, len - 1)]` is lam_k. The image is one channel of `side` (default: the smallest that splits, at
-    least 4).
+    `std[min(k, len - 1)]` is lam_k. The sample has one channel and `side` pixels along each axis (default: as
+    few as split, at least 4).
     """
     shape = _shape(flow, side)
     lam = {k: std[min(k, len(std) - 1)] for k in range(flow.levels)}
     mean = flow.decomposition.analyze(
         randn((1, *shape), keyed_generator("oracle", "mean"), dtype=torch.float64, device="cpu")
     )
-    unit = flow.decomposition.analyze(torch.eye(shape[1] * shape[2], dtype=torch.float64).reshape(-1, *shape))
+    unit = flow.decomposition.analyze(torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape))
     run = _run(flow, shape, solver, _band_oracle(flow, lam, mean, unit))
     bands, rows = flow.bands(shape), []
     expected = errors(flow, bands, {k: lam[k] * bands[k].direction_std for k in bands}, mean)
@@ -110,7 +111,7 @@ def _band_oracle(flow: Flow, lam: Mapping[int, float], mean: State, unit: State)
     return lambda segment, condition, basis: MatrixOracle(flow, segment, basis, covariance, mean)
 
 
-def _run(flow: Flow, shape: tuple[int, int, int], solver: Solver, make: Make) -> Integration:
+def _run(flow: Flow, shape: Shape, solver: Solver, make: Make) -> Integration:
     """The sampler on a basis of its noise. A first run on one sample counts the fresh draws of a stochastic
     solver."""
     counting = Basis(flow, shape)
@@ -147,23 +148,23 @@ class MaskPrice:
     `std_error` per scale; `cross_error` per pair (coarser, finer): |C - C*| / |C*| of the cross-covariance
     block, or over the root of the two bands' own |C*| where C* vanishes by symmetry;
     `covariance_error` the same of the whole covariance, and `solver_error` what of it mask `none` has too:
-    the solver's part. The images have `side` pixels a side.
+    the solver's part. The samples have `sizes`.
     """
 
     mask: Mask
-    side: int
+    sizes: tuple[int, ...]
     std_error: dict[int, float]
     cross_error: dict[tuple[int, int], float]
     covariance_error: float
     solver_error: float
 
 
-def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int = 8) -> MaskPrice:
-    """Run the sampler on correlated Gaussian images (`natural_covariance`) with the best velocity that `mask`
-    allows."""
+def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int | None = None) -> MaskPrice:
+    """Run the sampler on correlated Gaussian samples (`natural_covariance`) with the best velocity that
+    `mask` allows. `side` as in `check_bands`, by default at least 8, or 4 of samples with three axes."""
     exact = None if mask == "none" else check_mask(flow, solver, "none", side=side)
-    shape = _shape(flow, side)
-    covariance = natural_covariance(shape[1])
+    shape = _shape(flow, side, 4 if flow.decomposition.axes == 3 else 8)
+    covariance = natural_covariance(shape[1:])
     run = _run(
         flow, shape, solver, lambda s, condition, basis: MatrixOracle(flow, s, basis, covariance, None, mask)
     )
@@ -178,7 +179,7 @@ def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int = 8) -> Mask
     cross = {(i, j): _cross_error(got, want, i, j) for i, j in pairs}
     whole = [torch.cat(list(m.values()), dim=1) for m in (got, want)]
     error = _relative(whole[0].T @ whole[0], whole[1].T @ whole[1])
-    return MaskPrice(mask, shape[1], std, cross, error, exact.covariance_error if exact else error)
+    return MaskPrice(mask, shape[1:], std, cross, error, exact.covariance_error if exact else error)
 
 
 def _cross_error(got: Mapping[int, Tensor], want: Mapping[int, Tensor], i: int, j: int) -> float:
@@ -187,28 +188,25 @@ def _cross_error(got: Mapping[int, Tensor], want: Mapping[int, Tensor], i: int, 
     return ((found - true).norm() / (true.norm() if true.norm() > 1e-9 * own else own)).item()
 
 
-def natural_covariance(side: int) -> Tensor:
-    """Covariance [side^2, side^2] of a periodic stationary image whose power falls as 1 / |k|^2, as natural
-    images' does.
+def natural_covariance(sizes: Sequence[int]) -> Tensor:
+    """Covariance [n, n] of the n pixels of a periodic stationary sample of `sizes` whose power falls as 1 /
+    |k|^2, as natural images' does.
 
     Frequencies k are whole numbers of periods; the mean's power is set to 1; the pixel variance is scaled to
     1.
     """
-    k = torch.fft.fftfreq(side, d=1 / side, dtype=torch.float64)
-    squared = k[:, None] ** 2 + k[None, :] ** 2
-    power = 1 / squared.clamp(min=1)
-    correlation = torch.fft.ifft2(power).real
-    correlation = correlation / correlation[0, 0]
-    i = torch.arange(side)
-    rows = (i[:, None] - i[None, :]) % side
-    return correlation[rows[:, None, :, None], rows[None, :, None, :]].reshape(side**2, side**2)
+    squares = [torch.fft.fftfreq(size, d=1 / size, dtype=torch.float64) ** 2 for size in sizes]
+    power = 1 / torch.stack(torch.meshgrid(squares, indexing="ij")).sum(0).clamp(min=1)
+    correlation = torch.fft.ifftn(power).real
+    correlation = correlation / correlation.flatten()[0]
+    places = torch.cartesian_prod(*(torch.arange(size) for size in sizes)).reshape(-1, len(sizes))
+    shifts = (places[:, None] - places) % torch.tensor(sizes)
+    return correlation[shifts.unbind(-1)]
 
 
 def _relative(got: Tensor, want: Tensor) -> float:
     return ((got - want).norm() / want.norm()).item()
 
 
-def _shape(flow: Flow, side: int | None) -> tuple[int, int, int]:
-    multiple = flow.decomposition.multiple
-    size = max(multiple, 4) if side is None else max(side, multiple)
-    return 1, size, size
+def _shape(flow: Flow, side: int | None, least: int = 4) -> Shape:
+    return 1, *(max(m, least if side is None else side) for m in flow.decomposition.multiple())

@@ -34,7 +34,7 @@ class Law:
 
 def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
     """The law of a band at the end of sampling, for data of std `std` per direction and noise that is white
-    in the band; entries are shaped like `like` [1, c, h, w]."""
+    in the band; entries are shaped like `like` [1, c, *sizes]."""
     zero = torch.zeros_like(like)
     law: Law | None = None
     for segment in (s for s in flow.segments if band.scale in s.entry):

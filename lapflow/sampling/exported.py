@@ -81,7 +81,7 @@ def described(said: Mapping[str, Any], source: Path, attention: str | None = Non
     """What a backbone's config says of it, without its tensors. Raises `CheckpointError` for one that says
     something else."""
     try:
-        c, h, w = (int(n) for n in said["shape"])
+        shape = tuple(int(n) for n in said["shape"])
         names = tuple(str(name) for name in said["class_names"])
         step, weights, document = int(said["step"]), str(said["weights"]), dict(said["lapflow"])
     except (KeyError, TypeError, ValueError) as error:
@@ -90,7 +90,7 @@ def described(said: Mapping[str, Any], source: Path, attention: str | None = Non
             got=f"{SETTINGS}: {type(error).__name__}: {error}",
             remedy=_REMEDY,
         ) from None
-    return Trained(config_of(document, attention), (c, h, w), names, step, weights, {}, source)
+    return Trained(config_of(document, attention), shape, names, step, weights, {}, source)
 
 
 def with_codec(config: Config, path: Path) -> Config:

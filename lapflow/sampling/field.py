@@ -17,14 +17,14 @@ from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, learned_variance
 from lapflow.core.random import Generators
 from lapflow.core.solver import Endpoints, Field
-from lapflow.core.state import State, batch_size, clock, map_state
+from lapflow.core.state import Shape, State, batch_size, clock, map_state
 
 
 class FlowField(Field):
-    """The field of a flow in one segment, for something that predicts; `shape` is that of the whole image (c,
-    h, w)."""
+    """The field of a flow in one segment, for something that predicts; `shape` is that of the whole sample,
+    (c, *sizes)."""
 
-    def __init__(self, flow: Flow, segment: Segment, shape: tuple[int, int, int], end: float = 1.0) -> None:
+    def __init__(self, flow: Flow, segment: Segment, shape: Shape, end: float = 1.0) -> None:
         self.flow, self.segment, self.shape = flow, segment, shape
         self.end = min(flow.last(segment), end)
 
@@ -78,7 +78,7 @@ class ModelField(FlowField):
         self,
         flow: Flow,
         segment: Segment,
-        shape: tuple[int, int, int],
+        shape: Shape,
         model: Backbone,
         condition: Condition,
         guidance: Guidance,

@@ -30,6 +30,7 @@ from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.random import keyed_generator
 from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.state import Shape
 from lapflow.sampling.exported import is_exported, read_exported
 from lapflow.sampling.request import class_label, require_method, resolve_guidance
 from lapflow.sampling.sampler import sample
@@ -59,7 +60,7 @@ class Pipeline:
     """A composition with trained weights. Shape and class names are the checkpoint's own: sampling needs no
     training images.
 
-    `shape` (c, h, w) is that of the flow's space, `step` the training step of the checkpoint, `weights` ema
+    `shape` (c, *sizes) is that of the flow's space, `step` the training step of the checkpoint, `weights` ema
     or raw.
     """
 
@@ -68,7 +69,7 @@ class Pipeline:
     model: Backbone
     codec: Codec
     engine: Engine
-    shape: tuple[int, int, int]
+    shape: Shape
     class_names: tuple[str, ...]
     step: int
     weights: str

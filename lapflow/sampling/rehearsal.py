@@ -1,4 +1,4 @@
-"""How often a solver evaluates a composition: it is run, on the smallest image, with a network that says
+"""How often a solver evaluates a composition: it is run, on the smallest sample, with a network that says
 nothing.
 
 So the work comes from the solver's own steps, the path's own grid and the bridges, and nothing restates them.
@@ -16,7 +16,7 @@ from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.random import keyed_generator
 from lapflow.core.solver import Solver
-from lapflow.core.state import map_state
+from lapflow.core.state import Shape, map_state
 from lapflow.sampling.field import FlowField
 from lapflow.sampling.sampler import integrate
 
@@ -24,9 +24,7 @@ from lapflow.sampling.sampler import integrate
 class _Silent(FlowField):
     """Predicts zeros in every head that the solver reads, and keeps the times at which it was asked."""
 
-    def __init__(
-        self, flow: Flow, segment: Segment, shape: tuple[int, int, int], heads: tuple[str, ...]
-    ) -> None:
+    def __init__(self, flow: Flow, segment: Segment, shape: Shape, heads: tuple[str, ...]) -> None:
         super().__init__(flow, segment, shape)
         self.heads, self.times = (MAIN, *heads), list[float]()
 
@@ -40,14 +38,14 @@ def evaluation_times(flow: Flow, solver: Solver) -> list[list[float]] | None:
     chooses its steps by what it finds. Guidance doubles an evaluation and does not add one."""
     if not solver.fixed_work:
         return None
-    side = flow.decomposition.multiple
+    shape = flow.decomposition.smallest
     fields: list[_Silent] = []
 
     def field(segment: Segment, condition: Condition) -> _Silent:
-        fields.append(_Silent(flow, segment, (1, side, side), solver.heads))
+        fields.append(_Silent(flow, segment, shape, solver.heads))
         return fields[-1]
 
     generator = keyed_generator("rehearsal")
-    noise = flow.draw_noise((1, side, side), 1, generator, dtype=torch.float64, device="cpu")
+    noise = flow.draw_noise(shape, 1, generator, dtype=torch.float64, device="cpu")
     integrate(flow, field, noise, solver, generator=generator)
     return [f.times for f in fields]

@@ -15,7 +15,7 @@ from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators, fresh_generator
 from lapflow.core.solver import Field, Observer, Solver, Statistics
-from lapflow.core.state import State
+from lapflow.core.state import Shape, State
 from lapflow.core.transfer import upload
 from lapflow.flows.guidance import ClassifierFreeGuidance
 from lapflow.sampling.field import ModelField
@@ -65,7 +65,7 @@ def integrate(
 def sample(
     flow: Flow,
     model: Backbone,
-    shape: tuple[int, int, int, int],
+    shape: Shape,
     *,
     labels: Tensor | None = None,
     solver: Solver | None = None,
@@ -76,10 +76,10 @@ def sample(
     statistics: list[Statistics] | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draw images [b, c, h, w] in the flow's space.
+    """Draw samples [b, c, *sizes] in the flow's space.
 
     Args:
-        shape: (b, c, h, w) of the result.
+        shape: (b, c, *sizes) of the result.
         labels: [b] class labels in [0, num_classes); None draws from the null class.
         solver: default `Dopri5()` per segment.
         guidance: the scale s of classifier-free guidance (one, or one per scale coarse to fine), or a

@@ -15,6 +15,7 @@ from lapflow.config.loading import load_config
 from lapflow.config.schema import Config
 from lapflow.core.backbone import Backbone
 from lapflow.core.errors import CheckpointError, ConfigError
+from lapflow.core.state import Shape
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.run_folder import run_config
 
@@ -24,12 +25,12 @@ GROUPS = {"ema": "ema", "raw": "model"}
 
 @dataclass(frozen=True)
 class Trained:
-    """`tensors` by the network's own names, and the config of their run. `shape` (c, h, w) is that of the
+    """`tensors` by the network's own names, and the config of their run. `shape` (c, *sizes) is that of the
     images, not of their latents; `class_names` are in label order; `step` is the training step, `weights` ema
     or raw, `source` where they come from."""
 
     config: Config
-    shape: tuple[int, int, int]
+    shape: Shape
     class_names: tuple[str, ...]
     step: int
     weights: str
@@ -79,10 +80,9 @@ def read_run(
             expected=group,
             remedy="ask for the other kind with weights=raw or weights=ema",
         )
-    c, h, w = (
-        saved.documents.get("shape") or build_dataset(config).shape
-    )  # a checkpoint of an older lapflow does not say
+    # A checkpoint of an older lapflow does not say.
+    shape = tuple(saved.documents.get("shape") or build_dataset(config).shape)
     classes = tuple(saved.documents["classes"])
     return Trained(
-        config, (c, h, w), classes, saved.documents["state"]["step"], weights, saved.tensors[group], path
+        config, shape, classes, saved.documents["state"]["step"], weights, saved.tensors[group], path
     )

@@ -105,10 +105,10 @@ def test_positions_of_scales_align():
 
 def test_patches_come_back():
     x = torch.randn(2, 3, 4, 6)
-    tokens = patchify(x, 2)
+    tokens = patchify(x, (2, 2))
     assert tokens.shape == (2, 6, 12)
     channels_last = tokens.unflatten(2, (3, 2, 2)).permute(0, 1, 3, 4, 2).flatten(2)
-    assert torch.equal(unpatchify(channels_last, 2, (2, 3)), x)
+    assert torch.equal(unpatchify(channels_last, (2, 2), (2, 3)), x)
 
 
 def test_time_is_scaled_to_a_thousand_and_survives_half_precision():

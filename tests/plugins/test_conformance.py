@@ -16,7 +16,7 @@ from lapflow.flows import AppendBridge, DiscreteVPPath
 from lapflow.plugins import create
 from lapflow.plugins.builtin import BUILTIN
 from lapflow.plugins.conformance import KITS
-from lapflow.plugins.kits.backbone import BANDS
+from lapflow.plugins.kits.backbone import two_scales
 from lapflow.plugins.kits.base import Conformance
 from lapflow.pyramids import BlockDCT, CumulativeIntervals, Identity, LaplacianPyramid, Stages
 from tests.support import cached_glyphs, small_autoencoder, small_inception
@@ -54,7 +54,7 @@ class Case:
         context = {}
         if self.kind == "backbone":
             context = {
-                "bands": BANDS,
+                "bands": self.kit.get("bands", two_scales()),
                 "num_classes": self.kit.get("num_classes", 3),
                 "attention": create("attention", "sdpa"),
             }
@@ -72,6 +72,13 @@ CASES = [
     *(Case("decomposition", "laplacian", levels=levels) for levels in (1, 2, 3)),
     *(Case("decomposition", "wavelet", levels=levels) for levels in (1, 2, 3)),
     Case("decomposition", "wavelet", {"side": 8}, levels=2, wavelet="db2"),
+    *(Case("decomposition", "identity", axes=axes) for axes in (1, 3)),
+    *(
+        Case("decomposition", name, {"channels": 1}, levels=3, axes=axes)
+        for name in ("laplacian", "wavelet")
+        for axes in (1, 3, [False, True, True], [[True, True, True], [True, False, True]])
+    ),
+    *(Case("decomposition", "wavelet", {"channels": 1}, levels=2, wavelet="db2", axes=n) for n in (1, 3)),
     Case("intervals", "cumulative"),
     Case(
         "intervals",
@@ -86,6 +93,7 @@ CASES = [
         Case("intervals", "stages", {"levels": 3}, windows=windows)
         for windows in ("continuous", "full", "pyramidal")
     ),
+    *(Case("intervals", "stages", {"levels": 3, "contractions": [2**0.5, c]}) for c in (2**0.5, 2**1.5)),
     Case("intervals", "cumulative", {"levels": 3}, starts=[0.0, 0.33, 0.67], draw="balanced"),
     Case("intervals", "stages", starts=[0.0, 0.3], draw="sample", weights=[1.0, 2.0]),
     *(Case("path", name) for name in ("linear", "gvp", "vp")),
@@ -120,6 +128,11 @@ CASES = [
     Case("time_law", "logit-normal", mean=[0.0, -0.4], std=1.2),
     Case("time_law", "shifted", shift=[1.0, 3.0]),
     *(Case("coupling", name) for name in BUILTIN["coupling"]),
+    *(
+        Case("bridge", name, {"axes": axes})
+        for name in ("append", "transition", "renoise", "condition")
+        for axes in (1, 3)
+    ),
     *(Case("prediction", name) for name in ("velocity", "denoised", "noise", "score", "edm")),
     Case("prediction", "edm", sigma_data=0.7, most_weight=10.0),
     Case("backbone", "mot-dit", depth=2, width=16, heads=2),
@@ -127,7 +140,13 @@ CASES = [
     Case("backbone", "separate", depth=2, width=16, heads=2),
     Case("backbone", "unet", channels=[8, 8], layers=1, attention_levels=[1], head_width=4, groups=4),
     Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
+    *(
+        Case("backbone", name, {"bands": two_scales(axes)}, depth=1, width=12, heads=2)
+        for name in ("mot-dit", "separate")
+        for axes in (1, 3)
+    ),
     Case("codec", "pixels", {"round_trip": 0.0}),
+    *(Case("codec", "pixels", {"round_trip": 0.0, "shape": s}) for s in ((1, 32), (2, 4, 8, 8))),
     Case("codec", "autoencoder-kl", factor=2, channels=2),
     Case("codec", "autoencoder-kl", factor=2, channels=2, posterior="sample"),
     Case("objective", "mse"),
@@ -151,6 +170,9 @@ CASES = [
         for name in ("ddpm", "churned", "euler-maruyama")
     ),
     Case("solver", "ddim", {"deterministic": False}, steps=8, eta=0.7),
+    *(Case("solver", name, {"axes": axes}, steps=8) for name in ("heun", "ddim") for axes in (1, 3)),
+    *(Case("solver", "dopri5", {"axes": axes}) for axes in (1, 3)),
+    *(Case("solver", "euler-maruyama", {"axes": a, "deterministic": False}, steps=8) for a in (1, 3)),
     Case("guidance", "cfg"),
     Case("guidance", "cfg", scale=[1.5, 3.0], interval=[0.2, 0.8], channels=3),
     *(Case("attention", name) for name in BUILTIN["attention"]),

@@ -97,7 +97,7 @@ def test_mask_none_is_exact_for_three_scales_too():
 
 def test_the_correlated_images_are_what_they_say():
     """Covariance of a stationary periodic field: its eigenvalues are its power spectrum."""
-    covariance = natural_covariance(8)
+    covariance = natural_covariance((8, 8))
     k = torch.fft.fftfreq(8, d=1 / 8, dtype=torch.float64)
     power = 1 / (k[:, None] ** 2 + k**2).clamp(min=1).flatten()
     expected = (power / power.mean()).sort().values

@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lapflow.core.codec import Codec
+from lapflow.core.decomposition import require_images
 from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.random import Generators, randn
+from lapflow.core.state import Shape
 
 
 class AutoencoderKLCodec(Codec):
@@ -51,7 +53,8 @@ class AutoencoderKLCodec(Codec):
         self.posterior = posterior
         self._model: Any = None
 
-    def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    def latent_shape(self, shape: Shape) -> Shape:
+        require_images("the autoencoder", len(shape) - 1)
         _, height, width = shape
         for axis, size in (("height", height), ("width", width)):
             if size < 1 or size % self.factor:
@@ -65,7 +68,7 @@ class AutoencoderKLCodec(Codec):
         return self.channels, height // self.factor, width // self.factor
 
     def moments(self, images: Tensor) -> Tensor:
-        self.latent_shape((images.shape[1], images.shape[2], images.shape[3]))
+        self.latent_shape(tuple(images.shape[1:]))
         model = self._on(images.device)
         if images.shape[1] != model.config.in_channels:
             raise SizeError(

@@ -1,4 +1,4 @@
-"""No codec: the flow lives in the images themselves."""
+"""No codec: the flow lives in the samples themselves."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from torch import Tensor
 
 from lapflow.core.codec import Codec
 from lapflow.core.random import Generators
+from lapflow.core.state import Shape
 
 
 class Pixels(Codec):
     """The identity: moments and latents are the image."""
 
-    def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    def latent_shape(self, shape: Shape) -> Shape:
         return shape
 
     def moments(self, images: Tensor) -> Tensor:

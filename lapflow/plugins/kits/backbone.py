@@ -18,8 +18,14 @@ from lapflow.core.remaking import under_remaking
 from lapflow.core.state import State
 from lapflow.plugins.kits.base import Conformance, normal
 
-BANDS = {1: Band(1, 1, 4, 4, 0.5, 0.5), 0: Band(0, 1, 8, 8, 0.75**0.5, 1.0)}
-"""The bands of an 8x8 image with one channel in two scales."""
+
+def two_scales(axes: int = 2) -> dict[int, Band]:
+    """The bands of a sample with one channel and 8 pixels along each of `axes` axes, in two scales."""
+    small = 0.5 ** (axes / 2)
+    return {
+        1: Band(1, 1, (4,) * axes, small, small),
+        0: Band(0, 1, (8,) * axes, (1 - 0.5**axes) ** 0.5, 1.0),
+    }
 
 
 class BackboneConformance(Conformance):
@@ -31,7 +37,7 @@ class BackboneConformance(Conformance):
     """
 
     kind = "backbone"
-    bands: ClassVar[Mapping[int, Band]] = BANDS
+    bands: ClassVar[Mapping[int, Band]] = two_scales()
     num_classes: ClassVar[int] = 3
     batch: ClassVar[int] = 3
     timed: ClassVar[bool] = True

@@ -26,14 +26,18 @@ class StraightPath(Path):
 
 
 class BridgeConformance(Conformance):
-    """Crossings of `shapes` at the start and between two segments."""
+    """Crossings at the start and between two segments, of samples with `axes` axes."""
 
     kind = "bridge"
-    shapes: ClassVar[dict[int, tuple[int, ...]]] = {1: (2, 1, 4, 4), 0: (2, 1, 8, 8)}
+    axes: ClassVar[int] = 2
     segments: ClassVar[tuple[Segment, ...]] = TWO_SCALES
 
     def make(self) -> Bridge:
         raise NotImplementedError("override make() to return the bridge under test")
+
+    @property
+    def shapes(self) -> dict[int, tuple[int, ...]]:
+        return {1: (2, 1, *[4] * self.axes), 0: (2, 1, *[8] * self.axes)}
 
     def noise(self, key: str) -> State:
         return {k: normal(*shape, key=(key, k)) for k, shape in self.shapes.items()}

@@ -12,15 +12,16 @@ from torch import Tensor
 from lapflow.core.codec import Codec
 from lapflow.core.errors import ConfigError
 from lapflow.core.random import keyed_generator, rand
+from lapflow.core.state import Shape
 from lapflow.plugins.kits.base import Conformance, error_of
 
 
 class CodecConformance(Conformance):
-    """`shape` (c, h, w) of the images; `round_trip` bounds |decode(encode(x)) - x| if the codec promises
+    """`shape` (c, *sizes) of the images; `round_trip` bounds |decode(encode(x)) - x| if the codec promises
     that."""
 
     kind = "codec"
-    shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    shape: ClassVar[Shape] = (3, 32, 32)
     round_trip: ClassVar[float | None] = None
 
     def make(self) -> Codec:

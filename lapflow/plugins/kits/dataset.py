@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from lapflow.core.dataset import Dataset, Split
-from lapflow.core.errors import DataError
+from lapflow.core.errors import DataError, SizeError
 from lapflow.plugins.kits.base import Conformance, error_of
 
 
@@ -69,8 +69,8 @@ class DatasetConformance(Conformance):
         dataset, again = self.make(), self.make()
         try:
             dataset.require_mirrored()
-        except DataError:
-            error_of(DataError, lambda: dataset.read_mirrored("train", 0))
+        except (DataError, SizeError) as refusal:
+            error_of(type(refusal), lambda: dataset.read_mirrored("train", 0))
             return
         for index in self.indices("train"):
             (image, label), (mirrored, same) = (

@@ -3,6 +3,7 @@ stds."""
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,8 @@ from lapflow.plugins.kits.base import Conformance, error_of, normal, relative
 
 
 class DecompositionConformance(Conformance):
-    """`channels` and `side` of the test image; `side` defaults to the smallest that splits, at least 4."""
+    """`channels` of the test sample, and its `side` along every axis; by default the smallest that splits, at
+    least 4."""
 
     kind = "decomposition"
     channels: ClassVar[int] = 2
@@ -29,11 +31,13 @@ class DecompositionConformance(Conformance):
     def make(self) -> Decomposition:
         raise NotImplementedError("override make() to return the decomposition under test")
 
+    def sizes(self) -> list[int]:
+        return [self.side or max(multiple, 4) for multiple in self.make().multiple()]
+
     def image(self, start: int = 0, key: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-        """A batch of two images at scale `start`, of different height and width."""
-        d = self.make()
-        side = self.side or max(d.multiple, 4)
-        whole = normal(2, self.channels, side, 2 * side, key=key)
+        """A batch of two images at scale `start`, the last axis twice as long."""
+        d, (*sizes, last) = self.make(), self.sizes()
+        whole = normal(2, self.channels, *sizes, 2 * last, key=key)
         coarse = d.synthesize({k: band for k, band in d.analyze(whole).items() if k >= start}, start)
         return normal(*coarse.shape, key=(key, start)).to(dtype)
 
@@ -70,7 +74,7 @@ class DecompositionConformance(Conformance):
         """analyze and bands name the same scales, coarse to fine, in the same shapes; the shapes do not
         depend on the batch."""
         d, x = self.make(), self.image()
-        declared = d.bands((x.shape[1], x.shape[2], x.shape[3]))
+        declared = d.bands(tuple(x.shape[1:]))
         found = d.analyze(x)
         assert list(found) == list(declared) == list(reversed(range(d.levels)))
         for k, band in found.items():
@@ -93,9 +97,9 @@ class DecompositionConformance(Conformance):
         """pixel_std and direction_std, from the covariance of each band of a white image: one column per
         pixel of the image."""
         d = self.make()
-        side = self.side or max(d.multiple, 4)
-        basis = torch.eye(self.channels * side**2, dtype=torch.float64).reshape(-1, self.channels, side, side)
-        declared = d.bands((self.channels, side, side))
+        shape = (self.channels, *self.sizes())
+        basis = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
+        declared = d.bands(shape)
         for k, columns in d.analyze(basis).items():
             operator = columns.flatten(1).T
             covariance = operator @ operator.T
@@ -136,12 +140,31 @@ class DecompositionConformance(Conformance):
         assert gradients[0].abs().max() > 0
         assert (gradients[0] - gradients[1]).abs().max() <= 1e-11
 
+    def test_factors_are_those_of_the_images(self) -> None:
+        """The image at scale s is `factors(s)` times as long as the one at s + 1, along each axis."""
+        d, x = self.make(), self.image()
+        bands = d.analyze(x)
+        for k in range(d.levels - 1):
+            fine, coarse = (
+                d.synthesize({j: b for j, b in bands.items() if j >= s}, s).shape[2:] for s in (k, k + 1)
+            )
+            assert [c * f for c, f in zip(coarse, d.factors(k), strict=True)] == list(fine)
+            assert d.size_at(x.shape[2:], k) == tuple(fine)
+
     def test_a_size_that_does_not_divide_is_refused(self) -> None:
-        """A SizeError with sizes that would work, from analyze and bands alike."""
+        """A SizeError with sizes that would work, from analyze and bands alike, whichever axis it is; and one
+        for a sample with another number of axes."""
         d = self.make()
-        if d.multiple == 1:
-            return
-        wrong = 2 * d.multiple + 1
-        for call in (lambda: d.analyze(torch.zeros(1, 1, wrong, wrong)), lambda: d.bands((1, wrong, wrong))):
-            error = error_of(SizeError, call)
-            assert getattr(error, "expected", None), "the error says which sizes would work"
+        whole = [2 * multiple for multiple in d.multiple()]
+        wrong = [
+            (*whole[:axis], size + 1, *whole[axis + 1 :])
+            for axis, size in enumerate(whole)
+            if d.multiple()[axis] > 1
+        ]
+        for sizes in [*wrong, (*whole, 8), tuple(whole[1:])]:
+            for call in (
+                lambda sizes=sizes: d.analyze(torch.zeros(1, 1, *sizes)),
+                lambda sizes=sizes: d.bands((1, *sizes)),
+            ):
+                error = error_of(SizeError, call)
+                assert getattr(error, "expected", None), "the error says which sizes would work"

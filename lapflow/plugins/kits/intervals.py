@@ -4,6 +4,7 @@ repeatable."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -15,25 +16,29 @@ from lapflow.plugins.kits.base import Conformance
 
 
 class IntervalsConformance(Conformance):
-    """`levels` is the number of scales that `make()`'s schedule is for; `end` the path's last clock time in
-    draws."""
+    """`levels` is the number of scales that `make()`'s schedule is for, `contractions` those of their
+    decomposition; `end` the path's last clock time in draws."""
 
     kind = "intervals"
     levels: ClassVar[int] = 2
+    contractions: ClassVar[Sequence[float] | None] = None
     batch: ClassVar[int] = 64
     end: ClassVar[float] = 0.999
 
     def make(self) -> IntervalSchedule:
         raise NotImplementedError("override make() to return the schedule under test")
 
+    def segments(self, schedule: IntervalSchedule) -> tuple[Segment, ...]:
+        return schedule.segments(self.levels, self.contractions)
+
     def draws(self, key: int, dtype: torch.dtype = torch.float32) -> list[Draw]:
         schedule = self.make()
         return schedule.draw(
-            schedule.segments(self.levels),
+            self.segments(schedule),
             self.batch,
             generator=keyed_generator("sample", key),
             stage_generator=keyed_generator("stage", key),
-            ends=[self.end] * len(schedule.segments(self.levels)),
+            ends=[self.end] * len(self.segments(schedule)),
             time_law=Uniform(),
             dtype=dtype,
             device="cpu",
@@ -41,7 +46,7 @@ class IntervalsConformance(Conformance):
 
     def test_segments_partition_the_clock(self) -> None:
         """In time order from 0 to 1 without gap or overlap, indexed from 0."""
-        segments = self.make().segments(self.levels)
+        segments = self.segments(self.make())
         assert [s.index for s in segments] == list(range(len(segments)))
         assert segments[0].start == 0
         assert segments[-1].stop == 1
@@ -52,7 +57,7 @@ class IntervalsConformance(Conformance):
     def test_scales_join_coarse_to_fine(self) -> None:
         """Active scales are the coarsest ones, listed coarse to fine; a scale stays; all are active at the
         end."""
-        segments = self.make().segments(self.levels)
+        segments = self.segments(self.make())
         for s in segments:
             assert list(s.scales) == list(range(self.levels - 1, self.levels - 1 - len(s.scales), -1)), (
                 f"segment {s.index}"
@@ -68,7 +73,7 @@ class IntervalsConformance(Conformance):
 
     def test_grids_run_from_start_to_stop(self) -> None:
         """n + 1 rising times, the ends exact."""
-        for segment in self.make().segments(self.levels):
+        for segment in self.segments(self.make()):
             for steps in (1, 7):
                 grid = segment.grid(steps)
                 assert len(grid) == steps + 1
@@ -98,7 +103,7 @@ class IntervalsConformance(Conformance):
                     assert bool((draw.t >= draw.segment.start - 1e-7).all())
                     assert bool((draw.t < self.end).all())
                     seen.add(draw.segment.index)
-        assert seen == {s.index for s in self.make().segments(self.levels)}
+        assert seen == {s.index for s in self.segments(self.make())}
 
     def test_draws_are_a_function_of_the_generators(self) -> None:
         """The same generators give the same draws, others give other times."""
@@ -113,7 +118,7 @@ class IntervalsConformance(Conformance):
         """A schedule that says so trains the same segments in every process, each with the same number of
         samples."""
         schedule = self.make()
-        segments = schedule.segments(self.levels)
+        segments = self.segments(schedule)
         chosen: list[list[tuple[Segment, int]]] = []
         for rank in range(6):
             drawn = schedule.draw(
@@ -121,7 +126,7 @@ class IntervalsConformance(Conformance):
                 self.batch,
                 generator=keyed_generator("rank", rank),
                 stage_generator=keyed_generator("stage", 3),
-                ends=[self.end] * len(schedule.segments(self.levels)),
+                ends=[self.end] * len(self.segments(schedule)),
                 time_law=Uniform(),
                 dtype=torch.float32,
                 device="cpu",
@@ -137,7 +142,7 @@ class IntervalsConformance(Conformance):
         """Processes with a multiple of `share_multiple` samples each draw, together, what one draws for them
         all."""
         schedule = self.make()
-        segments = schedule.segments(self.levels)
+        segments = self.segments(schedule)
         share = 4 * schedule.share_multiple(len(segments))
         whole, halves = torch.zeros(2 * share, dtype=torch.int64), torch.zeros(2 * share, dtype=torch.int64)
         for found, size, starts in ((whole, 2 * share, (0,)), (halves, share, (0, share))):

@@ -63,7 +63,7 @@ class PathConformance(Conformance):
 
     def test_shapes_follow_the_times(self) -> None:
         """Coefficients are shaped like t, a scalar or [b], in t's dtype; with a pattern, one value per
-        sub-band more."""
+        sub-band more. They multiply samples with one, two and three axes."""
         path, segment = self.make(), self.segments[-1]
         inside = (segment.start + segment.stop) / 2
         for t in (torch.tensor(inside), torch.tensor(inside, dtype=torch.float64), torch.full((3,), inside)):
@@ -72,8 +72,9 @@ class PathConformance(Conformance):
                 for value in (c.alpha, c.sigma, c.dalpha, c.dsigma):
                     assert value.shape == (*t.shape, *([self.sub_bands] if c.pattern else []))
                     assert value.dtype == t.dtype
-                image = normal(3, 2 * self.sub_bands, 2, 2).to(t.dtype)
-                assert c.expand(image).position(image, image).shape == image.shape
+                for sizes in ((4,), (2, 2), (2, 2, 2)):
+                    image = normal(3, 2 * self.sub_bands, *sizes).to(t.dtype)
+                    assert c.expand(image).position(image, image).shape == image.shape
             assert path.model_time(t, segment).shape == t.shape
 
     def test_it_starts_in_noise(self) -> None:

@@ -75,6 +75,7 @@ class SolverConformance(Conformance):
     kind = "solver"
     tolerance: ClassVar[float] = 1e-4
     deterministic: ClassVar[bool] = True
+    axes: ClassVar[int] = 2
     segment: ClassVar[Segment] = Segment(0, 0.25, 0.75, {1: 0.0, 0: 0.25})
 
     def make(self) -> Solver:
@@ -97,7 +98,9 @@ class SolverConformance(Conformance):
 
     def start(self, dtype: torch.dtype = torch.float64) -> State:
         values = torch.linspace(0.4, 1.6, 8, dtype=torch.float64)
-        return {1: values[:2].reshape(2, 1, 1, 1).to(dtype), 0: values.reshape(2, 1, 2, 2).to(dtype)}
+        sizes = {1: (4,), 2: (2, 2), 3: (1, 2, 2)}[self.axes]
+        coarse = values[:2].reshape(2, 1, *[1] * self.axes)
+        return {1: coarse.to(dtype), 0: values.reshape(2, 1, *sizes).to(dtype)}
 
     def error(self, solver: Solver) -> float:
         state = self.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
@@ -60,6 +61,4 @@ class Skeleton(Backbone):
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         bands = [self.bands[k] for k in scales]
-        return {
-            "linear": sum(2 * 9 * band.channels * self.width * band.height * band.width for band in bands)
-        }
+        return {"linear": sum(2 * 9 * band.channels * self.width * math.prod(band.sizes) for band in bands)}

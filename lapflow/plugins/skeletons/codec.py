@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lapflow.core.codec import Codec
 from lapflow.core.random import Generators
+from lapflow.core.state import Shape
 
 
 class Skeleton(Codec):
@@ -23,7 +24,7 @@ class Skeleton(Codec):
     def affine(self) -> tuple[float, float]:
         return 0.0, self.scale
 
-    def latent_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    def latent_shape(self, shape: Shape) -> Shape:
         return shape
 
     def moments(self, images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.decomposition import Band, Decomposition
-from lapflow.core.state import State
+from lapflow.core.state import Shape, State
 
 
 class Skeleton(Decomposition):
@@ -27,7 +27,7 @@ class Skeleton(Decomposition):
         self.levels = levels
 
     def analyze(self, x: Tensor, start: int = 0) -> State:
-        self.check_size(x.shape[-2], x.shape[-1], start)
+        self.check_size(x.shape[2:], start)
         details: list[tuple[int, Tensor]] = []
         for k in range(start, self.levels - 1):
             corners = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4))
@@ -42,11 +42,11 @@ class Skeleton(Decomposition):
             x = F.pixel_shuffle(corners.flatten(1, 2), 2)
         return x
 
-    def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
-        c, h, w = shape
-        self.check_size(h, w)
+    def bands(self, shape: Shape) -> dict[int, Band]:
+        c, *sizes = shape
+        self.check_size(sizes)
         coarsest = self.levels - 1
-        found = {coarsest: Band(coarsest, c, h >> coarsest, w >> coarsest, pixel_std=1.0, direction_std=1.0)}
+        found = {coarsest: Band(coarsest, c, self.size_at(sizes, coarsest), pixel_std=1.0, direction_std=1.0)}
         for k in reversed(range(coarsest)):
-            found[k] = Band(k, 3 * c, h >> (k + 1), w >> (k + 1), pixel_std=1.0, direction_std=1.0)
+            found[k] = Band(k, 3 * c, self.size_at(sizes, k + 1), pixel_std=1.0, direction_std=1.0)
         return found

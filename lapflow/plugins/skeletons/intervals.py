@@ -28,7 +28,7 @@ class Skeleton(IntervalSchedule):
     ) -> None:
         self.power = power
 
-    def segments(self, levels: int) -> tuple[Segment, ...]:
+    def segments(self, levels: int, contractions: Sequence[float] | None = None) -> tuple[Segment, ...]:
         starts = [(i / levels) ** self.power for i in range(levels)]
         stops = [*starts[1:], 1.0]
         return tuple(

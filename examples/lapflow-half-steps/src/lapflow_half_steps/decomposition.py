@@ -15,8 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.decomposition import Band, Decomposition
-from lapflow.core.errors import SizeError
-from lapflow.core.state import State
+from lapflow.core.state import Shape, State
 
 
 class HalfSteps(Decomposition):
@@ -26,7 +25,7 @@ class HalfSteps(Decomposition):
         self.levels = levels
 
     def analyze(self, x: Tensor, start: int = 0) -> State:
-        self.check_size(x.shape[-2], x.shape[-1], start)
+        self.check_size(x.shape[2:], start)
         details: list[tuple[int, Tensor]] = []
         for k in range(start, self.levels - 1):
             even, odd = pairs(x, axis(k))
@@ -41,34 +40,18 @@ class HalfSteps(Decomposition):
             x = torch.stack([even, odd], dim=axis(k) + x.ndim + 1).flatten(axis(k) - 1, axis(k))
         return x
 
-    def bands(self, shape: tuple[int, int, int]) -> dict[int, Band]:
-        c, h, w = shape
-        self.check_size(h, w)
-        found = []
-        for k in range(self.levels - 1):
-            h, w = (h, w // 2) if axis(k) == -1 else (h // 2, w)
-            found.append(Band(k, c, h, w, pixel_std=1.0, direction_std=1.0))
-        found.append(Band(self.levels - 1, c, h, w, pixel_std=1.0, direction_std=1.0))
-        return {band.scale: band for band in reversed(found)}
+    def bands(self, shape: Shape) -> dict[int, Band]:
+        c, *sizes = shape
+        self.check_size(sizes)
+        top = self.levels - 1
+        held = {k: self.size_at(sizes, min(k + 1, top)) for k in reversed(range(self.levels))}
+        return {k: Band(k, c, size, pixel_std=1.0, direction_std=1.0) for k, size in held.items()}
 
     def gain(self, scale: int) -> float:
         return 2 ** (scale / 2)
 
-    @property
-    def multiple(self) -> int:
-        return 2 ** (self.levels // 2)
-
-    def check_size(self, height: int, width: int, start: int = 0) -> None:
-        for name, size, of in (("height", height, -2), ("width", width, -1)):
-            need = 2 ** sum(axis(k) == of for k in range(start, self.levels - 1))
-            if size < 1 or size % need:
-                raise SizeError(
-                    f"an image of {name} {size} cannot be halved {need.bit_length() - 1} times",
-                    got=f"{height}x{width}",
-                    expected=f"a {name} that is a multiple of {need}, for instance "
-                    f"{(size // need + 1) * need}",
-                    remedy="resize the images, or use fewer levels",
-                )
+    def factors(self, scale: int) -> tuple[int, int]:
+        return (1, 2) if axis(scale) == -1 else (2, 1)
 
 
 def axis(k: int) -> int:

@@ -7,6 +7,7 @@ G(z, y).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, cast
 
@@ -83,7 +84,7 @@ class Generator(Backbone):
                 self.width,
                 self.count,
                 band.channels,
-                band.height * band.width,
+                math.prod(band.sizes),
             )
         return {"linear": total}
 

@@ -14,6 +14,7 @@ nothing is drawn here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -37,7 +38,7 @@ class Discriminator(nn.Module):
         self.num_classes = num_classes
         self.first = nn.Conv2d(band.channels + band.condition, width, 3, padding=1)
         self.blocks = nn.ModuleList(Block(width, num_classes) for _ in range(blocks))
-        self.mix = nn.Linear(width * band.height * band.width, 2 * width)
+        self.mix = nn.Linear(width * math.prod(band.sizes), 2 * width)
         self.score = nn.Linear(2 * width, 1)
         self.said = nn.Embedding(
             num_classes + 1, 2 * width

@@ -7,6 +7,7 @@ under the same scale-causal mask.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, cast
 
@@ -115,7 +116,7 @@ class NextScale(Backbone):
         for k, band in bands.items():
             finer = bands.get(k - 1)
             if band.condition or (
-                finer is not None and finer.shape != (band.channels, 2 * band.height, 2 * band.width)
+                finer is not None and finer.shape != (band.channels, *(2 * size for size in band.sizes))
             ):
                 raise SizeError(
                     "this network is for bands of which each is twice as large as the coarser",
@@ -124,7 +125,7 @@ class NextScale(Backbone):
                 )
 
     def _tokens(self, scale: int) -> int:
-        return (self.bands[scale].height // self.patch) * (self.bands[scale].width // self.patch)
+        return math.prod(size // self.patch for size in self.bands[scale].sizes)
 
     def _vector(self, scale: int) -> int:
         return self.bands[scale].channels * self.patch**2

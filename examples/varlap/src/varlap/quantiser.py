@@ -63,10 +63,10 @@ class Quantiser(nn.Module):
         super().__init__()
         self.size, self.patch = size, patch
         for k, band in bands.items():
-            if band.height % patch or band.width % patch:
+            if any(size % patch for size in band.sizes):
                 raise SizeError(
                     f"the band of scale {k} does not divide into blocks",
-                    got=f"{band.height}x{band.width}",
+                    got="x".join(map(str, band.sizes)),
                     expected=f"multiples of patch {patch}",
                     remedy="use fewer levels or a smaller patch",
                 )
