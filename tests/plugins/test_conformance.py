@@ -124,6 +124,11 @@ CASES = [
         for name in BUILTIN["noise"]
         for decomposition in (LaplacianPyramid(levels=2), BlockDCT())
     ),
+    *(
+        Case("noise", name, {"decomposition": LaplacianPyramid(levels=2, axes=axes), "shape": shape})
+        for name in ("decomposed", "independent")
+        for axes, shape in ((1, (1, 8)), (3, (1, 4, 4, 4)))
+    ),
     Case("time_law", "uniform"),
     Case("time_law", "logit-normal", mean=[0.0, -0.4], std=1.2),
     Case("time_law", "shifted", shift=[1.0, 3.0]),

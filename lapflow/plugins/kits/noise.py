@@ -9,7 +9,7 @@ import torch
 from lapflow.core.decomposition import Decomposition
 from lapflow.core.noise import Noise
 from lapflow.core.random import keyed_generator
-from lapflow.core.state import State
+from lapflow.core.state import Shape, State
 from lapflow.plugins.kits.base import Conformance, normal, relative
 
 
@@ -18,7 +18,7 @@ class NoiseConformance(Conformance):
 
     kind = "noise"
     decomposition: ClassVar[Decomposition]
-    shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
+    shape: ClassVar[Shape] = (1, 8, 8)
 
     def make(self) -> Noise:
         raise NotImplementedError("override make() to return the noise under test, of self.decomposition")
