@@ -61,7 +61,7 @@ def evaluate_run(
 
     `engine` are the processes that share the work, made by `processes` and started; without it those of this
     environment. Each finished batch is saved in `out`/evaluation, and the same call goes on from there.
-    Samples are drawn in the same batches by any number of processes, and the figures are the same to the bit.
+    Samples are drawn in the same batches by any number of processes, and added up in the same order.
     Raises `LapflowError` for what cannot be measured, before anything is drawn where that can be known.
     """
     config = pipeline.config
