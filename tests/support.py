@@ -17,6 +17,8 @@ from lapflow.flows import AppendBridge, GVPPath, LinearPath, VPPath
 from lapflow.plugins import create
 from lapflow.pyramids import CumulativeIntervals, Identity, LaplacianPyramid, WaveletPyramid
 
+AXES = [1, 2, 3, [False, True, True], [[True, True, True], [True, False, False]]]
+"""Axes that three scales halve: all of series, images and films; some of a film's; others in each step."""
 STARTS = {1: (0.0,), 2: (0.0, 0.5), 3: (0.0, 0.33, 0.67), 4: (0.0, 0.25, 0.5, 0.75)}
 PATHS = {"linear": LinearPath, "gvp": GVPPath, "vp": VPPath}
 DECOMPOSITIONS = {

@@ -1,15 +1,24 @@
 """The law check: exact for what is right, and it finds what is wrong."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
-from lapflow.core.errors import LawError
+from lapflow.core.errors import LawError, SizeError
 from lapflow.core.flow import Flow
 from lapflow.core.path import Coefficients, Path
-from lapflow.flows import AppendBridge, LinearPath, VPPath
+from lapflow.flows import AppendBridge, GVPPath, LinearPath, PyramidalPath, TransitionBridge, VPPath
 from lapflow.flows.affine import AffinePath
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
-from tests.support import DECOMPOSITIONS, STARTS, make_flow
+from lapflow.pyramids import (
+    BlockDCT,
+    CumulativeIntervals,
+    Identity,
+    LaplacianPyramid,
+    Stages,
+    WaveletPyramid,
+)
+from tests.support import AXES, DECOMPOSITIONS, STARTS, make_flow
 
 
 class UnitNoise(AppendBridge):
@@ -146,3 +155,47 @@ def test_a_scale_may_be_finished_before_the_end():
         Flow(*parts, NoisesWhatIsFinished())
     with pytest.raises(LawError, match=r"segment 1, t = 0\.33, scale 2"):
         Flow(*parts, Rescaled())
+
+
+def pyramidal(axes, intervals=None):
+    parts = LaplacianPyramid(levels=3, axes=axes), intervals or Stages(windows="pyramidal"), PyramidalPath()
+    return Flow(*parts, TransitionBridge(), view="merged")
+
+
+@pytest.mark.parametrize("axes", AXES, ids=str)
+def test_the_law_is_exact_with_one_two_and_three_axes(axes):
+    for decomposition in (LaplacianPyramid, WaveletPyramid):
+        for path in (LinearPath(), GVPPath()):
+            parts = decomposition(levels=3, axes=axes), CumulativeIntervals(starts=STARTS[3]), path
+            for noise in ("decomposed", "independent"):
+                assert Flow(*parts, AppendBridge(), noise=noise).laws().worst <= 1e-12
+    assert pyramidal(axes).laws().worst <= 1e-12
+
+
+class ImagesWindows(Stages):
+    """Pyramidal Flow's windows for images, e / (2 - e), whatever is halved."""
+
+    def segments(self, levels, contractions=None):
+        return super().segments(levels)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_windows_made_for_images_are_refused_elsewhere(axes):
+    with pytest.raises(LawError, match="deviation of the mean"):
+        pyramidal(axes, ImagesWindows(windows="pyramidal"))
+    windows = [s.window for s in pyramidal(axes).segments]
+    for (_, e), (s, _) in pairwise(windows):
+        assert s == pytest.approx(e / (e + 2 ** (axes / 2) * (1 - e)))
+
+
+def test_block_means_of_four_have_windows_of_their_own():
+    """Sixteen pixels a mean: c = 4."""
+    parts = BlockDCT(), Stages(windows="pyramidal"), PyramidalPath(), TransitionBridge()
+    flow = Flow(*parts, view="merged")
+    assert flow.segments[1].window[0] == pytest.approx(0.5 / (0.5 + 4 * 0.5))
+    assert flow.laws().worst <= 1e-12
+
+
+def test_blurred_noise_is_for_images():
+    with pytest.raises(SizeError, match="blurred noise is for images alone"):
+        Flow(Identity(axes=1), CumulativeIntervals(starts=[0]), LinearPath(), AppendBridge(), noise="blurred")
