@@ -7,6 +7,8 @@ tests run.
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -15,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from lapflow.cli.doctor import EXTRAS
@@ -251,31 +252,45 @@ def test_every_optional_import_has_a_case() -> None:
 PHOTOS = "data={name: folder, root: photos, size: 8, channels: 1}"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        (["train", "lapflow-digits"], "demo"),
-        (["train", "lapflow-glyphs"], "demo"),
-        (["demo", "run"], "demo"),
-        (["train", "lapflow-digits", PHOTOS, "training.tensorboard=true"], "tensorboard"),
-        (["train", "lapflow-digits", PHOTOS, "flow.decomposition={name: wavelet, wavelet: db2}"], "wavelets"),
-        (["train", "lapflow-digits", PHOTOS, "engine=deepspeed"], "deepspeed"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_the_command_says_so_before_it_leaves_anything(
-    arguments: list[str], extra: str, tmp_path: Path
-) -> None:
+COMMANDS: list[tuple[list[str], str]] = [
+    (["train", "lapflow-digits"], "demo"),
+    (["train", "lapflow-glyphs"], "demo"),
+    (["demo", "run"], "demo"),
+    (["train", "lapflow-digits", PHOTOS, "training.tensorboard=true"], "tensorboard"),
+    (["train", "lapflow-digits", PHOTOS, "flow.decomposition={name: wavelet, wavelet: db2}"], "wavelets"),
+    (["train", "lapflow-digits", PHOTOS, "engine=deepspeed"], "deepspeed"),
+]
+"""Commands, and the extra that each asks for."""
+
+
+def command_all() -> list[tuple[int, str, bool]]:
+    """Exit code, what stderr says, and whether a run was left, of each of `COMMANDS`, called in this process."""
+    from lapflow.cli import main
+
+    said = []
+    for arguments, _ in COMMANDS:
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            try:
+                main([*arguments, *([] if arguments[0] == "demo" else ["--out", "run"])])
+                code = 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+        said.append((code, err.getvalue(), Path("run").exists()))
+    return said
+
+
+def test_the_command_says_so_before_it_leaves_anything(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(4):
             Image.new("L", (8, 8), 20 * i).save(tmp_path / "photos" / name / f"{i}.png")
-    out = [] if arguments[0] == "demo" else ["--out", "run"]
-    done = bare(f"from lapflow.cli import main\nmain({[*arguments, *out]!r})", tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert f"lapflow[{extra}]" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+    for (arguments, extra), (code, said, left) in zip(
+        COMMANDS, answer("t.command_all()", tmp_path), strict=True
+    ):
+        assert code == 2, f"{arguments}: {said}"
+        assert f"lapflow[{extra}]" in said
+        assert "Traceback" not in said
+        assert not left
 
 
 def test_what_needs_no_extra_runs(tmp_path: Path) -> None:
