@@ -25,10 +25,10 @@ TINY = [
     "model.heads=2",
     "model.depth=2",
     "training.batch_size=16",
-    "training.log_every=5",
+    "training.log_every=3",
     "training.warmup_steps=2",
-    "training.steps=20",
-    "training.checkpoint_every=10",
+    "training.steps=12",
+    "training.checkpoint_every=6",
     "training.weight_decay=0.1",
     "training.learning_rate=2e-3",
 ]
@@ -125,9 +125,9 @@ OF_KIND = {
 
 
 def at_half(run, folder):
-    """A copy of a run as an interruption after step 10 leaves it."""
+    """A copy of a run as an interruption after step 6 leaves it."""
     shutil.copytree(run, folder)
-    shutil.rmtree(folder / "checkpoints" / "step-0000020")
+    shutil.rmtree(folder / "checkpoints" / "step-0000012")
     return folder
 
 
@@ -169,7 +169,7 @@ def of(together, what):
 
 
 def test_two_processes_train_as_one(alone, together):
-    """Weights, average, moments and losses, over 20 steps with changing active sets, in float32.
+    """Weights, average, moments and losses, over 12 steps with changing active sets, in float32.
 
     Adam divides small gradients by their own size, so rounding moves single weights by up to 3e-4 when a sum
     is taken in another
