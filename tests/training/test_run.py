@@ -246,6 +246,8 @@ def test_bf16_training_follows_float32(tmp_path):
     assert losses(train(tiny("engine.precision=bf16"), tmp_path / "b")) == pytest.approx(plain, rel=0.03)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("compiled")
 def test_compiling_makes_one_graph_a_segment_and_the_next_run_finds_them(tmp_path):
     """Also where each sample draws its segment, so that every step has other numbers of them."""
     one = ("training.steps=4", "model.depth=1", "flow.intervals.draw=sample")
@@ -260,16 +262,13 @@ def test_compiling_makes_one_graph_a_segment_and_the_next_run_finds_them(tmp_pat
     assert counters["aot_autograd"]["autograd_cache_hit"] == 2
 
 
-COMPILED = [
-    ["engine.compile=true", "training.recompute=true"],
-    ["engine.compile=true", "training.recompute=cheap", "engine.parallel=fsdp2"],
-]
-
-
-@pytest.mark.parametrize("how", COMPILED, ids=lambda how: "-".join(x.rpartition(".")[2] for x in how))
-def test_compiled_training_is_the_same(tmp_path, how):
+@pytest.mark.slow
+@pytest.mark.xdist_group("compiled")
+def test_compiled_training_in_units_that_are_recomputed_is_the_same(tmp_path):
+    """FSDP2's units are compiled one by one; recomputation stands around them."""
     one = ("training.steps=4", "model.depth=1")
     plain = losses(train(tiny(*one), tmp_path / "a"))
+    how = ("engine.compile=true", "engine.parallel=fsdp2", "training.recompute=true")
     assert losses(train(tiny(*one, *how), tmp_path / "b")) == pytest.approx(plain, rel=1e-3)
 
 
