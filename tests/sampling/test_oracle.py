@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lapflow.core.flow import Flow
 from lapflow.flows import AppendBridge, GVPPath, LinearPath, PyramidalPath, TransitionBridge
+from lapflow.flows.compose import compose
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid, Stages, WaveletPyramid
 from lapflow.sampling.checking import check_bands, check_mask, natural_covariance
 from lapflow.solvers import RK4, Euler, Heun
@@ -57,7 +57,7 @@ def test_an_adaptive_solver_is_near_at_few_evaluations():
 
 
 def test_unit_noise_doubles_the_fine_band():
-    flow = Flow(
+    flow = compose(
         LaplacianPyramid(levels=2),
         CumulativeIntervals(starts=[0, 0.5]),
         LinearPath(),
@@ -99,17 +99,17 @@ def test_mask_none_is_exact_for_three_scales_too():
 def test_the_law_comes_out_with_one_two_and_three_axes(axes):
     parts = LaplacianPyramid(levels=3, axes=axes), CumulativeIntervals(starts=STARTS[3])
     for path in (LinearPath(), GVPPath()):
-        assert check_bands(Flow(*parts, path, AppendBridge()), RK4(steps=20)).worst <= 1e-6
+        assert check_bands(compose(*parts, path, AppendBridge()), RK4(steps=20)).worst <= 1e-6
     waves = WaveletPyramid(levels=3, axes=axes, wavelet="db2"), CumulativeIntervals(starts=STARTS[3])
-    assert check_bands(Flow(*waves, LinearPath(), AppendBridge()), RK4(steps=20)).worst <= 1e-6
+    assert check_bands(compose(*waves, LinearPath(), AppendBridge()), RK4(steps=20)).worst <= 1e-6
     stages = parts[0], Stages(windows="pyramidal"), PyramidalPath(), TransitionBridge()
-    assert check_bands(Flow(*stages, view="merged"), RK4(steps=20)).worst <= 1e-6
+    assert check_bands(compose(*stages, view="merged"), RK4(steps=20)).worst <= 1e-6
 
 
 @pytest.mark.parametrize("axes", [1, [False, True, True]], ids=str)
 def test_the_price_of_a_mask_with_other_numbers_of_axes(axes):
     parts = LaplacianPyramid(axes=axes), CumulativeIntervals(starts=STARTS[2]), LinearPath(), AppendBridge()
-    price = check_mask(Flow(*parts), RK4(steps=8), "causal")
+    price = check_mask(compose(*parts), RK4(steps=8), "causal")
     assert price.sizes == ((8,) if axes == 1 else (4, 8, 8))
     assert price.solver_error < 1e-4 < price.covariance_error
     assert abs(price.std_error[1]) < 1e-4
