@@ -6,6 +6,7 @@ first one packs it. No more than a block of samples is in memory. The disk holds
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import zipfile
@@ -25,9 +26,9 @@ class Archive:
     """Collects `num` images of `shape` (h, w, c) in `folder`, for the file `path`. Raises `DataError` where
     the disk refuses."""
 
-    def __init__(self, path: Path, folder: Path, num: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, path: Path, folder: Path, num: int, shape: tuple[int, ...]) -> None:
         self.path, self.pixels, self.num, self.shape = path, folder / PIXELS, num, shape
-        self.bytes = shape[0] * shape[1] * shape[2]
+        self.bytes = math.prod(shape)
         self._file: IO[bytes] | None = None
 
     def prepare(self) -> bool:
