@@ -11,7 +11,7 @@ from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
 
 
 def test_a_component_carries_its_config():
-    assert LaplacianPyramid(levels=3).config == {"levels": 3}
+    assert LaplacianPyramid(levels=3).config == {"levels": 3, "axes": 2}
     assert CumulativeIntervals().config == {"starts": (0.0, 0.5), "draw": "batch", "weights": None}
 
 
