@@ -1,7 +1,7 @@
 """A cache of moments on the disk: what it is made of, its shards, its manifest.
 
 encoding.json              how it is made; written first
-train-00000.safetensors    `moments` [n, m, h, w], `labels` [n] and, where asked for, `flipped` [n, m, h, w]
+train-00000.safetensors    `moments` [n, m, *sizes], `labels` [n]; `flipped`, like `moments`, where asked for
 train-00001.safetensors    the next images of the split, in its order
 manifest.json              encoding.json with every shard's SHA-256; written last: without it the cache is not
 whole

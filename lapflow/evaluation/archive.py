@@ -13,7 +13,7 @@ from lapflow.evaluation.sealed import writing
 
 
 def write_archive(
-    path: Path, shape: tuple[int, int, int], blocks: Iterable[np.ndarray], labels: np.ndarray
+    path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray], labels: np.ndarray
 ) -> None:
     """Write `path`, whole or not at all: `blocks` are the pixels uint8 [b, *shape] of `len(labels)` images in
     their order, of which one is in memory at a time. Raises `DataError` where the disk refuses."""

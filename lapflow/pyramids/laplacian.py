@@ -15,7 +15,7 @@ H: its block means are exactly zero, for data and for the noise of one white sam
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,7 +25,7 @@ from lapflow.core.state import Shape, State
 from lapflow.pyramids.halving import HalvingPyramid
 
 
-def downsample(x: Tensor, factors: int | Sequence[int] = 2) -> Tensor:
+def downsample(x: Tensor, factors: int | tuple[int, ...] = 2) -> Tensor:
     """D: mean of each block of `factors` (of all axes, or per axis), [b, c, h, w] -> [b, c, h/2, w/2]."""
     if x.ndim == 4:
         return F.avg_pool2d(x, factors)
@@ -36,7 +36,7 @@ def downsample(x: Tensor, factors: int | Sequence[int] = 2) -> Tensor:
     return x.mean(tuple(range(3, x.ndim, 2)))
 
 
-def upsample(x: Tensor, factors: int | Sequence[int] = 2) -> Tensor:
+def upsample(x: Tensor, factors: int | tuple[int, ...] = 2) -> Tensor:
     """U: each pixel becomes a block of `factors`, [b, c, h, w] -> [b, c, 2h, 2w]."""
     return F.interpolate(x, scale_factor=factors, mode="nearest")
 

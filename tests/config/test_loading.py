@@ -28,7 +28,7 @@ def write(path: Path, text: str) -> Path:
 def test_a_bare_name_and_missing_sections_are_resolved():
     config = resolved(load_config(SMALL))
     assert config["data"] == {"name": "digits", "held_out": 0.2}
-    assert config["flow"]["decomposition"] == {"name": "laplacian", "levels": 2}
+    assert config["flow"]["decomposition"] == {"name": "laplacian", "levels": 2, "axes": 2}
     assert config["flow"]["intervals"] == {
         "name": "cumulative",
         "starts": [0.0, 0.5],

@@ -256,7 +256,8 @@ class TestRefusals:
         [
             {"format": "other"},
             {"shard_size": 5},
-            {"moments": [4, 8]},
+            {"moments": [4]},
+            {"moments": [4, 8, 0]},
             {"sha256": {"../../etc/passwd": ""}},
             {"more": 1},
         ],

@@ -95,7 +95,7 @@ def test_create_takes_a_name_or_a_spec():
     [
         ("decomposition", "laplacain", ["no decomposition", "'laplacian'"]),
         ("decomposition", {"name": "laplacian", "level": 3}, ["level", "'levels'"]),
-        ("decomposition", {"name": "identity", "levels": 3}, ["levels", "no keys"]),
+        ("decomposition", {"name": "block-dct", "levels": 3}, ["levels", "no keys"]),
         ("decomposition", {"levels": 3}, ["has no name", "laplacian"]),
         ("decompositon", "laplacian", ["no such kind", "'decomposition'"]),
     ],

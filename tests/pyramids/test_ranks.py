@@ -61,7 +61,7 @@ def test_wavelet_equals_pywavelets(halved, wavelet):
 def test_constants_of_n_halved_axes(halved):
     """Of white noise, D has std 2^(-n/2) and H = I - U D variance 1 - 2^-n per pixel, with correlation
     -1/(2^n - 1) inside a block and a share of 2^-n dead directions."""
-    n, sizes = sum(halved), [1 + half for half in halved]
+    n, sizes = sum(halved), tuple(1 + half for half in halved)
     basis = torch.eye(2**n, dtype=torch.float64).reshape(-1, 1, *sizes)
     mean = downsample(basis, sizes)
     residual = (basis - upsample(mean, sizes)).flatten(1)
