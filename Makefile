@@ -1,17 +1,22 @@
-# Two commands: `make demo` and `make test`; and `make docs`, the documents as a site. Each sets up what it needs in .venv,
+# Three commands: `make demo`, `make check` (before a commit) and `make test` (everything); and `make docs`, the documents as a site. Each sets up what it needs in .venv,
 # pinned by constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+# The mathematics, what a config means and which way imports go: what a change breaks first.
+FAST := tests/config tests/core tests/flows tests/pyramids tests/solvers tests/test_imports.py
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-versions docs lint check-types clean
+.PHONY: demo check test test-versions docs lint check-types clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/lapflow train lapflow-digits --out $(RUN)
 	$(BIN)/lapflow sample $(RUN) --num 100 --out $(RUN)/samples
 	$(BIN)/lapflow evaluate $(RUN)
+
+check: $(VENV)/.installed-dev lint check-types
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(FAST)
 
 test: $(VENV)/.installed-dev lint check-types
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

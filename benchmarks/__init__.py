@@ -3,5 +3,6 @@
 
 Each runs what it compares interleaved in one process, prints a table, and writes
 `benchmarks/results/NAME.json` with the machine and the command. `python -m benchmarks.report` puts the tables
-into docs/performance.md.
+into docs/performance.md. `python -m benchmarks.published` measures nothing: it puts the paper's figures
+beside our counts.
 """

@@ -81,7 +81,7 @@ def main() -> None:
     rectified_flow_pytorch(*stage.work[1])  # ends here, not after an hour, where it is not installed
     peak = matrix_peak(stage)
     rows = [{"work": f"matrix product {stage.matrix}, bf16", "TFLOP/s": peak / 1e12}]
-    for size in ["S"] if options.rehearse else options.sizes:
+    for size in ["rehearsal"] if options.rehearse else options.sizes:
         rows += sampling(size, stage)
         rows += training(size, stage, peak)
         rows += peers(size, stage)

@@ -17,6 +17,8 @@ from lapflow.models.sizes import SIZES
 from lapflow.pyramids import LaplacianPyramid
 
 CHANNELS, PATCH, CLASSES = 4, 2, 10
+SHAPES = {**SIZES, "rehearsal": (1, 48, 2)}
+"""Depth, width and heads by name; a rehearsal's network measures nothing and is as small as it may be."""
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -33,13 +35,17 @@ def lively(model: nn.Module) -> nn.Module:
 def ours(side: int, levels: int, size: str = "S", attention: Any = None, **options: Any) -> MoTDiT:
     """Our network over a Laplacian pyramid; at one level it is DiT."""
     bands = LaplacianPyramid(levels=levels).bands((CHANNELS, side, side))
-    return lively(MoTDiT(bands, CLASSES, attention or SDPA(), size=f"{size}/{PATCH}", **options))  # type: ignore[return-value]
+    depth, width, heads = SHAPES[size]
+    network = MoTDiT(
+        bands, CLASSES, attention or SDPA(), depth=depth, width=width, heads=heads, patch=PATCH, **options
+    )
+    return lively(network)  # type: ignore[return-value]
 
 
 def dense(side: int, levels: int, size: str = "S") -> MoTDiT:
     """Ours with the scale mask as a boolean matrix given to one call of the kernel."""
     model = ours(side, levels, size)
-    model.transformer.attention = attention = _DenseMask(SDPA(), "causal", SIZES[size][2])
+    model.transformer.attention = attention = _DenseMask(SDPA(), "causal", SHAPES[size][2])
     for block in model.transformer.blocks:
         block.attention = attention
     return model
@@ -72,7 +78,7 @@ def rectified_flow_pytorch(side: int, levels: int, size: str = "S") -> nn.Module
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    depth, width, heads = SIZES[size]
+    depth, width, heads = SHAPES[size]
     found = module.LapFlowDiT(
         side,
         PATCH,

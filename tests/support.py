@@ -14,9 +14,12 @@ from lapflow.core.files import file_sha256
 from lapflow.core.flow import Flow
 from lapflow.data.encoding import Encoder, plan
 from lapflow.flows import AppendBridge, GVPPath, LinearPath, VPPath
+from lapflow.flows.compose import compose
 from lapflow.plugins import create
 from lapflow.pyramids import CumulativeIntervals, Identity, LaplacianPyramid, WaveletPyramid
 
+AXES = [1, 2, 3, [False, True, True], [[True, True, True], [True, False, False]]]
+"""Axes that three scales halve: all of series, images and films; some of a film's; others in each step."""
 STARTS = {1: (0.0,), 2: (0.0, 0.5), 3: (0.0, 0.33, 0.67), 4: (0.0, 0.25, 0.5, 0.75)}
 PATHS = {"linear": LinearPath, "gvp": GVPPath, "vp": VPPath}
 DECOMPOSITIONS = {
@@ -35,13 +38,13 @@ def make_flow(
 ) -> Flow:
     intervals = CumulativeIntervals(starts=STARTS[levels], draw=draw)
     split = DECOMPOSITIONS[decomposition](levels)
-    return Flow(
+    return compose(
         split, intervals, PATHS[path](), AppendBridge(), noise=create("noise", noise, decomposition=split)
     )
 
 
 def single_scale() -> Flow:
-    return Flow(Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(), AppendBridge())
+    return compose(Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(), AppendBridge())
 
 
 def seeded(seed: int = 0) -> torch.Generator:

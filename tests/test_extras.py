@@ -7,6 +7,8 @@ tests run.
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -214,24 +216,33 @@ def bare(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def answer(script: str, folder: Path) -> Any:
-    done = bare(f"print(json.dumps({script}))", folder)
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process without the optional packages found in all that is asked of it."""
+    folder = tmp_path_factory.mktemp("bare")
+    for name in ("a", "b"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (8, 8), 20 * i).save(folder / "photos" / name / f"{i}.png")
+    asked = ("import_all", "need_all", "command_all", "components")
+    done = bare(f"print(json.dumps({{name: getattr(t, name)() for name in {asked!r}}}))", folder)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def test_every_module_imports_or_names_its_extra(tmp_path: Path) -> None:
-    failed = answer("t.import_all()", tmp_path)
+def test_every_module_imports_or_names_its_extra(said: dict[str, Any]) -> None:
+    failed = said["import_all"]
     assert set(failed) == set(DERIVED)
     for name, (kind, text) in failed.items():
         assert kind == "BackendError", f"{name}: {kind}: {text}"
         assert f"pip install 'lapflow[{DERIVED[name]}]'" in text, f"{name}: {text}"
 
 
-def test_what_needs_an_extra_names_it(tmp_path: Path) -> None:
-    said = answer("t.need_all()", tmp_path)
-    assert set(said) == set(CASES), "these did not need their package"
-    for module, (kind, text) in said.items():
+def test_what_needs_an_extra_names_it(said: dict[str, Any]) -> None:
+    needed = said["need_all"]
+    assert set(needed) == set(CASES), "these did not need their package"
+    for module, (kind, text) in needed.items():
         assert kind == "BackendError", f"{module}: {kind}: {text}"
         assert f"pip install 'lapflow[{CASES[module][1]}]'" in text, f"{module}: {text}"
 
@@ -251,34 +262,53 @@ def test_every_optional_import_has_a_case() -> None:
 PHOTOS = "data={name: folder, root: photos, size: 8, channels: 1}"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        (["train", "lapflow-digits"], "demo"),
-        (["train", "lapflow-glyphs"], "demo"),
-        (["demo", "run"], "demo"),
-        (["train", "lapflow-digits", PHOTOS, "training.tensorboard=true"], "tensorboard"),
-        (["train", "lapflow-digits", PHOTOS, "flow.decomposition={name: wavelet, wavelet: db2}"], "wavelets"),
-        (["train", "lapflow-digits", PHOTOS, "engine=deepspeed"], "deepspeed"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_the_command_says_so_before_it_leaves_anything(
-    arguments: list[str], extra: str, tmp_path: Path
-) -> None:
-    for name in ("a", "b"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(4):
-            Image.new("L", (8, 8), 20 * i).save(tmp_path / "photos" / name / f"{i}.png")
-    out = [] if arguments[0] == "demo" else ["--out", "run"]
-    done = bare(f"from lapflow.cli import main\nmain({[*arguments, *out]!r})", tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert f"lapflow[{extra}]" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+COMMANDS: list[tuple[list[str], str]] = [
+    (["train", "lapflow-digits"], "demo"),
+    (["train", "lapflow-glyphs"], "demo"),
+    (["demo", "run"], "demo"),
+    (["train", "lapflow-digits", PHOTOS, "training.tensorboard=true"], "tensorboard"),
+    (["train", "lapflow-digits", PHOTOS, "flow.decomposition={name: wavelet, wavelet: db2}"], "wavelets"),
+    (["train", "lapflow-digits", PHOTOS, "engine=deepspeed"], "deepspeed"),
+]
+"""Commands, and the extra that each asks for."""
 
 
-def test_what_needs_no_extra_runs(tmp_path: Path) -> None:
-    done = bare("from lapflow.cli import main\nmain(['components'])", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert not [line for line in done.stdout.splitlines() if "broken" in line]
+def call(arguments: list[str]) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command, in this process."""
+    from lapflow.cli import main
+
+    code: Any = 0
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code
+    return int(code or 0), out.getvalue(), err.getvalue()
+
+
+def command_all() -> list[tuple[int, str, bool]]:
+    """Exit code, errors, and whether a run was left, of each of `COMMANDS`."""
+    said = []
+    for arguments, _ in COMMANDS:
+        code, _, err = call([*arguments, *([] if arguments[0] == "demo" else ["--out", "run"])])
+        said.append((code, err, Path("run").exists()))
+    return said
+
+
+def components() -> tuple[int, str, str]:
+    return call(["components"])
+
+
+def test_the_command_says_so_before_it_leaves_anything(said: dict[str, Any]) -> None:
+    for (arguments, extra), (code, err, left) in zip(COMMANDS, said["command_all"], strict=True):
+        assert code == 2, f"{arguments}: {err}"
+        assert f"lapflow[{extra}]" in err
+        assert "Traceback" not in err
+        assert not left
+
+
+def test_what_needs_no_extra_runs(said: dict[str, Any]) -> None:
+    code, out, err = said["components"]
+    assert code == 0, err
+    assert "euler" in out
+    assert "broken" not in out

@@ -9,6 +9,7 @@ import typer
 
 from lapflow.cli.output import print_table
 from lapflow.plugins.kinds import KINDS
+from lapflow.plugins.skeletons import SKELETONS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -83,7 +84,7 @@ def show_component(
 @app.command("new")
 def new_component(
     name: Annotated[str, typer.Argument(help="The component's name, such as my-solver.")],
-    kind: Annotated[str, typer.Option(help=f"One of: {', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Option(help=f"One of: {', '.join(SKELETONS)}.")],
     out: Annotated[Path | None, typer.Option(help="The folder to make. Default: lapflow-NAME.")] = None,
 ) -> None:
     """Write a plugin that works: a distribution with one component of KIND, its entry point and its

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 
 from lapflow.cli.output import new_table
 from lapflow.evaluation.flops import Cost, SegmentCost
 from lapflow.evaluation.memory import Memory
-from lapflow.evaluation.published import MILLISECONDS, SINGLE, SOURCE, Implied
 
 COUNTED = (
     "counted: token-wise layers, attention over the pairs seen, modulation\n"
@@ -147,59 +144,6 @@ def memory_words(memory: Memory) -> str:
         "left out: codec, images, what kernels take for themselves, torch.compile (docs/arithmetic.md)"
     )
     return "\n".join(lines)
-
-
-def paper_table(rows: Sequence[Implied]) -> Table:
-    """What the paper's rows imply, beside what it publishes."""
-    table = new_table("An evaluation of L/2 on 4x32x32 latents, over that of one scale")
-    for name in (
-        "row",
-        "GFLOPs\npublished",
-        "ratio\npublished",
-        "ratio\ncounted",
-        "without\nmodulation",
-        "counted\nin G",
-        "",
-    ):
-        table.add_column(name, justify="left" if name in ("row", "") else "right")
-    for r in rows:
-        gflops = "-" if r.row.gflops is None else f"{r.row.gflops:g}"
-        published = "-" if r.published is None else f"{r.published:.4f}"
-        verdict = (
-            "reference" if r.row.gflops == SINGLE else {None: "", True: "agrees", False: "DIFFERS"}[r.agrees]
-        )
-        table.add_row(
-            r.row.name,
-            gflops,
-            published,
-            f"{r.ratio:.4f}",
-            f"{r.unmodulated:.4f}",
-            f"{r.multiply_adds / 1e9:.2f}",
-            verdict,
-        )
-    return table
-
-
-def paper_words(rows: Sequence[Implied]) -> str:
-    """What is said below the paper's rows."""
-    single = next(r for r in rows if r.row.gflops == SINGLE)
-    wrong = [r for r in rows if r.agrees is False]
-    counted = ", ".join(f"{r.ratio:.3f}" for r in wrong)
-    ours, theirs = MILLISECONDS["LapFlow"], MILLISECONDS["LFM"]
-    causal = next(r for r in rows if r.agrees)
-    return "\n".join(
-        [
-            f"published: {SOURCE}; its ratio is of its GFLOPs to LFM's, and - where it gives none",
-            "agrees: a counted ratio is what the published figures say, within their rounding",
-            f"DIFFERS: separate networks, {wrong[0].published:.3f} published, {counted} counted: no count "
-            f"explains it",
-            f"absolute figures: ours are {single.multiply_adds / 1e9 / SINGLE:.2f} times the published "
-            f"ones; only ratios can be compared",
-            f"time: {ours:g} ms an evaluation of LapFlow and {theirs:g} ms of LFM are published, "
-            f"{ours / theirs:.3f} of it,",
-            f"  where the multiply-adds are {causal.ratio:.3f}",
-        ]
-    )
 
 
 class _Unit:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lapflow.cli import options
+
 
 def demo(
     run: Annotated[Path, typer.Argument(help="A run folder, or an exported one.")],
@@ -16,14 +18,10 @@ def demo(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one. A busy one is an error.")
     ] = 8360,
-    weights: Annotated[
-        str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    attention: Annotated[str | None, typer.Option(help="Attention backend. Default: the config's.")] = None,
+    weights: options.Weights = None,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
+    attention: options.Attention = None,
 ) -> None:
     """Serve a page to play with RUN: choose class, guidance, solver, steps and seed, watch the scales mature,
     compare two settings, and copy the command that repeats a picture. Ctrl-C ends it. Needs the extra

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lapflow.cli import options
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
@@ -19,24 +21,14 @@ def evaluate(
     num: Annotated[
         int | None, typer.Option(min=2, help="Number of samples. Default: the config's evaluation.samples.")
     ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")
-    ] = None,
-    solver: Annotated[str | None, typer.Option(help="Solver. Default: the config's.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Sample i is a function of (seed, i) and its class.")] = 0,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images drawn at once. Default: the config's.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    guidance: options.Guidance = None,
+    solver: options.Solver = None,
+    steps: options.Steps = None,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
+    weights: options.Weights = None,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
     npz: Annotated[
         Path | None,
         typer.Option(help="Write the samples to this file too: arr_0 uint8 [n, h, w, c], arr_1 labels."),

@@ -7,16 +7,14 @@ from typing import Annotated
 
 import typer
 
+from lapflow.cli import options
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    weights: Annotated[
-        str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")
-    ] = None,
+    weights: options.Weights = None,
+    checkpoint: options.Checkpoint = None,
     licence: Annotated[
         str | None,
         typer.Option(

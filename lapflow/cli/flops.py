@@ -8,7 +8,7 @@ import typer
 
 
 def flops(
-    config: Annotated[str | None, typer.Argument(help="A recipe's name or a YAML file.")] = None,
+    config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes, such as model.mask=none.", metavar="[KEY=VALUE]...")
     ] = None,
@@ -24,31 +24,13 @@ def flops(
     processes: Annotated[
         int | None, typer.Option(help="Memory for so many processes of the config's engine.")
     ] = None,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="What the rows of LapFlow's paper imply; takes no CONFIG.")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Multiply-adds of CONFIG's network per segment, evaluation and sample. Nothing is allocated.
 
     --memory adds an estimate of what training and sampling need; --batch and --processes ask for it too.
     """
-    from lapflow.core.errors import ConfigError
-
     remember = with_memory or batch is not None or processes is not None
-    if paper:
-        if config is not None or remember:
-            raise ConfigError(
-                "--paper is about the paper's own rows",
-                got="a config, or options of the memory",
-                expected="--paper alone",
-            )
-        _paper(as_json)
-        return
-    if config is None:
-        raise ConfigError(
-            "flops needs a config", got="none", expected="a recipe's name or a YAML file, or --paper"
-        )
     _config(config, overrides or [], remember, batch, 1 if processes is None else processes, as_json)
 
 
@@ -92,20 +74,6 @@ def _config(
     if estimate.sampling is not None:
         print_table(activation_table(estimate))
     typer.echo(memory_words(estimate))
-
-
-def _paper(as_json: bool) -> None:
-    from lapflow.evaluation.published import implied
-
-    rows = implied()
-    if as_json:
-        _json([row.document() for row in rows])
-        return
-    from lapflow.cli.cost_tables import paper_table, paper_words
-    from lapflow.cli.output import print_table
-
-    print_table(paper_table(rows))
-    typer.echo(paper_words(rows))
 
 
 def _json(document: Any) -> None:

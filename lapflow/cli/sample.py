@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lapflow.cli import options
+
 
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder, or an exported one.")],
@@ -15,27 +17,15 @@ def sample(
         list[str] | None,
         typer.Option("--class", help="A class, by name or number; may be repeated. Default: all in turn."),
     ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")
-    ] = None,
-    solver: Annotated[
-        str | None, typer.Option(help="Solver, such as euler, heun, dopri5. Default: the config's.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps in each segment, for a fixed-step solver.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Sample i is a function of (seed, i) and its class.")] = 0,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images drawn at once. Default: the config's.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="ema or raw. Default: the config's sampling.weights.")
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="A checkpoint's name, such as step-0001000. Default: the newest.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    attention: Annotated[str | None, typer.Option(help="Attention backend. Default: the config's.")] = None,
+    guidance: options.Guidance = None,
+    solver: options.Solver = None,
+    steps: options.Steps = None,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
+    weights: options.Weights = None,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
+    attention: options.Attention = None,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/samples.")] = None,
 ) -> None:
     """Write grid.png, one PNG per image, scales.png (each scale maturing over time) and samples.npz."""

@@ -31,6 +31,7 @@ from lapflow.core.solver import Field, Solver
 from lapflow.core.state import Shape, State
 from lapflow.data.order import indices
 from lapflow.data.substitute import read_or_substitute
+from lapflow.flows.compose import compose
 from lapflow.plugins.registry import Spec, create
 
 
@@ -44,6 +45,7 @@ class Composition:
     dataset: Dataset
     codec: Codec
     model: Backbone
+    objective: Objective
 
     @property
     def num_classes(self) -> int:
@@ -72,10 +74,10 @@ class Composition:
         return build_guidance(self.config)
 
     def build_objective(self) -> None:
-        """Make the weights of the objective's own, if it has some. Their first values are a function of the
-        config's seed alone."""
+        """Give the objective the flow, and make the weights of its own, if it has some. Their first values
+        are a function of the config's seed alone."""
         with _placed(self.config, "objective"), _first_weights(self.config, "objective", torch.device("cpu")):
-            self.flow.objective.build(self.flow.views(self.shape), self.num_classes)
+            self.objective.build(self.flow, self.flow.views(self.shape), self.num_classes)
 
     def fit(self) -> None:
         """Let the network set what it takes from training data, before the first step of a run."""
@@ -129,7 +131,7 @@ class Composition:
 
     def _require_heads(self) -> None:
         """Every head that the solver uses is there, and every head that is there is trained."""
-        has, trained, used = self.model.heads, self.flow.objective.heads, self.solver.heads
+        has, trained, used = self.model.heads, self.objective.heads, self.solver.heads
         for name in {*has, *trained, *used}:
             if name not in has or name not in trained:
                 holds = [
@@ -197,7 +199,7 @@ class Composition:
 
     def describe(self) -> dict[str, Any]:
         """What a run's first log line says of it."""
-        judge = self.flow.objective.module
+        judge = self.objective.module
         return {
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **({} if judge is None else {"objective_parameters": sum(p.numel() for p in judge.parameters())}),
@@ -278,12 +280,17 @@ def build(config: Config, device: torch.device | str = "cpu") -> Composition:
     with _placed(config, "codec"):
         latent = codec.latent_shape(shape)
     return Composition(
-        config, flow, dataset, codec, build_model(config, flow, latent, dataset.num_classes, device)
+        config,
+        flow,
+        dataset,
+        codec,
+        build_model(config, flow, latent, dataset.num_classes, device),
+        build_objective(config),
     )
 
 
 def build_flow(config: Config, *, check: bool = True) -> Flow:
-    """The mathematics, objective included. `check` runs the law check, which raises `LawError`."""
+    """The mathematics. `check` runs the law check, which raises `LawError`."""
     parts = config.flow
     decomposition = _create(config, "decomposition", parts.decomposition, "flow", "decomposition")
     intervals = _create(config, "intervals", parts.intervals, "flow", "intervals")
@@ -293,7 +300,7 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
     with _placed(config, "flow", "intervals"):
         intervals.segments(decomposition.levels)
     with _placed(config, "flow"):
-        return Flow(
+        return compose(
             decomposition,
             intervals,
             path,
@@ -303,7 +310,6 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
             coupling=_create(config, "coupling", parts.coupling, "flow", "coupling"),
             prediction=prediction,
             view=parts.view,
-            objective=build_objective(config),
             check=check,
         )
 

@@ -183,11 +183,6 @@ class EvaluationConfig(Section):
     neighbours: Positive = Field(
         default=3, description="precision and recall: the k of the k nearest neighbours"
     )
-    save_every: float = Field(
-        default=60.0,
-        ge=0,
-        description="seconds after which unfinished work is saved, to go on from after a kill",
-    )
 
     @model_validator(mode="after")
     def _each_once(self) -> EvaluationConfig:

@@ -160,12 +160,7 @@ class _Reader:
             ) from None
         if kind == "str":
             return text
-        raise ConfigError(
-            "a YAML tag that configs do not have",
-            got=node.tag,
-            expected="plain values, lists and mappings",
-            where=self.place(node),
-        )
+        raise self.foreign(node)
 
 
 def _syntax_error(error: yaml.YAMLError, name: str, with_lines: bool = True) -> ConfigError:

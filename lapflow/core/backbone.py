@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lapflow.core.component import Component
-from lapflow.core.state import State
+from lapflow.core.state import State, take_rows
 
 Heads = dict[str, State]
 
@@ -35,6 +35,15 @@ class Condition:
     def of(condition: Condition | Tensor | None) -> Condition:
         """A bare tensor stands for class labels, None for no condition."""
         return condition if isinstance(condition, Condition) else Condition(labels=condition)
+
+    def rows(self, index: Tensor | slice) -> Condition:
+        """What is given beside the samples `index` of the batch."""
+
+        def take(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[index]
+
+        image = None if self.image is None else take_rows(self.image, index)
+        return Condition(take(self.labels), image, take(self.level))
 
 
 class Backbone(nn.Module, Component):

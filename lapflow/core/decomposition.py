@@ -114,7 +114,7 @@ class Decomposition(Component):
         levels = self.levels - 1 - start
         if len(sizes) != self.axes:
             raise SizeError(
-                f"samples of {len(sizes)} axes, and a decomposition for {self.axes}",
+                f"a sample with {_axes(len(sizes))}, and a decomposition for {_axes(self.axes)}",
                 got=f"sizes {_by(sizes)}",
                 expected=f"{self.axes}: {', '.join(AXES[self.axes])}",
                 remedy=f"set flow.decomposition.axes={len(sizes)}, or state which of its axes are halved"
@@ -140,9 +140,13 @@ def require_images(what: str, axes: int) -> None:
     if axes != 2:
         raise SizeError(
             f"{what} is for images alone",
-            got=f"samples of {axes} {'axis' if axes == 1 else 'axes'}: {', '.join(AXES.get(axes, ()))}",
+            got=f"samples with {_axes(axes)}",
             expected=f"2 axes: {', '.join(AXES[2])}",
         )
+
+
+def _axes(number: int) -> str:
+    return "1 axis" if number == 1 else f"{number} axes"
 
 
 def _by(sizes: Sequence[int]) -> str:

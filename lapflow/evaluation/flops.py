@@ -29,9 +29,6 @@ from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.sampling.rehearsal import evaluation_times
 
-WITHOUT_MODULATION = ("linear", "attention")
-"""The parts of a count that leaves modulation out, as published ones may."""
-
 
 @dataclass(frozen=True)
 class SegmentCost:

@@ -4,7 +4,7 @@ are known by."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,7 @@ from lapflow.core.errors import DataError, ImageError
 from lapflow.core.features import FeatureExtractor, extract
 from lapflow.data.loader import load_images, spaced
 from lapflow.evaluation.frechet import Statistics
-from lapflow.evaluation.tally import Tally
-from lapflow.evaluation.walk import Walk
+from lapflow.evaluation.walk import Bench, Walk
 
 BLOCK = 256
 """Real images read at once."""
@@ -42,27 +41,29 @@ class Measured:
     @classmethod
     def of(cls, images: Tensor, features: FeatureExtractor) -> Measured:
         """Of images [n, c, h, w] in memory, n >= 1; no features are kept."""
-        tally = Tally()
-        for block, part in enumerate(images.split(BLOCK)):
-            tally.add(block, extract(features, part), {})
-        return measured(tally)
+        return measured({FEATURES: extract(features, part)} for part in images.split(BLOCK))
 
 
-Progress = Callable[[int], Any]
-"""Called with the number of images done after each block."""
-
-KEPT = "features"
-"""The rows of a tally that hold the features kept."""
+FEATURES, ROWS = "features", "rows"
+"""In a block of a walk: the features [n, f] of the images that could be read, and the numbers [n] of these
+images."""
 
 
-def measured(tally: Tally) -> Measured:
-    """What a walk found. Raises `DataError` where it found no image."""
-    if tally.statistics is None:
+def measured(blocks: Iterable[Mapping[str, Tensor]], chosen: Sequence[int] = ()) -> Measured:
+    """The blocks together (one without `FEATURES` has no image), and the features of the images numbered
+    `chosen`, by `ROWS`. Raises `DataError` where there is no image."""
+    statistics: Statistics | None = None
+    kept, numbers = [], torch.tensor(chosen, dtype=torch.int64)
+    for block in blocks:
+        if (features := block.get(FEATURES)) is None:
+            continue
+        statistics = Statistics.of(features) if statistics is None else statistics.update(features)
+        if chosen:
+            kept.append(features[torch.isin(block[ROWS], numbers)])
+    if statistics is None:
         raise DataError("there is no image to measure", expected="at least one that can be read")
-    kept = tally.column(KEPT)
     return Measured(
-        tally.statistics,
-        kept if len(kept) else torch.empty(0, len(tally.statistics.mean), dtype=torch.float64),
+        statistics, torch.cat(kept) if kept else torch.empty(0, len(statistics.mean), dtype=torch.float64)
     )
 
 
@@ -106,28 +107,25 @@ class RealImages:
         return torch.cat(images), torch.cat(labels)
 
     def measure(
-        self, walk: Walk, features: FeatureExtractor, kept: int, progress: Progress
+        self, bench: Bench, settings: Mapping[str, Any], features: FeatureExtractor, kept: int
     ) -> Measured | None:
-        """Walk over them: statistics of all, features of `kept` of them, evenly spaced. None on all processes
-        but the first. Collective. Raises `ImageError` when none can be read."""
-        chosen = set(spaced(len(self), kept))
+        """Walk over them: statistics of all, features of `kept` of them, evenly spaced. `settings` are all
+        that the features depend on. None on all processes but the first. Collective. Raises `ImageError` when
+        none can be read."""
 
-        def go() -> None:
-            for block, rows in walk:
-                images, numbers = self.block(rows)
-                found = extract(features, images) if len(images) else None
-                keep = [i for i, number in enumerate(numbers) if number in chosen]
-                walk.add(block, found, {KEPT: found[keep]} if found is not None and keep else {})
-                progress(len(rows))
+        def make(rows: range) -> dict[str, Tensor]:
+            images, numbers = self.block(rows)
+            found = {ROWS: torch.tensor(numbers, dtype=torch.int64)}
+            return {**found, FEATURES: extract(features, images)} if numbers else found
 
-        walk.engine.jointly(go)
-        tally = walk.finish()
-        return walk.engine.first(lambda: self._measured(tally))
+        name, what = f"real-{self.split}", f"real images ({self.split})"
+        walk = bench.walk(name, what, settings, len(self), BLOCK, make)
+        return bench.engine.first(lambda: self._measured(walk, kept))
 
-    def _measured(self, tally: Tally) -> Measured:
-        if tally.statistics is None and self._cause is not None:
+    def _measured(self, walk: Walk, kept: int) -> Measured:
+        if self._cause is not None and not any(walk.each(FEATURES)):
             raise self._cause
-        return measured(tally)
+        return measured(walk.each(FEATURES, ROWS), spaced(len(self), kept))
 
 
 def fingerprint(dataset: Dataset, split: Split, most: int) -> dict[str, Any]:

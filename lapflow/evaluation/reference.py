@@ -9,23 +9,19 @@ differs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lapflow.core.dataset import Split
-from lapflow.core.digest import difference, tensors_sha256
+from lapflow.core.digest import difference
 from lapflow.core.errors import DataError
-from lapflow.core.files import replace_file
 from lapflow.evaluation.frechet import Statistics
 from lapflow.evaluation.real import Measured
-from lapflow.evaluation.walk import writing
+from lapflow.evaluation.sealed import read_sealed, write_sealed
 
 FORMAT = "lapflow-reference-1"
 
@@ -39,11 +35,8 @@ def write_reference(path: Path, settings: Mapping[str, Any], splits: Mapping[Spl
             f"{name}/scatter": found.statistics.scatter,
             f"{name}/features": found.features,
         }
-    tensors = {name: value.contiguous() for name, value in tensors.items()}
     counts = {name: found.count for name, found in splits.items()}
-    head = {"format": FORMAT, "settings": settings, "counts": counts, "tensors": tensors_sha256(tensors)}
-    with writing(path):
-        replace_file(path, save_tensors(tensors, metadata={"lapflow": json.dumps(head)}))
+    write_sealed(path, tensors, {"format": FORMAT, "settings": settings, "counts": counts})
 
 
 def read_reference(path: Path, settings: Mapping[str, Any]) -> dict[Split, Measured]:
@@ -51,15 +44,11 @@ def read_reference(path: Path, settings: Mapping[str, Any]) -> dict[Split, Measu
     damaged, something else, or made with other settings; `settings["kept"]` 0 is content with any number of
     features."""
     try:
-        with safe_open(path, "pt") as file:
-            head = json.loads((file.metadata() or {}).get("lapflow", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except (OSError, SafetensorError, ValueError) as error:
+        head, tensors = read_sealed(path)
+    except (OSError, ValueError) as error:
         raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from None
-    if not isinstance(head, dict) or head.get("format") != FORMAT:
+    if head.get("format") != FORMAT:
         raise _unreadable(path, "it does not say what a reference says")
-    if head.get("tensors") != tensors_sha256(tensors):
-        raise _unreadable(path, "its numbers are not those that were written")
     _require_same(path, head["settings"], settings)
     return {
         name: Measured(

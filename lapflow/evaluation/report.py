@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import yaml
-
+from lapflow.config.yaml12 import write_yaml
 from lapflow.core.files import replace_file
 from lapflow.evaluation.evaluate import MEANINGS
 
@@ -64,8 +63,7 @@ def _links(folder: Path, pictures: Mapping[str, str | Path]) -> Iterator[str]:
 
 def fenced_yaml(config: Mapping[str, Any]) -> str:
     """A config as a block of YAML in Markdown."""
-    text = yaml.safe_dump(_plain(config), sort_keys=False, default_flow_style=None, width=120)
-    return f"```yaml\n{text.rstrip()}\n```"
+    return f"```yaml\n{write_yaml(_plain(config)).rstrip()}\n```"
 
 
 def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,8 @@ from lapflow.core.engine import Engine
 from lapflow.data.quarantine import QUARANTINE
 from lapflow.evaluation.report import write_report
 from lapflow.evaluation.settings import require_own_words
-from lapflow.evaluation.task import Counter, Task, uncounted
+from lapflow.evaluation.task import Task
+from lapflow.evaluation.walk import Counter, uncounted
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
 
@@ -59,9 +60,9 @@ def evaluate_run(
     (`lapflow.evaluation.archive`).
 
     `engine` are the processes that share the work, made by `processes` and started; without it those of this
-    environment. What is unfinished is saved in `out`/evaluation now and then, and the same call goes on from
-    there. Samples are drawn in the same batches by any number of processes. Raises `LapflowError` for what
-    cannot be measured, before anything is drawn where that can be known.
+    environment. Each finished batch is saved in `out`/evaluation, and the same call goes on from there.
+    Samples are drawn in the same batches by any number of processes, and added up in the same order.
+    Raises `LapflowError` for what cannot be measured, before anything is drawn where that can be known.
     """
     config = pipeline.config
     if evaluation is None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,15 @@ from lapflow.core.features import extract
 from lapflow.data.loader import spaced
 from lapflow.data.quarantine import QUARANTINE, listed
 from lapflow.evaluation.agreement import require_sklearn, svm_classifier
-from lapflow.evaluation.archive import Archive
+from lapflow.evaluation.archive import write_archive
 from lapflow.evaluation.copies import copy_report, nearest_distances, whole_levels
 from lapflow.evaluation.evaluate import copy_figures, frechet_figures
 from lapflow.evaluation.kernel import kernel_distance, require_subsets
 from lapflow.evaluation.manifold import precision_recall, require_neighbours
 from lapflow.evaluation.provenance import made_with, words
-from lapflow.evaluation.real import BLOCK, KEPT, Measured, Progress, RealImages, fingerprint, measured
+from lapflow.evaluation.real import FEATURES, ROWS, Measured, RealImages, fingerprint, measured
 from lapflow.evaluation.reference import read_reference, write_reference
-from lapflow.evaluation.tally import Tally
-from lapflow.evaluation.walk import Bench
+from lapflow.evaluation.walk import Bench, Counter, Walk, uncounted
 from lapflow.plugins.registry import create
 from lapflow.sampling.pictures import to_uint8
 from lapflow.sampling.pipeline import Pipeline
@@ -48,15 +46,6 @@ WITH_FEATURES = {"kid", "precision-recall"}
 
 HELD_MOST = 8 * 2**30
 """Bytes of real images that copies and a classifier may hold in memory, in each process."""
-
-Counter = Callable[[str, int], AbstractContextManager[Progress]]
-"""Shows a walk: (what is done, how many images) -> the function that counts them."""
-
-
-@contextmanager
-def uncounted(what: str, total: int) -> Iterator[Progress]:
-    """Shows nothing."""
-    yield lambda count: None
 
 
 @dataclass
@@ -82,7 +71,7 @@ class Task:
         """The metrics. Unfinished work is kept in `out`, until the first process has made its `report`.
         Collective."""
         self.engine.jointly(self.prepare)
-        bench = Bench(out, self.engine, self.settings.save_every)
+        bench = Bench(out, self.engine, self.counter)
         try:
             real = self.measure_real(bench)
             samples = self.measure_samples(bench)
@@ -219,62 +208,44 @@ class Task:
         found: dict[Split, Measured] = {}
         for split in self.splits:
             kept = self.kept if split == self.against else 0
-            walk = bench.walk(
-                f"real-{split}", {**common, "kept": kept, "data": data[split]}, len(self.real[split]), BLOCK
-            )
-            walk.begin()
-            with self._counter(f"real images ({split})", walk.mine, walk.done) as progress:
-                if (one := self.real[split].measure(walk, self.extractor, kept, progress)) is not None:
-                    found[split] = one
+            made_of = {**common, "data": data[split]}
+            if (one := self.real[split].measure(bench, made_of, self.extractor, kept)) is not None:
+                found[split] = one
         if path is not None:
             self.engine.first(lambda: write_reference(path, settings, found))
         return found
 
     # ------------------------------------------------------------------ samples
 
-    def measure_samples(self, bench: Bench) -> Tally:
-        """Draw them block by block and keep what the figures need. On the first process of all samples."""
+    def measure_samples(self, bench: Bench) -> Walk:
+        """Draw them block by block and keep what the figures need."""
         seen = self.engine.jointly(self._originals)
-        walk = bench.walk("samples", self._sample_settings(), self.num, self.batch_size)
-        archive, known = None, None
-        if self.npz is not None:
-            archive = Archive(self.npz, walk.folder, self.num, (*self.images.shape[1:], self.images.shape[0]))
-            walk.before_saving = archive.flush
-            known = self.engine.first(archive.prepare)
-        walk.begin(forget=known is False)
-        chosen = set(spaced(self.num, self.kept))
 
-        def go() -> None:
-            for block, rows in walk:
-                labels = self.pipeline.labels(rows)
-                images, work = self.pipeline.draw(
-                    rows, labels=labels, solver=self.method, guidance=self.guide, seed=self.seed
-                )
-                _require_numbers(images, rows)
-                found = {"evaluations": torch.tensor([work.evaluations])}
-                features = extract(self.extractor, images) if self.compared else None
-                if features is not None and (
-                    keep := [i for i, number in enumerate(rows) if number in chosen]
-                ):
-                    found[KEPT] = features[keep]
-                if seen is not None:
-                    found["nearest"] = nearest_distances(whole_levels(images, self.images.grey_levels), seen)
-                if self.judged and labels is not None:
-                    found["agreed"] = (self.judge(images) == labels).sum()[None]
-                if archive is not None:
-                    archive.put(rows.start, to_uint8(images))
-                walk.add(block, features, found)
-                progress(len(rows))
+        def make(rows: range) -> dict[str, Tensor]:
+            labels = self.pipeline.labels(rows)
+            images, work = self.pipeline.draw(
+                rows, labels=labels, solver=self.method, guidance=self.guide, seed=self.seed
+            )
+            _require_numbers(images, rows)
+            found = {ROWS: torch.tensor(rows), "evaluations": torch.tensor([work.evaluations])}
+            if self.compared:
+                found[FEATURES] = extract(self.extractor, images)
+            if seen is not None:
+                found["nearest"] = nearest_distances(whole_levels(images, self.images.grey_levels), seen)
+            if self.judged and labels is not None:
+                found["agreed"] = (self.judge(images) == labels).sum()[None]
+            if self.npz is not None:
+                found["pixels"] = torch.from_numpy(to_uint8(images))
+            return found
 
-        with self._counter("sampling", walk.mine, walk.done) as progress:
-            self.engine.jointly(go)
-        tally = walk.finish()
-        if archive is not None:
-            self.engine.jointly(archive.flush)
+        walk = bench.walk("samples", "sampling", self._sample_settings(), self.num, self.batch_size, make)
+        if (path := self.npz) is not None:
             labels = self.pipeline.labels(range(self.num))
             numbers = torch.zeros(self.num, dtype=torch.int64) if labels is None else labels
-            self.engine.first(lambda: archive.pack(numbers.numpy()))
-        return tally
+            shape = (*self.images.shape[1:], self.images.shape[0])
+            pixels = (block["pixels"].numpy() for block in walk.each("pixels"))
+            self.engine.first(lambda: write_archive(path, shape, pixels, numbers.numpy()))
+        return walk
 
     def _originals(self) -> Tensor | None:
         """The levels of the training images, if copies are looked for; trains the classifier, if one
@@ -302,7 +273,6 @@ class Task:
             "precision": self.pipeline.engine.config.get("precision"),
             "network": tensors_sha256(self.pipeline.model.state_dict()),
             "extractor": self.extractor.sha256 if self.compared else None,
-            "kept": self.kept,
             "copies": "copies" in self.metrics,
             "classifier": self.settings.classifier if self.judged else None,
             "training images": self._fingerprint("train") if looked_at else None,
@@ -311,9 +281,12 @@ class Task:
 
     # ------------------------------------------------------------------ figures
 
-    def figures(self, real: Mapping[Split, Measured], samples: Tally) -> dict[str, Any]:
+    def figures(self, real: Mapping[Split, Measured], samples: Walk) -> dict[str, Any]:
         """All figures, and how they came about; keys as in `MEANINGS`. On the first process."""
-        metrics = self._distances(real, samples) if self.compared else {}
+        made = None
+        if self.compared:
+            made = measured(samples.each(FEATURES, ROWS), spaced(self.num, self.kept))
+        metrics = {} if made is None else self._distances(real, made)
         if self.judged:
             metrics["agreement"] = int(samples.column("agreed").sum()) / self.num
             images, labels = self.real["test"].everything()
@@ -332,12 +305,12 @@ class Task:
             "replaced": listed(self.run / QUARANTINE),
         }
         metrics["made_with"] = self._made_with(int(samples.column("evaluations").max()))
-        if self.compared:
-            metrics["measured_in"] = self._measured_in(real, samples)
+        if made is not None:
+            metrics["measured_in"] = self._measured_in(real, made)
         return metrics
 
-    def _distances(self, real: Mapping[Split, Measured], samples: Tally) -> dict[str, Any]:
-        made, against = measured(samples), self._readable(real)
+    def _distances(self, real: Mapping[Split, Measured], made: Measured) -> dict[str, Any]:
+        against = self._readable(real)
         found: dict[str, Any] = {}
         if "frechet" in self.metrics:
             held_out = real["test"].statistics if against == "test" else None
@@ -356,7 +329,7 @@ class Task:
             found |= vars(precision_recall(made.features, real[against].features, self.settings.neighbours))
         return found
 
-    def _measured_in(self, real: Mapping[Split, Measured], samples: Tally) -> dict[str, Any]:
+    def _measured_in(self, real: Mapping[Split, Measured], made: Measured) -> dict[str, Any]:
         """In what features, after what resizing, and against what."""
         found: dict[str, Any] = {
             "features": words(self.settings.features),
@@ -367,7 +340,7 @@ class Task:
             "data": self._data(self._readable(real)),
         }
         if self.kept:
-            found["kept"] = f"{len(samples.column(KEPT))} and {len(real[self.against].features)}"
+            found["kept"] = f"{len(made.features)} and {len(real[self.against].features)}"
         if "kid" in self.metrics:
             kid = self.settings.kid
             found["kid"] = f"{kid.subsets} subsets of {kid.subset_size}, seed {kid.seed}"
@@ -407,14 +380,6 @@ class Task:
     def _data(self, split: Split) -> str:
         """The SHA-256 of what a split is known by."""
         return hashlib.sha256(json.dumps(self._fingerprint(split), sort_keys=True).encode()).hexdigest()
-
-    @contextmanager
-    def _counter(self, what: str, total: int, done: int) -> Iterator[Progress]:
-        """Of several processes one shows its progress; the others' is much the same."""
-        with (self.counter if self.engine.rank == 0 else uncounted)(what, total) as progress:
-            if done:
-                progress(done)
-            yield progress
 
 
 def _require_numbers(images: Tensor, rows: range) -> None:

@@ -2,11 +2,12 @@
 
     x_fine = a U(x_coarse) + sigma H eps,        H = I - U D,
 
-whose noise is white of std sigma exactly when 2 a sigma_c = sigma, with sigma_c the std of the coarse state's
-white noise. Band by band: the coarser bands are multiplied by a, the new band joins as noise. So a is not
-free: it is the ratio of the noise that the path has after and before, and the mean must follow. Pyramidal
-Flow: a = s'/e = (1 + s')/2; EdifyImage: a = 1. In the literature's form the new noise is correlated -1/3
-between the pixels of a block (gamma = -1/3): that is H eps.
+whose noise is white of std sigma exactly when c a sigma_c = sigma, with sigma_c the std of the coarse state's
+white noise and c = 2^(n/2) for n halved axes, 2 in images. Band by band: the coarser bands are multiplied by
+a, the new band joins as noise. So a is not free: it is the ratio of the noise that the path has after and
+before, and the mean must follow. Pyramidal Flow: a = s'/e = (1 + s')/2; EdifyImage: a = 1. In the
+literature's form the new noise is correlated between the pixels of a block by gamma = -1/(2^n - 1), -1/3 in
+images: that is H eps.
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 import lapflow
 from lapflow.config.loading import resolved
+from lapflow.config.yaml12 import write_yaml
 from lapflow.core.errors import ConfigError
 from lapflow.evaluation.provenance import words
 from lapflow.evaluation.report import fenced_yaml, metrics_table
@@ -35,7 +34,7 @@ def model_card(
     if licence is not None:
         about["license"] = licence
     parts = [
-        f"---\n{yaml.safe_dump(about, sort_keys=False)}---",
+        f"---\n{write_yaml(about)}---",
         f"# {name.rstrip('/').rsplit('/', 1)[-1]}",
         f"A generative model of images, made with lapflow {lapflow.__version__}.",
         _table(trained, parameters),

@@ -61,8 +61,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "autoencoder-kl": "lapflow.models.codecs.autoencoder_kl:AutoencoderKLCodec",
     },
     "objective": {
-        "mse": "lapflow.core.objective:MSE",
-        "vlb": "lapflow.core.variational:VariationalMSE",
+        "mse": "lapflow.objectives.mse:MSE",
+        "vlb": "lapflow.objectives.variational:VariationalMSE",
     },
     "optimizer": {
         "adamw": "lapflow.optimizers.adamw:AdamW",

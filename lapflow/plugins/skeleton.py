@@ -20,6 +20,7 @@ from lapflow.core.errors import ConfigError, printable
 from lapflow.core.files import ASIDE
 from lapflow.plugins.kinds import Kind, find_kind
 from lapflow.plugins.registry import sources
+from lapflow.plugins.skeletons import SKELETONS
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST = 50
@@ -27,17 +28,23 @@ LONGEST = 50
 MAKE = {"backbone": "self.bands, self.num_classes"}
 """What a kit makes the skeleton of a kind with, where that is not nothing."""
 
-PROMISES = {"codec": "    round_trip = 1e-6\n\n"}
-"""What the skeleton of a kind promises beyond its kit's defaults."""
-
 
 def write_skeleton(kind: str, name: str, folder: Path, setting: str) -> list[Path]:
     """Write the distribution `lapflow-NAME` with one component of `kind` in `folder`; the files written.
 
-    `setting` is where a config names the component. Raises `ConfigError` for an unknown kind, a name that is
-    not valid or is taken, and a folder that exists; then, and when the disk refuses, nothing is left.
+    `setting` is where a config names the component. Raises `ConfigError` for a kind that is unknown or not in
+    `SKELETONS`, a name that is not valid or is taken, and a folder that exists; then, and when the disk
+    refuses, nothing is left.
     """
     found = find_kind(kind)
+    if kind not in SKELETONS:
+        raise ConfigError(
+            f"there is no skeleton of kind {kind}",
+            got=f"--kind {kind}",
+            expected=f"one of: {', '.join(SKELETONS)}",
+            remedy=f"subclass {found.contract}, and test it with lapflow.plugins.conformance.{_kit(found)}; "
+            "docs/plugins.md shows how",
+        )
     _check_name(found, name)
     if os.path.lexists(folder):
         raise ConfigError(
@@ -65,6 +72,10 @@ def distribution_name(name: str) -> str:
     return f"lapflow-{name}"
 
 
+def _kit(kind: Kind) -> str:
+    return f"{kind.name.capitalize()}Conformance"
+
+
 def _check_name(kind: Kind, name: str) -> None:
     if not NAME.fullmatch(name) or len(name) > LONGEST:
         mended = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:LONGEST].strip("-")
@@ -87,7 +98,7 @@ def _check_name(kind: Kind, name: str) -> None:
 
 def _contents(kind: Kind, name: str, setting: str) -> dict[str, str]:
     """{path in the distribution: text}."""
-    contract = kind.contract.partition(":")[2]
+    module, _, contract = kind.contract.partition(":")
     cls = "".join(word.capitalize() for word in name.split("-")) + contract
     package = distribution_name(name).replace("-", "_")
     code = files("lapflow.plugins").joinpath("skeletons", f"{kind.name}.py").read_text(encoding="utf-8")
@@ -98,11 +109,10 @@ def _contents(kind: Kind, name: str, setting: str) -> dict[str, str]:
         "package": package,
         "cls": cls,
         "contract": contract,
-        "module": kind.contract.partition(":")[0],
-        "kit": f"{kind.name.capitalize()}Conformance",
+        "module": module,
+        "kit": _kit(kind),
         "group": kind.group,
         "make": MAKE.get(kind.name, ""),
-        "promises": PROMISES.get(kind.name, ""),
         "setting": setting,
     }
     return {
@@ -156,7 +166,7 @@ from lapflow.plugins.conformance import {kit}
 
 
 class Test{cls}({kit}):
-{promises}    def make(self):
+    def make(self):
         return {cls}({make})
 
 

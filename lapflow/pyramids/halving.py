@@ -47,12 +47,12 @@ def _factors(levels: int, axes: int | Sequence[bool] | Sequence[Sequence[bool]])
         found = [tuple(1 + flag for flag in cast(Sequence[bool], axes))] * steps
     else:
         found = [tuple(1 + flag for flag in step) for step in reversed(cast(Sequence[Sequence[bool]], axes))]
+    if len(found[0]) not in AXES:
+        raise ConfigError("samples have 1 to 3 axes", got=f"axes {axes}", expected="1, 2 or 3")
     if len(found) != steps or any(len(step) != len(found[0]) or 2 not in step for step in found):
         raise ConfigError(
             "the axes that are halved do not fit the levels",
             got=f"axes {axes} for {levels} scales",
             expected=f"one list, or {steps} of equal length, coarse to fine, with an axis halved in each",
         )
-    if len(found[0]) not in AXES:
-        raise ConfigError("samples have 1 to 3 axes", got=f"axes {axes}", expected="1, 2 or 3")
     return found

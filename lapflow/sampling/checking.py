@@ -161,9 +161,9 @@ class MaskPrice:
 
 def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int | None = None) -> MaskPrice:
     """Run the sampler on correlated Gaussian samples (`natural_covariance`) with the best velocity that
-    `mask` allows. `side` as in `check_bands`, by default at least 8, or 4 of samples with three axes."""
+    `mask` allows. `side` as in `check_bands`, by default at least 8, and 4 along the first of three axes."""
     exact = None if mask == "none" else check_mask(flow, solver, "none", side=side)
-    shape = _shape(flow, side, 4 if flow.decomposition.axes == 3 else 8)
+    shape = _shape(flow, side, (4, 8, 8))
     covariance = natural_covariance(shape[1:])
     run = _run(
         flow, shape, solver, lambda s, condition, basis: MatrixOracle(flow, s, basis, covariance, None, mask)
@@ -208,5 +208,7 @@ def _relative(got: Tensor, want: Tensor) -> float:
     return ((got - want).norm() / want.norm()).item()
 
 
-def _shape(flow: Flow, side: int | None, least: int = 4) -> Shape:
-    return 1, *(max(m, least if side is None else side) for m in flow.decomposition.multiple())
+def _shape(flow: Flow, side: int | None, least: tuple[int, int, int] = (4, 4, 4)) -> Shape:
+    multiples = flow.decomposition.multiple()
+    sizes = least[-len(multiples) :] if side is None else (side,) * len(multiples)
+    return 1, *map(max, multiples, sizes)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-import yaml
 
 import lapflow
 from lapflow.config.loading import difference, dump_yaml, load_config, resolved
@@ -196,10 +195,7 @@ def run_config(run: Path) -> Config:
             expected="the file as the run wrote it",
             remedy="restore it, or train in a new folder with it",
         )
-    try:
-        return load_config(file)
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"the config of the run {run} cannot be read: {error}") from None
+    return load_config(file)
 
 
 def _known_hashes(run: Path) -> list[str] | None:

@@ -25,10 +25,10 @@ TINY = [
     "model.heads=2",
     "model.depth=2",
     "training.batch_size=16",
-    "training.log_every=5",
+    "training.log_every=3",
     "training.warmup_steps=2",
-    "training.steps=20",
-    "training.checkpoint_every=10",
+    "training.steps=12",
+    "training.checkpoint_every=6",
     "training.optimizer.weight_decay=0.1",
     "training.learning_rate=2e-3",
 ]
@@ -89,51 +89,105 @@ def alone(tmp_path_factory):
     return runs
 
 
-@pytest.fixture(scope="module")
-def launched():
-    """What `together` has launched."""
-    return {}
+NETWORKS = {
+    "separate": "model={name: separate, width: 32, heads: 2, depth: 1}",
+    "unet": "model={name: unet, channels: [8, 16], layers: 1, attention_levels: [1], head_width: 8, "
+    "groups: 4}",
+}
+FEW = [
+    *(option for option in TINY if not option.startswith("model.")),
+    "training.steps=6",
+    "training.warmup_steps=0",
+    "flow.intervals.draw=batch",
+]
+CRITIC = [
+    *TINY,
+    *LAWS["balanced"],
+    "objective=test-critic",
+    "training.clip=null",
+    "training.learning_rate=2e-4",
+]
+BF16 = [*TINY, "training.steps=10", "flow.intervals.draw=balanced"]
+OF_KIND = {
+    "torch": {
+        "engines": TORCH,
+        "sharded": "fsdp2",
+        "bf16": ["{name: torch, precision: bf16}", "{name: torch, precision: bf16, parallel: fsdp2}"],
+        "uncured": [],
+    },
+    "deepspeed": {
+        "engines": DEEPSPEED,
+        "sharded": "zero3",
+        "bf16": [f"{{name: deepspeed, device: cpu, precision: bf16, zero: {s}}}" for s in (0, 1, 2, 3)],
+        "uncured": ["zero3", "zero2", "zero2-offload"],
+    },
+}
 
 
-@pytest.fixture(params=["torch", "deepspeed"])
-def together(request, launched, tmp_path_factory):
-    """The same runs on two processes, of every engine of a kind, in one launch for all tests."""
-    if request.param not in launched:
-        folder = tmp_path_factory.mktemp(request.param)
-        engines = TORCH if request.param == "torch" else DEEPSPEED
-        jobs = {(name, law): folder / f"{name}-{law}" for name in engines for law in LAWS}
-        train_all([(RECIPE, [*TINY, *LAWS[law], *engines[name]], out) for (name, law), out in jobs.items()])
-        launched[request.param] = jobs
-    return launched[request.param]
+def at_half(run, folder):
+    """A copy of a run as an interruption after step 6 leaves it."""
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "checkpoints" / "step-0000012")
+    return folder
+
+
+def launch(kind, alone, root):
+    """{(what, engine, ...): folder} of everything that is asked of an engine kind on two processes, all of it
+    in one launch: two processes take longer to start than to train one run."""
+    ours, jobs = OF_KIND[kind], {}
+
+    def add(key, options, folder=None):
+        jobs[key] = (RECIPE, options, folder or root / "-".join(map(str, key)))
+
+    for name, engine in ours["engines"].items():
+        for law, options in LAWS.items():
+            add(("law", name, law), [*TINY, *options, *engine])
+        half = at_half(alone["halves", "batch"], root / f"half-{name}")
+        add(("go on", name), [*TINY, *LAWS["batch"], *engine], half)
+        add(("critic", name), [*CRITIC, *engine])
+    for network, options in NETWORKS.items():
+        add(("network", network), [*FEW, options, *ours["engines"][ours["sharded"]]])
+    for i, engine in enumerate(ours["bf16"]):
+        add(("bf16", i), [*BF16, f"engine={engine}"])
+    uncured = {
+        ("uncured", name): (RECIPE, [*TINY, *LAWS["batch"], *DEEPSPEED[name]], root / f"uncured-{name}")
+        for name in ours["uncured"]
+    }
+    train_all(jobs.values(), uncured=uncured.values())
+    return {key: folder for key, (*_, folder) in {**jobs, **uncured}.items()}
+
+
+@pytest.fixture(scope="module", params=OF_KIND)
+def together(request, alone, tmp_path_factory):
+    """What `launch` has trained, of every engine of a kind."""
+    return launch(request.param, alone, tmp_path_factory.mktemp(request.param))
+
+
+def of(together, what):
+    """{the rest of the key: folder} of one kind of job."""
+    return {key[1:]: folder for key, folder in together.items() if key[0] == what}
 
 
 def test_two_processes_train_as_one(alone, together):
-    """Weights, average, moments and losses, over 20 steps with changing active sets, in float32.
+    """Weights, average, moments and losses, over 12 steps with changing active sets, in float32.
 
     Adam divides small gradients by their own size, so rounding moves single weights by up to 3e-4 when a sum
     is taken in another
     order: weights are compared with the run whose sums have the same order, losses with that of whole
     batches.
     """
-    for (name, law), run in together.items():
+    for (name, law), run in of(together, "law").items():
         found, want = last(run), last(alone["halves", law])
         assert deviation(found, want) <= 1e-5, (name, law)
         assert found.documents["state"] == want.documents["state"]
         assert losses(run) == pytest.approx(losses(alone["whole", law]), rel=1e-5), (name, law)
 
 
-def at_half(run, folder):
-    """A copy of a run as an interruption after step 10 leaves it."""
-    shutil.copytree(run, folder)
-    shutil.rmtree(folder / "checkpoints" / "step-0000020")
-    return folder
-
-
 def test_one_process_goes_on_with_the_run_of_two(alone, together, tmp_path, monkeypatch):
     """Weights, average, moments and data order are taken over from every engine, in the middle of an
     epoch."""
     monkeypatch.setattr(loop, "_loss", halves)
-    for (name, law), run in together.items():
+    for (name, law), run in of(together, "law").items():
         folder = at_half(run, tmp_path / f"{name}-{law}")
         train(load_config(RECIPE, [*TINY, *LAWS[law]]), folder)
         assert deviation(last(folder), last(alone["halves", law])) <= 1e-5, (name, law)
@@ -141,89 +195,48 @@ def test_one_process_goes_on_with_the_run_of_two(alone, together, tmp_path, monk
         assert name == "ddp" or any(line.startswith("engine.") for line in resume["changes"]), resume
 
 
-@pytest.mark.parametrize("engines", [TORCH, DEEPSPEED], ids=["torch", "deepspeed"])
-def test_two_processes_go_on_with_the_run_of_one(alone, tmp_path, engines):
-    folders = {name: at_half(alone["halves", "batch"], tmp_path / name) for name in engines}
-    train_all([(RECIPE, [*TINY, *LAWS["batch"], *engines[name]], folder) for name, folder in folders.items()])
-    for name, folder in folders.items():
+def test_two_processes_go_on_with_the_run_of_one(alone, together):
+    for (name,), folder in of(together, "go on").items():
         assert deviation(last(folder), last(alone["halves", "batch"])) <= 1e-5, name
 
 
-def test_zero_3_applies_stale_gradients_without_our_cure(alone, tmp_path):
+@pytest.mark.parametrize("together", ["deepspeed"], indirect=True)
+def test_zero_3_applies_stale_gradients_without_our_cure(alone, together):
     """Why the engine clears ZeRO-3's gradient partitions after each step: DeepSpeed 0.19.8 keeps the gradient
     of a parameter that a step does not use and applies it again. Should this fail, an upgrade has mended it,
     and `_forget` may go."""
-    jobs = [
-        (RECIPE, [*TINY, *LAWS["batch"], *DEEPSPEED[name]], tmp_path / name)
-        for name in ("zero3", "zero2", "zero2-offload")
-    ]
-    train_all(jobs, LAPFLOW_TEST_NO_CURE="1")
-    found = {out.name: deviation(last(out), last(alone["halves", "batch"])) for *_, out in jobs}
+    runs = of(together, "uncured")
+    found = {name: deviation(last(run), last(alone["halves", "batch"])) for (name,), run in runs.items()}
     assert found["zero2"] <= 1e-5
     assert found["zero3"] > 1e-3, found
     assert found["zero2-offload"] > 1e-3, found
 
 
-def test_every_network_is_sharded_right(tmp_path):
+def test_every_network_is_sharded_right(together, tmp_path):
     """Towers of which a step calls some, and diffusers' blocks, in units of their own."""
-    few = [
-        *(option for option in TINY if not option.startswith("model.")),
-        "training.steps=6",
-        "training.warmup_steps=0",
-        "flow.intervals.draw=batch",
-    ]
-    networks = {
-        "separate": "model={name: separate, width: 32, heads: 2, depth: 1}",
-        "unet": "model={name: unet, channels: [8, 16], layers: 1, attention_levels: [1], head_width: 8, "
-        "groups: 4}",
-    }
-    engines = {"fsdp2": TORCH["fsdp2"], "zero3": DEEPSPEED["zero3"]}
-    jobs = {(n, e): tmp_path / f"{n}-{e}" for n in networks for e in engines}
-    train_all([(RECIPE, [*few, networks[n], *engines[e]], out) for (n, e), out in jobs.items()])
-    for n, network in networks.items():
-        want = losses(train(load_config(RECIPE, [*few, network]), tmp_path / n))
-        for e in engines:
-            assert losses(jobs[n, e]) == pytest.approx(want, rel=1e-5), (n, e)
+    for (name,), run in of(together, "network").items():
+        want = losses(train(load_config(RECIPE, [*FEW, NETWORKS[name]]), tmp_path / name))
+        assert losses(run) == pytest.approx(want, rel=1e-5), name
 
 
-@pytest.mark.parametrize("engines", [TORCH, DEEPSPEED], ids=["torch", "deepspeed"])
-def test_an_objective_with_weights_trains_under_every_engine(engines, tmp_path, monkeypatch):
+def test_an_objective_with_weights_trains_under_every_engine(together, tmp_path, monkeypatch):
     """Both sides of a game in one backward pass: on two processes as on one, and one goes on with the run of
     two."""
     critic.make_known()
-    options = [
-        *TINY,
-        *LAWS["balanced"],
-        "objective=test-critic",
-        "training.clip=null",
-        "training.learning_rate=2e-4",
-    ]
-    jobs = {name: tmp_path / name for name in engines}
-    train_all([(RECIPE, [*options, *engines[name]], out) for name, out in jobs.items()])
     monkeypatch.setattr(loop, "_loss", halves)
-    want = train(load_config(RECIPE, options), tmp_path / "alone")
-    for name, run in jobs.items():
+    want = train(load_config(RECIPE, CRITIC), tmp_path / "alone")
+    for (name,), run in of(together, "critic").items():
         assert set(last(run).tensors) == {"model", "objective", "optimizer", "ema"}
         assert deviation(last(run), last(want)) <= 1e-5, name
         assert losses(run) == pytest.approx(losses(want), rel=1e-5), name
         folder = at_half(run, tmp_path / f"{name}-again")
-        train(load_config(RECIPE, options), folder)
+        train(load_config(RECIPE, CRITIC), folder)
         assert deviation(last(folder), last(want)) <= 1e-5, name
 
 
-@pytest.mark.parametrize("kind", ["torch", "deepspeed"])
-def test_bf16_on_two_processes_follows_one(kind, tmp_path):
-    one = [*TINY, "training.steps=10", "flow.intervals.draw=balanced"]
-    engines = {
-        "torch": ["{name: torch, precision: bf16}", "{name: torch, precision: bf16, parallel: fsdp2}"],
-        "deepspeed": [
-            f"{{name: deepspeed, device: cpu, precision: bf16, zero: {stage}}}" for stage in (0, 1, 2, 3)
-        ],
-    }[kind]
-    jobs = [(RECIPE, [*one, f"engine={engine}"], tmp_path / str(i)) for i, engine in enumerate(engines)]
-    train_all(jobs)
-    want = losses(train(load_config(RECIPE, [*one, "engine.precision=bf16"]), tmp_path / "alone"))
-    for *_, run in jobs:
+def test_bf16_on_two_processes_follows_one(together, tmp_path):
+    want = losses(train(load_config(RECIPE, [*BF16, "engine.precision=bf16"]), tmp_path / "alone"))
+    for run in of(together, "bf16").values():
         assert losses(run) == pytest.approx(want, rel=0.02)
         assert all(x.dtype == torch.float32 for x in last(run).tensors["model"].values())
 

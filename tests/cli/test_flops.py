@@ -16,7 +16,6 @@ SCREENS = [
     ["pyramidal-flow-celebahq256"],
     ["lapflow-digits", *GUIDED, "--memory"],
     ["cascaded-digits", *DEEPSPEED, "--processes", 8],
-    ["--paper"],
 ]
 
 
@@ -85,28 +84,10 @@ def test_memory_for_people(call):
     assert "Memory" not in call("flops", "lapflow-digits")[1]
 
 
-def test_the_paper_s_rows(call):
-    _, out, _ = call("flops", "--paper")
-    lines = out.splitlines()
-    row = next(line for line in lines if "LapFlow: K = 2" in line)
-    assert [cell.strip() for cell in row.split("│")[2:8]] == [
-        "16.5",
-        "0.7466",
-        "0.7489",
-        "0.7475",
-        "60.43",
-        "agrees",
-    ]
-    assert sum("DIFFERS" in line and "│" in line for line in lines) == 3
-    assert "1.760 published" in out
-    rows = json.loads(call("flops", "--paper", "--json")[1])
-    assert {row["agrees"] for row in rows} == {True, False, None}
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "flops needs a config"),
+        ([], "Missing argument"),
         (["lapflow-digitz"], "'lapflow-digits'"),
         (["lapflow-digits", "--batch", 0], "batch is too small"),
         (["lapflow-digits", "--processes", 0], "processes is too small"),
@@ -116,8 +97,6 @@ def test_the_paper_s_rows(call):
             ["lapflow-digits", "engine={name: deepspeed, zero: 0, offload: true}", "--memory"],
             "zero: 1, 2 or 3",
         ),
-        (["--paper", "lapflow-digits"], "--paper alone"),
-        (["--paper", "--memory"], "--paper alone"),
     ],
     ids=lambda a: " ".join(map(str, a)) if isinstance(a, list) else a,
 )

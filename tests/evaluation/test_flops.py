@@ -10,7 +10,6 @@ from lapflow.config.building import build
 from lapflow.config.loading import load_config
 from lapflow.core.errors import ConfigError
 from lapflow.evaluation.flops import cost, seen
-from lapflow.evaluation.published import MILLISECONDS, SINGLE, implied
 from lapflow.sampling.sampler import sample
 
 MERGED = ["lapflow-k2-digits", "flow.view=merged", "model.patch=[1,2]"]
@@ -130,25 +129,6 @@ def test_settings_that_do_not_fit_are_refused():
         cost(load_config("lapflow-k2-digits", ["sampling.solver.steps=[1,2,3]"]))
     with pytest.raises(ConfigError, match="every scale"):
         cost(load_config("lapflow-k2-digits", ["sampling.guidance.scale=[1.0,2.0,3.0]"]))
-
-
-def test_what_the_paper_s_rows_imply():
-    """16.5 / 22.1 is our count within rounding; 38.9 / 22.1 is none of ours, the nearest being 1.374 and
-    1.384."""
-    rows = {row.row.name: row for row in implied()}
-    ours = rows["LapFlow: K = 2, T = .5"]
-    assert ours.published == pytest.approx(0.7466, abs=5e-5)
-    assert ours.agrees
-    separate = [row for row in rows.values() if row.row.gflops == 38.9]
-    assert [row.published for row in separate] == pytest.approx([1.760] * 3, abs=5e-4)
-    assert [row.ratio for row in separate] == pytest.approx([0.870, 1.374, 1.384], abs=5e-4)
-    assert [row.agrees for row in separate] == [False] * 3
-    assert {row.row.gflops for row in rows.values()} == {None, SINGLE, 16.5, 38.9}, (
-        "only what is published stands as published"
-    )
-    assert MILLISECONDS == {"LapFlow": 18.9, "LFM": 19.1}
-    assert rows["K = 1"].ratio == 1
-    assert rows["K = 1"].agrees is None
 
 
 def test_networks_that_read_all_tokens_are_as_many_evaluations_as_scales():

@@ -11,6 +11,7 @@ from lapflow.config.building import build_flow, build_model
 from lapflow.config.loading import resolved
 from lapflow.core.errors import CheckpointError, ConfigError
 from lapflow.hub import LapFlowModel
+from lapflow.objectives import MSE
 from tests.support import images, seeded
 
 
@@ -29,10 +30,8 @@ def test_it_is_lapflow_s_own_network(digits):
     x, labels = images(4, 1, 8, 8, dtype=torch.float32), torch.tensor([0, 1, 2, 10])
     losses = []
     for mathematics, called in ((flow, network), (digits.flow, digits)):
-        points = mathematics.training_points(x, seeded(3))
-        losses.append(
-            sum(mathematics.loss(called(p.state, p.t, p.condition(labels)), p) * p.fraction for p in points)
-        )
+        points = mathematics.training_points(x, seeded(3), condition=labels)
+        losses.append(sum(loss * p.fraction for p in points for loss in MSE()(called, p).values()))
     assert torch.equal(*losses)
     for loss in losses:
         loss.backward()

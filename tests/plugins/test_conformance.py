@@ -13,6 +13,7 @@ from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.prediction import NoisePrediction
 from lapflow.flows import AppendBridge, DiscreteVPPath
+from lapflow.flows.compose import compose
 from lapflow.plugins import create
 from lapflow.plugins.builtin import BUILTIN
 from lapflow.plugins.conformance import KITS
@@ -29,7 +30,7 @@ WINDOWS = tuple(Stages(windows="pyramidal").segments(3))
 
 def discrete_diffusion() -> Flow:
     """DiT's composition."""
-    return Flow(
+    return compose(
         Identity(),
         CumulativeIntervals(starts=[0.0]),
         DiscreteVPPath(),

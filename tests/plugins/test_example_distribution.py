@@ -10,6 +10,7 @@ import site
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -59,30 +60,51 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def lapflow(python: Path, *arguments: object) -> str:
-    command = [python, "-c", "from lapflow.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+COMMANDS = """
+import contextlib, io, json, sys
+from lapflow.cli import main
+told = []
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            main(words)
+        except SystemExit as end:
+            if end.code:
+                raise
+    told.append(out.getvalue())
+print(json.dumps(told))
+"""
+
+
+def lapflow(python: Path, *commands: Sequence[object]) -> list[str]:
+    """What each command prints, one after the other in one process: it takes longer to start than they do."""
+    words = json.dumps([list(map(str, command)) for command in commands])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([python, "-c", COMMANDS, words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    told: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
-@pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
-def test_its_own_tests_pass(example: Path, python: Path, tmp_path: Path) -> None:
-    for path in (example / "tests", *example.glob("*.yaml")):
-        shutil.copytree(path, tmp_path / path.name) if path.is_dir() else shutil.copy(path, tmp_path)
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+def test_their_own_tests_pass(python: Path, tmp_path: Path) -> None:
+    for name, example in EXAMPLES.items():
+        for path in (example / "tests", *example.glob("*.yaml")):
+            copy = tmp_path / name / path.name
+            shutil.copytree(path, copy) if path.is_dir() else shutil.copy(path, copy)
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *EXAMPLES]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_it_is_listed_with_its_distribution(python: Path) -> None:
-    row = next(
-        line for line in lapflow(python, "components", "decomposition").splitlines() if "half-steps" in line
+    components, shown = lapflow(
+        python, ["components", "decomposition"], ["components", "show", "decomposition", "half-steps"]
     )
+    row = next(line for line in components.splitlines() if "half-steps" in line)
     assert "lapflow-half-steps 0.1.0" in row
     assert row.split()[-1] == "ok"
-    assert "number of scales" in lapflow(python, "components", "show", "decomposition", "half-steps")
+    assert "number of scales" in shown
 
 
 def test_it_is_checked_trained_and_sampled_by_name(python: Path, tmp_path: Path) -> None:
@@ -92,10 +114,13 @@ def test_it_is_checked_trained_and_sampled_by_name(python: Path, tmp_path: Path)
         "flow.intervals.starts=[0, 0.3, 0.6]",
         "sampling.solver={name: ssprk3, steps: 2}",
     ]
-    lapflow(python, "check", "lapflow-digits", *composition)
     small = ["model.depth=1", "model.width=16", "model.heads=2", "training.steps=2", "training.batch_size=8"]
-    lapflow(python, "train", "lapflow-digits", *composition, *small, "--out", run)
-    lapflow(python, "sample", run, "--num", 2)
+    lapflow(
+        python,
+        ["check", "lapflow-digits", *composition],
+        ["train", "lapflow-digits", *composition, *small, "--out", run],
+        ["sample", run, "--num", 2],
+    )
     assert json.loads((run / "environment.json").read_text())["plugins"] == {"lapflow-half-steps": "0.1.0"}
     assert (run / "samples" / "grid.png").is_file()
 
@@ -109,10 +134,13 @@ def test_a_system_of_its_own_trains_samples_and_is_evaluated_by_its_config(
 ) -> None:
     run, config = tmp_path / "run", EXAMPLES[name] / f"{name}-digits.yaml"
     short = ["training.steps=2", "training.batch_size=8", "training.warmup_steps=0"]
-    lapflow(python, "check", config)
-    lapflow(python, "train", config, *SMALL[name], *short, "--out", run)
-    lapflow(python, "sample", run, "--num", 2)
-    lapflow(python, "evaluate", run, "--num", 20)
+    lapflow(
+        python,
+        ["check", config],
+        ["train", config, *SMALL[name], *short, "--out", run],
+        ["sample", run, "--num", 2],
+        ["evaluate", run, "--num", 20],
+    )
     assert json.loads((run / "environment.json").read_text())["plugins"] == {f"lapflow-{name}": "0.1.0"}
     assert json.loads((run / "metrics.json").read_text())["frechet_ratio"] > 0
 

@@ -1,103 +1,122 @@
-"""`lapflow components new`: of every kind a distribution that installs, keeps its contract and trains as it
-was written."""
+"""`lapflow components new`: of four kinds a distribution that installs, keeps its contract and trains as it
+was written; for the others an error that says where to begin."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lapflow.cli import main
 from lapflow.config.schema import component_kinds
 from lapflow.core.errors import ConfigError
+from lapflow.plugins.conformance import KITS
 from lapflow.plugins.kinds import KINDS
 from lapflow.plugins.skeleton import write_skeleton
+from lapflow.plugins.skeletons import SKELETONS
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.xdist_group("skeletons")
 
+SETTINGS = [f"{'.'.join(path)}=try-{kind}" for path, kind in component_kinds().items() if kind in SKELETONS]
 
-def name_of(kind: str) -> str:
-    return f"try-{kind}"
+
+WORK = """
+import contextlib, io, json, sys
+import pytest
+from lapflow.cli import main
+from lapflow.plugins.registry import config_model
+
+
+def said(command, *arguments):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            code = command(list(arguments))
+        except SystemExit as end:
+            code = end.code
+    return int(code or 0), out.getvalue()
+
+
+kinds, settings, tests = json.loads(sys.argv[1])
+found = {
+    "tests": said(pytest.main, "-q", "-p", "no:cacheprovider", *tests),
+    "list": said(main, "components"),
+    "options": {
+        kind: [
+            [field.description, field.is_required()]
+            for field in config_model(kind, f"try-{kind}").model_fields.values()
+        ]
+        for kind in kinds
+    },
+    "train": said(main, "train", "lapflow-digits", *settings, "--out", "run"),
+    "sample": said(main, "sample", "run", "--num", "2", "--device", "cpu"),
+}
+print(json.dumps(found))
+"""
+"""All that is done where the new distributions are installed, in one process."""
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a new distribution of every kind, all installed in its `site`."""
     folder = tmp_path_factory.mktemp("workshop")
-    for kind in KINDS:
-        main_without_exit(
-            "components", "new", name_of(kind), "--kind", kind, "--out", folder / f"lapflow-{name_of(kind)}"
-        )
-    made = sorted(folder.glob("lapflow-*"))
-    assert len(made) == len(KINDS)
-    options = [
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "--target",
-        folder / "site",
-    ]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, *made], check=True)
+    made = [folder / f"lapflow-try-{kind}" for kind in SKELETONS]
+    for kind, path in zip(SKELETONS, made, strict=True):
+        with pytest.raises(SystemExit) as end:
+            main(["components", "new", f"try-{kind}", "--kind", kind, "--out", str(path)])
+        assert end.value.code == 0
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--no-build-isolation"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", folder / "site", *made]
+    subprocess.run(command, check=True)
     return folder
 
 
-def main_without_exit(*arguments: object) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    assert end.value.code == 0
-
-
-def run(workshop: Path, *command: str) -> str:
-    """The output of `python -m COMMAND` where the new distributions are installed."""
-    environment = {**os.environ, "PYTHONPATH": f"{workshop / 'site'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=workshop, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_every_kind_passes_as_it_is_written(workshop: Path) -> None:
+@pytest.fixture(scope="module")
+def found(workshop: Path) -> dict[str, Any]:
+    """What `WORK` says of them."""
+    small = ["training.steps=2", "training.batch_size=8", "training.warmup_steps=0"]
+    small += ["sampling.solver.steps=2", *SETTINGS]
     tests = [str(folder / "tests") for folder in sorted(workshop.glob("lapflow-*"))]
-    said = run(workshop, "pytest", "-q", "-p", "no:cacheprovider", *tests)
-    assert "passed" in said
+    environment = {**os.environ, "PYTHONPATH": f"{workshop / 'site'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WORK, json.dumps([SKELETONS, small, tests])]
+    done = subprocess.run(command, cwd=workshop, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_every_skeleton_passes_as_it_is_written(found: dict[str, Any]) -> None:
+    code, said = found["tests"]
+    assert code == 0, said
     assert "skipped" not in said
 
 
-def test_every_kind_is_listed_with_an_option_that_says_what_it_is(workshop: Path) -> None:
-    rows = [
-        line.split()
-        for line in run(workshop, "lapflow.cli", "components").splitlines()
-        if "lapflow-try-" in line
-    ]
-    assert {(row[0], row[1], row[-1]) for row in rows} == {(kind, name_of(kind), "ok") for kind in KINDS}
-    script = (
-        "from lapflow.plugins.registry import config_model\n"
-        f"for kind in {list(KINDS)!r}:\n"
-        "    fields = config_model(kind, f'try-{kind}').model_fields\n"
-        "    assert fields and all(f.description and not f.is_required() for f in fields.values()), kind\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": f"{workshop / 'site'}:{ROOT}"}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+def test_every_skeleton_is_listed_with_an_option_that_says_what_it_is(found: dict[str, Any]) -> None:
+    rows = [line.split() for line in found["list"][1].splitlines() if "lapflow-try-" in line]
+    assert {(row[0], row[1], row[-1]) for row in rows} == {(kind, f"try-{kind}", "ok") for kind in SKELETONS}
+    for kind, options in found["options"].items():
+        assert options, kind
+        assert all(description and not required for description, required in options), kind
 
 
-def test_all_of_them_train_and_sample_in_one_composition(workshop: Path) -> None:
-    settings = [f"{'.'.join(path)}={name_of(kind)}" for path, kind in component_kinds().items()]
-    small = [
-        "training.steps=2",
-        "training.batch_size=8",
-        "training.warmup_steps=0",
-        "sampling.solver.steps=2",
-    ]
-    run(workshop, "lapflow.cli", "train", "lapflow-digits", *settings, *small, "--out", "run")
-    run(workshop, "lapflow.cli", "sample", "run", "--num", "2", "--device", "cpu")
+def test_all_of_them_train_and_sample_in_one_composition(workshop: Path, found: dict[str, Any]) -> None:
+    assert found["train"][0] == found["sample"][0] == 0, (found["train"], found["sample"])
     assert (workshop / "run" / "samples" / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(SKELETONS)))
+def test_a_kind_without_a_skeleton_names_its_contract_and_its_kit(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no skeleton") as error:
+        write_skeleton(kind, "mine", tmp_path / "new", kind)
+    assert str(error.value.expected) == "one of: backbone, dataset, objective, solver"
+    assert KINDS[kind].contract in str(error.value)
+    assert f"conformance.{KITS[kind].__name__};" in str(error.value)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -120,7 +139,7 @@ def test_a_name_in_use_is_refused(tmp_path: Path) -> None:
         write_skeleton("solver", "heun", tmp_path / "new", "sampling.solver")
     assert error.value.got == "heun of lapflow"
     assert not any(tmp_path.iterdir())
-    write_skeleton("bridge", "heun", tmp_path / "new", "flow.bridge")  # another kind: no clash
+    write_skeleton("objective", "heun", tmp_path / "new", "objective")  # another kind: no clash
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest(

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from lapflow.core.flow import Flow
-from lapflow.flows import LinearPath
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from lapflow.flows import AppendBridge, GVPPath, LinearPath, PyramidalPath, TransitionBridge
+from lapflow.flows.compose import compose
+from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid, Stages, WaveletPyramid
 from lapflow.sampling.checking import check_bands, check_mask, natural_covariance
 from lapflow.solvers import RK4, Euler, Heun
 from lapflow.solvers.adaptive import Dopri5
 from tests.core.test_laws import UnitNoise
-from tests.support import DECOMPOSITIONS, STARTS, make_flow
+from tests.support import AXES, DECOMPOSITIONS, STARTS, make_flow
 
 
 @pytest.mark.parametrize("noise", ["decomposed", "independent"])
@@ -57,7 +57,7 @@ def test_an_adaptive_solver_is_near_at_few_evaluations():
 
 
 def test_unit_noise_doubles_the_fine_band():
-    flow = Flow(
+    flow = compose(
         LaplacianPyramid(levels=2),
         CumulativeIntervals(starts=[0, 0.5]),
         LinearPath(),
@@ -95,11 +95,32 @@ def test_mask_none_is_exact_for_three_scales_too():
     assert max(check_mask(make_flow(3), RK4(steps=50), "causal").cross_error.values()) < 0.5
 
 
-def test_the_correlated_images_are_what_they_say():
+@pytest.mark.parametrize("axes", AXES, ids=str)
+def test_the_law_comes_out_with_one_two_and_three_axes(axes):
+    parts = LaplacianPyramid(levels=3, axes=axes), CumulativeIntervals(starts=STARTS[3])
+    for path in (LinearPath(), GVPPath()):
+        assert check_bands(compose(*parts, path, AppendBridge()), RK4(steps=20)).worst <= 1e-6
+    waves = WaveletPyramid(levels=3, axes=axes, wavelet="db2"), CumulativeIntervals(starts=STARTS[3])
+    assert check_bands(compose(*waves, LinearPath(), AppendBridge()), RK4(steps=20)).worst <= 1e-6
+    stages = parts[0], Stages(windows="pyramidal"), PyramidalPath(), TransitionBridge()
+    assert check_bands(compose(*stages, view="merged"), RK4(steps=20)).worst <= 1e-6
+
+
+@pytest.mark.parametrize("axes", [1, [False, True, True]], ids=str)
+def test_the_price_of_a_mask_with_other_numbers_of_axes(axes):
+    parts = LaplacianPyramid(axes=axes), CumulativeIntervals(starts=STARTS[2]), LinearPath(), AppendBridge()
+    price = check_mask(compose(*parts), RK4(steps=8), "causal")
+    assert price.sizes == ((8,) if axes == 1 else (4, 8, 8))
+    assert price.solver_error < 1e-4 < price.covariance_error
+    assert abs(price.std_error[1]) < 1e-4
+
+
+@pytest.mark.parametrize("sizes", [(8,), (8, 8), (4, 2, 6)])
+def test_the_correlated_samples_are_what_they_say(sizes):
     """Covariance of a stationary periodic field: its eigenvalues are its power spectrum."""
-    covariance = natural_covariance((8, 8))
-    k = torch.fft.fftfreq(8, d=1 / 8, dtype=torch.float64)
-    power = 1 / (k[:, None] ** 2 + k**2).clamp(min=1).flatten()
+    covariance = natural_covariance(sizes)
+    squares = [torch.fft.fftfreq(size, d=1 / size, dtype=torch.float64) ** 2 for size in sizes]
+    power = 1 / torch.cartesian_prod(*squares).reshape(-1, len(sizes)).sum(1).clamp(min=1)
     expected = (power / power.mean()).sort().values
     torch.testing.assert_close(torch.linalg.eigvalsh(covariance), expected)
-    torch.testing.assert_close(covariance.diagonal(), torch.ones(64, dtype=torch.float64))
+    torch.testing.assert_close(covariance.diagonal(), torch.ones(len(covariance), dtype=torch.float64))

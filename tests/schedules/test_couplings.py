@@ -34,6 +34,18 @@ def test_within_groups_each_group_has_its_own_optimum():
         assert torch.equal(noise[rows][members].flatten().argsort(), data[members].flatten().argsort())
 
 
+def test_in_training_noise_stays_within_its_class():
+    parts = (LaplacianPyramid(levels=2), CumulativeIntervals(), LinearPath(), AppendBridge())
+    x, labels = images(16, 1, 4, 4), torch.arange(16) % 2
+    plain, paired = (
+        Flow(*parts, coupling=c).training_point(x, seeded(), condition=labels) for c in (None, MinibatchOT())
+    )
+    coarse = max(plain.noise)
+    for label in (0, 1):
+        own, got = (p.noise[coarse][labels == label].flatten(1).sum(1).sort().values for p in (plain, paired))
+        assert torch.allclose(own, got)
+
+
 def test_training_pairs_use_it_and_stay_a_function_of_the_generators():
     def flow(coupling=None):
         parts = (LaplacianPyramid(levels=2), CumulativeIntervals(), LinearPath(), AppendBridge())

@@ -49,6 +49,10 @@ def training(run, steps=3):
     wait_for(lambda: sum(e["event"] == "train" for e in read_events(run)) >= steps, "training steps")
 
 
+def step_logged(run):
+    return max((e["step"] for e in read_events(run) if e["event"] == "train"), default=0)
+
+
 def processes(run):
     """{process id: rank} of the processes that train in `run`, reading workers included."""
     found = {}
@@ -92,26 +96,21 @@ def steps_saved(run):
     return last(run).documents["state"]["step"]
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 143)]
-)
-def test_a_signal_finishes_the_step_saves_and_exits(tmp_path, number, code):
-    process = lapflow("train", *LONG, "--out", tmp_path / "run")
-    training(tmp_path / "run")
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == code, output
-    assert "asked to stop" in output
-    assert number.name in output
-    last = [e for e in read_events(tmp_path / "run") if e["event"] == "train"][-1]["step"]
-    assert steps_saved(tmp_path / "run") == last
-    # The same command goes on: a scheduler that requeues needs nothing else.
-    again = lapflow("train", *LONG, "--out", tmp_path / "run")
-    training(tmp_path / "run", last + 2)
-    again.send_signal(signal.SIGTERM)
-    assert again.wait(timeout=60) == 143
-    resume = next(e for e in read_events(tmp_path / "run") if e["event"] == "resume")
-    assert resume["step"] == last
+def test_a_signal_finishes_the_step_saves_and_exits_and_the_same_command_goes_on(tmp_path):
+    """A scheduler that requeues needs nothing else. Each signal stops what the one before left."""
+    out, before = tmp_path / "run", 0
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        process = lapflow("train", *LONG, "--out", out)
+        wait_for(lambda least=before + 3: step_logged(out) >= least, "training steps")
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 143, output
+        assert "asked to stop" in output
+        assert number.name in output
+        resumed = [e["step"] for e in read_events(out) if e["event"] == "resume"]
+        assert resumed[-1:] == ([before] if before else [])
+        before = step_logged(out)
+        assert steps_saved(out) == before
 
 
 def test_a_signal_to_all_processes_of_a_run_saves_too(tmp_path):

@@ -19,6 +19,7 @@ from lapflow.training.checkpoint import latest_checkpoint
 from lapflow.training.events import read_events
 from lapflow.training.loop import TrainingError, train
 from lapflow.training.run_folder import RunFolder
+from lapflow.training.step import TrainingStep
 from tests.training.runs import last, losses, same
 
 TINY = [
@@ -220,11 +221,14 @@ def test_one_fixed_batch_is_learnt(tmp_path):
     x = torch.stack([parts.dataset.read("train", i)[0] for i in range(8)])
     labels = torch.tensor([parts.dataset.read("train", i)[1] for i in range(8)])
     optimizer = torch.optim.AdamW(parts.model.parameters(), lr=2e-3)
-    points = [parts.flow.training_point(x, torch.Generator().manual_seed(s)) for s in (0, 1, 2, 3)]
+    points = [
+        parts.flow.training_point(x, torch.Generator().manual_seed(s), condition=labels) for s in (0, 1, 2, 3)
+    ]
     assert {p.segment.index for p in points} == {0, 1}
     history = []
     for _ in range(150):
-        loss = sum(parts.flow.loss(parts.model(p.state, p.t, labels), p) for p in points) / len(points)
+        losses = [loss for p in points for loss in parts.objective(parts.model, p).values()]
+        loss = sum(losses) / len(points)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -246,6 +250,8 @@ def test_bf16_training_follows_float32(tmp_path):
     assert losses(train(tiny("engine.precision=bf16"), tmp_path / "b")) == pytest.approx(plain, rel=0.03)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("compiled")
 def test_compiling_makes_one_graph_a_segment_and_the_next_run_finds_them(tmp_path):
     """Also where each sample draws its segment, so that every step has other numbers of them."""
     one = ("training.steps=4", "model.depth=1", "flow.intervals.draw=sample")
@@ -260,16 +266,13 @@ def test_compiling_makes_one_graph_a_segment_and_the_next_run_finds_them(tmp_pat
     assert counters["aot_autograd"]["autograd_cache_hit"] == 2
 
 
-COMPILED = [
-    ["engine.compile=true", "training.recompute=true"],
-    ["engine.compile=true", "training.recompute=cheap", "engine.parallel=fsdp2"],
-]
-
-
-@pytest.mark.parametrize("how", COMPILED, ids=lambda how: "-".join(x.rpartition(".")[2] for x in how))
-def test_compiled_training_is_the_same(tmp_path, how):
+@pytest.mark.slow
+@pytest.mark.xdist_group("compiled")
+def test_compiled_training_in_units_that_are_recomputed_is_the_same(tmp_path):
+    """FSDP2's units are compiled one by one; recomputation stands around them."""
     one = ("training.steps=4", "model.depth=1")
     plain = losses(train(tiny(*one), tmp_path / "a"))
+    how = ("engine.compile=true", "engine.parallel=fsdp2", "training.recompute=true")
     assert losses(train(tiny(*one, *how), tmp_path / "b")) == pytest.approx(plain, rel=1e-3)
 
 
@@ -277,7 +280,9 @@ def test_inactive_scales_see_a_zero_gradient(tmp_path):
     from lapflow.config.building import build
 
     parts = build(tiny("flow.intervals.draw=batch"))
-    model = parts.engine.prepare(parts.model, lambda p: torch.optim.AdamW(p.values(), lr=1e-3))
+    parts.build_objective()
+    step_of = TrainingStep(parts.model, parts.objective)
+    model = parts.engine.prepare(step_of, lambda p: torch.optim.AdamW(p.values(), lr=1e-3))
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     seeds = [
         next(
@@ -297,9 +302,10 @@ def test_inactive_scales_see_a_zero_gradient(tmp_path):
     for (
         seed
     ) in seeds:  # both scales, then the coarse one alone: the fine expert's last gradient must not come back
-        point = parts.flow.training_point(x, torch.Generator().manual_seed(seed))
-        (heads,) = model([(point.state, point.t, torch.arange(4))])
-        parts.engine.backward(parts.flow.loss(heads, point))
+        generator = torch.Generator().manual_seed(seed)
+        point = parts.flow.training_point(x, generator, condition=torch.arange(4))
+        (named,) = model([point])
+        parts.engine.backward(sum(named.values()))
         parts.engine.step(1e-3)
     silent = [n for n in moved[0] if moved[0][n] > 0 and moved[1][n] == 0]
     assert silent, "some parameters were trained with both scales and silent with one"

@@ -1,2 +1,4 @@
-"""A working component of every kind, `Skeleton`, from which `lapflow components new` makes a distribution.
-Read as text."""
+"""A working component, `Skeleton`, of each kind that `lapflow components new` writes. Read as text."""
+
+SKELETONS = ("backbone", "dataset", "objective", "solver")
+"""The kinds that most plugins are of."""
