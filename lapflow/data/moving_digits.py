@@ -8,9 +8,12 @@ holds the digit's own pixels. Other films than Srivastava et al. 2015's Moving M
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -87,3 +90,64 @@ class MovingDigits(Dataset):
             for t in range(self.frames)
         ]
         return chosen, places
+
+    judgements = {  # noqa: RUF012
+        "digit_seen": "share of a film's frames in which a classifier of real digits sees the class asked "
+        "for, "
+        "at the place where the digit is",
+        "on_course": "share of films whose digit follows the law of motion within a pixel in every frame",
+    }
+
+    def judge(self, samples: Tensor, annotations: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
+        labels = torch.as_tensor(annotations["label"])
+        ink = ((samples.detach().float().cpu()[:, 0] + 1) * 8).clamp(0, 16)  # [n, t, y, x] in grey levels
+        crops = digits_in(ink.flatten(0, 1))
+        seen = torch.from_numpy(classifier().predict(crops.flatten(1).numpy())).view(ink.shape[:2])
+        return {
+            "digit_seen": (seen == labels[:, None]).float().mean(1),
+            "on_course": (self.deviation(ink) <= 1).float(),
+        }
+
+    def deviation(self, ink: Tensor) -> Tensor:
+        """How far, in pixels, the centre of the ink [n, t, y, x] is at most from the path of the law of
+        motion that fits it best, [n]."""
+        room, t = self.side - SIDE, torch.arange(self.frames)
+        line = torch.arange(2 * room)[:, None, None] + torch.arange(-self.speed, self.speed + 1)[:, None] * t
+        folded = line % (2 * room)
+        paths = torch.minimum(folded, 2 * room - folded).flatten(0, 1).float()  # [p, t]
+        paths = paths - paths.mean(1, keepdim=True)
+        mass, at = ink.sum((2, 3)).clamp(min=1e-6), torch.arange(self.side, dtype=torch.float32)
+        worst = torch.zeros(len(ink))
+        for axis in (2, 3):
+            centre = (ink.sum(5 - axis) * at).sum(2) / mass
+            centre = centre - centre.mean(1, keepdim=True)
+            gaps = (centre[:, None] - paths).abs().amax(2).amin(1)
+            worst = torch.maximum(worst, gaps)
+        return worst
+
+
+def digits_in(frames: Tensor) -> Tensor:
+    """The 8x8 window of each frame [n, y, x] that holds the most ink, the middle one of those that hold as
+    much: [n, 8, 8]."""
+    mass = F.avg_pool2d(frames[:, None], SIDE, stride=1)[:, 0]
+    full = mass >= mass.amax((1, 2), keepdim=True) - 1e-4
+    rows = [(_middle(one.any(1)), _middle(one.any(0))) for one in full]
+    cut = [frame[y : y + SIDE, x : x + SIDE] for frame, (y, x) in zip(frames, rows, strict=True)]
+    return torch.stack(cut)
+
+
+def _middle(holds: Tensor) -> int:
+    found = holds.nonzero().flatten()
+    return int(found[len(found) // 2])
+
+
+@functools.cache
+def classifier() -> Any:
+    """A support vector machine of scikit-learn, trained on the digits' train split in grey levels 0..16 (its
+    example's kernel width)."""
+    from sklearn.svm import SVC
+
+    digits = Digits()
+    read = [digits.read("train", i) for i in range(digits.size("train"))]
+    levels = torch.stack([(image.flatten() + 1) * 8 for image, _ in read])
+    return SVC(gamma=0.001, C=10).fit(levels.numpy(), [label for _, label in read])
