@@ -3,6 +3,8 @@ a game with the network."""
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -22,7 +24,7 @@ class Critic(Objective):
                     nn.Conv2d(b.channels, 8, 3, padding=1),
                     nn.SiLU(),
                     nn.Flatten(),
-                    nn.Linear(8 * b.height * b.width, 1),
+                    nn.Linear(8 * math.prod(b.sizes), 1),
                 )
                 for k, b in bands.items()
             }
