@@ -25,7 +25,7 @@ from lapflow.core.solver import Field, Observer
 from lapflow.core.state import State
 from lapflow.demo.offer import Offer
 from lapflow.demo.wish import Drawing
-from lapflow.sampling.pictures import from_pixels, tile, to_uint8
+from lapflow.sampling.pictures import encode, tile
 from lapflow.sampling.trajectory import Trajectory
 from lapflow.sampling.writing import STRIP_TIMES
 
@@ -73,7 +73,7 @@ def paint(offer: Offer, drawing: Drawing, tell: Tell, cancelled: Callable[[], bo
     tell(
         {
             "event": "done",
-            "picture": data_url(from_pixels(to_uint8(images)[0])),
+            "picture": data_url(encode(images[0])),
             "evaluations": work.evaluations,
             "rejected": work.rejected,
             "seconds": round(time.perf_counter() - began, 3),
@@ -135,12 +135,12 @@ def _pictures(images: Mapping[str, Tensor], side: int) -> dict[str, str]:
     for name, image in images.items():
         picture = tile(image, image.shape[0])
         picture.thumbnail((side, side), Image.Resampling.BOX)
-        made[name] = data_url(picture)
+        file = io.BytesIO()
+        picture.save(file, "png")
+        made[name] = data_url(file.getvalue())
     return made
 
 
-def data_url(picture: Image.Image) -> str:
-    """A picture as a PNG that stands in the text itself."""
-    file = io.BytesIO()
-    picture.save(file, "png")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+def data_url(png: bytes) -> str:
+    """A PNG file that stands in the text itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

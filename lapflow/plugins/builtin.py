@@ -102,6 +102,8 @@ BUILTIN: dict[str, dict[str, str]] = {
     "dataset": {
         "digits": "lapflow.data.digits:Digits",
         "glyphs": "lapflow.data.glyphs:Glyphs",
+        "moving-digits": "lapflow.data.moving_digits:MovingDigits",
+        "ecg": "lapflow.data.series:ECG",
         "folder": "lapflow.data.folder:ImageFolder",
         "latents": "lapflow.data.latents:Latents",
     },

@@ -1,12 +1,13 @@
 """What a person would rather see than read: sample grids, scales over time, bands, loss curves.
 
 Tensors of pixels in [-1, 1] in, Pillow images out. Small pictures are enlarged by nearest neighbour, so that
-a pixel stays a pixel.
+a pixel stays a pixel. A series is drawn as its curve, a film as a strip of its frames or as an animated PNG.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -27,10 +29,10 @@ _INK, _FAINT, _EMPTY = (40, 40, 40), (120, 120, 120), (236, 236, 236)
 _COLOURS = ("#1f77b4", "#d1495b", "#3a8f5c", "#8a5fbf", "#c77f2a", "#4a4a4a")
 
 
-def to_uint8(images: Tensor) -> np.ndarray:
-    """Images [b, c, h, w] -> uint8 array [b, h, w, c], as `eight_bits`. Raises `ConfigError` where a pixel is
-    not a number."""
-    return eight_bits(images).cpu().permute(0, 2, 3, 1).contiguous().numpy()
+def to_uint8(samples: Tensor) -> np.ndarray:
+    """Samples [b, c, *sizes] -> uint8 array [b, *sizes, c], as `eight_bits`. Raises `ConfigError` where a
+    pixel is not a number."""
+    return eight_bits(samples).cpu().movedim(1, -1).contiguous().numpy()
 
 
 def from_pixels(pixels: np.ndarray) -> Image.Image:
@@ -38,10 +40,53 @@ def from_pixels(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def tile(image: Tensor, channels: int) -> Image.Image:
-    """One image [c, h, w] of `channels` per sub-band as a picture, a pixel for a number: the mosaic of what
-    has not 1 or 3 channels."""
-    return from_pixels(to_uint8(_mosaic(image, channels)[None])[0])
+def still(sample: Tensor) -> Tensor:
+    """A sample [c, *sizes] on paper, [c, h, w]: an image as it is, a film as its frames side by side, a
+    series as its curve [1, h, w]."""
+    if sample.ndim == 4:
+        framed = F.pad(sample, (0, 1), value=1.0)  # a white line after each frame
+        return rearrange(framed, "c t h w -> c h (t w)")[..., :-1]
+    return _curve(sample) if sample.ndim == 2 else sample
+
+
+def _curve(series: Tensor) -> Tensor:
+    """The channels of a series [c, n] as lines in [-1, 1], smaller where they leave it."""
+    height, width = 48, max(96, series.shape[-1])
+    paper = Image.new("L", (width, height), 255)
+    values = series.detach().float().cpu() / max(1.0, series.abs().max().item())
+    across = np.linspace(0, width - 1, series.shape[-1])
+    for channel in values:
+        down = (1 - channel.numpy()) / 2 * (height - 1)
+        ImageDraw.Draw(paper).line(list(zip(across.tolist(), down.tolist())), fill=0)
+    return torch.from_numpy(np.array(paper)).float()[None] / 127.5 - 1
+
+
+def tile(sample: Tensor, channels: int) -> Image.Image:
+    """One sample [c, *sizes] of `channels` per sub-band as a still picture, a pixel for a number: the mosaic
+    of what has not 1 or 3 channels."""
+    image = still(sample)
+    return from_pixels(to_uint8(_mosaic(image, 1 if sample.ndim == 2 else channels)[None])[0])
+
+
+def encode(sample: Tensor, upscale: int = 1) -> bytes:
+    """One sample [c, *sizes] as a PNG file's bytes; a film plays, eight frames a second, for ever."""
+    frames = [sample[:, t] for t in range(sample.shape[1])] if sample.ndim == 4 else [sample]
+    pictures = [tile(frame, frame.shape[0]) for frame in frames]
+    pictures = [p.resize((p.width * upscale, p.height * upscale), Image.Resampling.NEAREST) for p in pictures]
+    return _animated(pictures)
+
+
+def animated_grid(films: Tensor, columns: int) -> bytes:
+    """Films [b, c, t, h, w] playing side by side, as `image_grid` places them: the bytes of an animated
+    PNG."""
+    return _animated([image_grid(films[:, :, t], columns) for t in range(films.shape[2])])
+
+
+def _animated(frames: Sequence[Image.Image]) -> bytes:
+    file = io.BytesIO()
+    more = {"save_all": True, "append_images": frames[1:], "duration": 125, "loop": 0} if frames[1:] else {}
+    frames[0].save(file, "png", **more)
+    return file.getvalue()
 
 
 def image_grid(
@@ -53,12 +98,12 @@ def image_grid(
     column_titles: Sequence[str] | None = None,
     upscale: int | None = None,
 ) -> Image.Image:
-    """Images [b, c, h, w] in reading order, `columns` to a row; thin white lines between them.
+    """Samples [b, c, *sizes] in reading order, `columns` to a row; thin white lines between them.
 
     `labels`: a caption above each image. `upscale`: the enlargement; by default small images become about 64
     pixels wide.
     """
-    height, width = images.shape[-2:]
+    height, width = still(images[0]).shape[-2:]
     factor = upscale or max(1, 64 // max(height, width))
     side = height * factor, width * factor
     cells: dict[tuple[int, int], Image.Image | None] = {}
@@ -107,10 +152,10 @@ def band_picture(bands: Mapping[int, Tensor], synthesized: Tensor) -> Image.Imag
         peak = band.abs().max().clamp(min=1e-6).item()
         gain = 1 / max(peak, 1.0) if k == coarsest else 1 / peak
         cells[0, column] = _tile(band * gain, channels, side)
-        size = f"{band.shape[-2]}x{band.shape[-1]}"
+        size = "x".join(map(str, band.shape[1:]))
         titles.append(f"scale {k}\n{size}" + (f", contrast x{gain:.2g}" if abs(gain - 1) > 0.05 else ""))
     cells[0, len(bands)] = _tile(synthesized, channels, side)
-    titles.append(f"image\n{synthesized.shape[-2]}x{synthesized.shape[-1]}")
+    titles.append("sample\n" + "x".join(map(str, synthesized.shape[1:])))
     return _draw(_Table(side, cells, [], titles, {}))
 
 
@@ -299,8 +344,9 @@ def _extent(text: str) -> tuple[int, int]:
 
 
 def _common_side(images: Sequence[Tensor], target: int = 96) -> tuple[int, int]:
-    """Tile size (h, w): the largest of the images, enlarged by a whole factor to about `target`."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    """Tile size (h, w): the largest of the samples' pictures, enlarged by a whole factor to about
+    `target`."""
+    height, width = (max(still(image).shape[axis] for image in images) for axis in (-2, -1))
     factor = max(1, round(target / max(height, width)))
     return height * factor, width * factor
 

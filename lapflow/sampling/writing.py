@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from lapflow.core.errors import CheckpointError
-from lapflow.sampling.pictures import from_pixels, image_grid, scale_strip, to_uint8
+from lapflow.sampling.pictures import animated_grid, encode, image_grid, scale_strip, to_uint8
 from lapflow.sampling.pipeline import Pipeline, Samples
 
 STRIP_TIMES = tuple(i / 8 for i in range(9))
@@ -21,21 +21,23 @@ MARK = ".lapflow-samples"
 
 def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
     """Write `grid.png` (a column per class where there are few classes), `scales.png`,
-    `images/NNNNN-CLASS.png` and `samples.npz` (`arr_0` uint8 [n, h, w, c], `arr_1` labels; ADM's layout). The
-    images of an earlier call are replaced."""
+    `images/NNNNN-CLASS.png` and `samples.npz` (`arr_0` uint8 [n, *sizes, c], `arr_1` labels; ADM's layout).
+    Of films, `grid.png` shows the frames side by side, and the pictures in `images` and `playing.png` play.
+    The images of an earlier call are replaced."""
     prepare_folder(folder)
     for old in (folder / "images").glob("*.png"):
         old.unlink()
     pixels = to_uint8(samples.images)
     names = pipeline.class_names
-    for i, image in enumerate(pixels):
+    for i, image in enumerate(samples.images):
         label = "" if samples.labels is None else f"-{_plain(names, int(samples.labels[i]))}"
-        from_pixels(image).save(folder / "images" / f"{i:05d}{label}.png")
+        (folder / "images" / f"{i:05d}{label}.png").write_bytes(encode(image))
     labels = np.zeros(len(pixels), dtype=np.int64) if samples.labels is None else samples.labels.numpy()
     np.savez(folder / "samples.npz", arr_0=pixels, arr_1=labels)
-    image_grid(samples.images[:GRID_MOST], columns=_columns(samples.labels, len(pixels))).save(
-        folder / "grid.png"
-    )
+    columns, films = _columns(samples.labels, len(pixels)), samples.images.ndim == 5
+    image_grid(samples.images[:GRID_MOST], columns=1 if films else columns).save(folder / "grid.png")
+    if films:
+        (folder / "playing.png").write_bytes(animated_grid(samples.images[:GRID_MOST], columns))
     if samples.trajectory is not None:
         scale_strip(samples.trajectory.images(STRIP_TIMES)).save(folder / "scales.png")
 

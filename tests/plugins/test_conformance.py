@@ -192,6 +192,8 @@ CASES = [
     Case("engine", "deepspeed", device="cpu", zero=3, offload=True),
     Case("dataset", "digits"),
     Case("dataset", "glyphs", size=16, train=40, test=10),
+    Case("dataset", "moving-digits", films=8),
+    Case("dataset", "ecg"),
     Case("dataset", "folder"),
     Case("dataset", "latents", {"flip": True}),
     Case("dataset", "latents", {"flip": False}),

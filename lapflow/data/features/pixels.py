@@ -31,9 +31,10 @@ class PixelFeatures(FeatureExtractor):
 
     def __call__(self, images: Tensor) -> Tensor:
         levels = ((images.detach().double() + 1) / 2 * self.grey_levels).clamp(0, self.grey_levels)
-        height, width = levels.shape[-2:]
-        if max(height, width) > self.most:
-            levels = F.adaptive_avg_pool2d(levels, (min(height, self.most), min(width, self.most)))
+        sizes = levels.shape[2:]
+        if max(sizes) > self.most:
+            pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(sizes) - 1]
+            levels = pool(levels, [min(size, self.most) for size in sizes])
         return levels.flatten(1)
 
     @property

@@ -1,0 +1,153 @@
+"""Films of real handwritten digits that bounce inside a frame, made on the fly: scikit-learn's digits,
+nothing to download.
+
+A film is a pure function of (seed, split, index). Along each axis the digit's corner is at reflect(p + v t),
+where reflect folds the line onto [0, room] like a ball between two walls, with whole p and v: every frame
+holds the digit's own pixels. Other films than Srivastava et al. 2015's Moving MNIST, in small.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from lapflow.core.dataset import Dataset, Split
+from lapflow.core.errors import DataError
+from lapflow.core.random import keyed_generator
+from lapflow.data.digits import Digits
+
+SIDE = 8
+
+
+def reflect(position: int, room: int) -> int:
+    """A whole number folded onto [0, room]: 0, 1, ..., room, room - 1, ..., 1, 0, 1, ..."""
+    folded = position % (2 * room)
+    return min(folded, 2 * room - folded)
+
+
+class MovingDigits(Dataset):
+    """`frames` of `size` x `size` pixels with one digit of scikit-learn's 8x8 ones; ten classes. Digits of
+    the train and test films are those of the digits' own splits, by other writers."""
+
+    grey_levels = 16
+
+    def __init__(
+        self,
+        *,
+        size: Annotated[int, Field(ge=SIDE + 1, description="height and width of a frame")] = 16,
+        frames: Annotated[int, Field(ge=1, description="frames of a film")] = 8,
+        films: Annotated[
+            int, Field(ge=1, description="films of the train split; a quarter as many to test")
+        ] = 4000,
+        speed: Annotated[int, Field(ge=0, description="largest speed along an axis, pixels a frame")] = 2,
+        seed: Annotated[int, Field(ge=0, description="films are a function of it and of their index")] = 0,
+    ) -> None:
+        self.side, self.frames, self.films, self.speed, self.seed = size, frames, films, speed, seed
+        self.digits = Digits()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return 1, self.frames, self.side, self.side
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.digits.class_names
+
+    def size(self, split: Split) -> int:
+        return self.films if split == "train" else max(1, self.films // 4)
+
+    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+        if not 0 <= index < self.size(split):
+            raise DataError(
+                f"there is no film {index} in the {split} split", expected=f"0 <= index < {self.size(split)}"
+            )
+        chosen, places = self.motion(split, index)
+        digit, label = self.digits.read(split, chosen)
+        film = torch.full(self.shape, -1.0)
+        for frame, (top, left) in enumerate(places):
+            film[:, frame, top : top + SIDE, left : left + SIDE] = digit
+        return film, label
+
+    def motion(self, split: Split, index: int) -> tuple[int, list[tuple[int, int]]]:
+        """(which digit of the split, the top left corner [y, x] of its 8x8 pixels in each frame)."""
+        generator = keyed_generator("moving-digits", self.seed, split, index)
+
+        def draw(below: int) -> int:
+            return int(torch.randint(below, (1,), generator=generator))
+
+        room = self.side - SIDE
+        chosen = draw(self.digits.size(split))
+        start = [draw(2 * room) for _ in range(2)]  # on the unfolded line: either direction of motion
+        speed = [draw(2 * self.speed + 1) - self.speed for _ in range(2)]
+        places = [
+            (reflect(start[0] + speed[0] * t, room), reflect(start[1] + speed[1] * t, room))
+            for t in range(self.frames)
+        ]
+        return chosen, places
+
+    judgements = {  # noqa: RUF012
+        "digit_seen": "share of a film's frames in which a classifier of real digits sees the class asked "
+        "for, "
+        "at the place where the digit is",
+        "on_course": "share of films whose digit follows the law of motion within a pixel in every frame",
+    }
+
+    def judge(self, samples: Tensor, annotations: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
+        labels = torch.as_tensor(annotations["label"])
+        ink = ((samples.detach().float().cpu()[:, 0] + 1) * 8).clamp(0, 16)  # [n, t, y, x] in grey levels
+        crops = digits_in(ink.flatten(0, 1))
+        seen = torch.from_numpy(classifier().predict(crops.flatten(1).numpy())).view(ink.shape[:2])
+        return {
+            "digit_seen": (seen == labels[:, None]).float().mean(1),
+            "on_course": (self.deviation(ink) <= 1).float(),
+        }
+
+    def deviation(self, ink: Tensor) -> Tensor:
+        """How far, in pixels, the centre of the ink [n, t, y, x] is at most from the path of the law of
+        motion that fits it best, [n]."""
+        room, t = self.side - SIDE, torch.arange(self.frames)
+        line = torch.arange(2 * room)[:, None, None] + torch.arange(-self.speed, self.speed + 1)[:, None] * t
+        folded = line % (2 * room)
+        paths = torch.minimum(folded, 2 * room - folded).flatten(0, 1).float()  # [p, t]
+        paths = paths - paths.mean(1, keepdim=True)
+        mass, at = ink.sum((2, 3)).clamp(min=1e-6), torch.arange(self.side, dtype=torch.float32)
+        worst = torch.zeros(len(ink))
+        for axis in (2, 3):
+            centre = (ink.sum(5 - axis) * at).sum(2) / mass
+            centre = centre - centre.mean(1, keepdim=True)
+            gaps = (centre[:, None] - paths).abs().amax(2).amin(1)
+            worst = torch.maximum(worst, gaps)
+        return worst
+
+
+def digits_in(frames: Tensor) -> Tensor:
+    """The 8x8 window of each frame [n, y, x] that holds the most ink, the middle one of those that hold as
+    much: [n, 8, 8]."""
+    mass = F.avg_pool2d(frames[:, None], SIDE, stride=1)[:, 0]
+    full = mass >= mass.amax((1, 2), keepdim=True) - 1e-4
+    rows = [(_middle(one.any(1)), _middle(one.any(0))) for one in full]
+    cut = [frame[y : y + SIDE, x : x + SIDE] for frame, (y, x) in zip(frames, rows, strict=True)]
+    return torch.stack(cut)
+
+
+def _middle(holds: Tensor) -> int:
+    found = holds.nonzero().flatten()
+    return int(found[len(found) // 2])
+
+
+@functools.cache
+def classifier() -> Any:
+    """A support vector machine of scikit-learn, trained on the digits' train split in grey levels 0..16 (its
+    example's kernel width)."""
+    from sklearn.svm import SVC
+
+    digits = Digits()
+    read = [digits.read("train", i) for i in range(digits.size("train"))]
+    levels = torch.stack([(image.flatten() + 1) * 8 for image, _ in read])
+    return SVC(gamma=0.001, C=10).fit(levels.numpy(), [label for _, label in read])
