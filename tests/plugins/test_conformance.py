@@ -125,7 +125,7 @@ CASES = [
         "vlb",
         {"least_at_target": False, "heads_needed": ("variance",), "flow": lambda kit: discrete_diffusion()},
     ),
-    *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4")),
+    *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4", "ab2")),
     *(Case("solver", name) for name in ("dopri5", "dopri8", "bosh3", "adaptive-heun")),
     # Its error estimate is 1/512 of a step's change of slope, so the tolerance that meets 1e-4 is far below
     # 1e-4.

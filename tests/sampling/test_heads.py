@@ -8,7 +8,7 @@ from lapflow import register
 from lapflow.cli import main
 from lapflow.core.backbone import Backbone, Condition
 from lapflow.core.errors import SolverError
-from lapflow.core.solver import Field
+from lapflow.core.field import Field
 from lapflow.flows import ClassifierFreeGuidance
 from lapflow.plugins.registry import unregister
 from lapflow.sampling.field import ModelField

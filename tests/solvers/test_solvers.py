@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lapflow.core.errors import ConfigError, SolverError
+from lapflow.core.field import Field
 from lapflow.core.intervals import Segment
-from lapflow.core.solver import Field
 from lapflow.solvers import RK4, Euler, Heun, Midpoint, Tableau
 from lapflow.solvers.adaptive import AdaptiveHeun, Bosh3, Dopri5, Dopri8, Fehlberg2
 

@@ -9,13 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.core.codec import Codec
+from lapflow.core.codec import ModuleCodec
 from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.random import Generators, randn
 
 
-class AutoencoderKLCodec(Codec):
+class AutoencoderKLCodec(ModuleCodec):
     """A frozen diffusers `AutoencoderKL`, such as SD-VAE or EQ-VAE; latent = (z - shift) * scale.
 
     z is the posterior's mean, so that encoding is a function of the image, or with posterior `sample` a draw
