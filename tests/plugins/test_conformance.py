@@ -114,6 +114,7 @@ CASES = [
     Case("backbone", "mot-dit", depth=2, width=16, heads=2),
     Case("backbone", "mot-dit", {"num_classes": 0}, depth=2, width=16, heads=2, mask="none"),
     Case("backbone", "separate", depth=2, width=16, heads=2),
+    Case("backbone", "separate", depth=1, width=16, heads=2, mask="self"),
     Case("backbone", "unet", channels=[8, 8], layers=1, attention_levels=[1], head_width=4, groups=4),
     Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
     Case("codec", "pixels", {"round_trip": 0.0}),

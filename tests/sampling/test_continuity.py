@@ -19,6 +19,7 @@ from lapflow.flows import (
 )
 from lapflow.models import MoTDiT, Separate
 from lapflow.models.unet import UNet
+from lapflow.plugins.conformance import BackboneConformance
 from lapflow.pyramids import BlockDCT, CumulativeIntervals, LaplacianPyramid, Stages, WaveletPyramid
 from lapflow.sampling.continuity import continuous_scales
 from lapflow.sampling.field import ModelField
@@ -127,3 +128,16 @@ def test_networks_state_their_mask():
     ]
     assert Separate(bands, **small).mask == "causal"
     assert UNet.mask == "self"
+
+
+def test_a_network_that_says_the_wrong_mask_is_caught():
+    class Tried(BackboneConformance):
+        def make(self):
+            model = MoTDiT(self.bands, self.num_classes, "sdpa", depth=1, width=16, heads=2, mask=self.truth)
+            model.mask = self.said
+            return model
+
+    for truth, said in (("none", "causal"), ("none", "self"), ("causal", "self")):
+        Tried.truth, Tried.said = truth, said
+        with pytest.raises(AssertionError):
+            Tried().test_a_scale_depends_on_no_more_than_its_mask_says()
