@@ -21,13 +21,14 @@ from lapflow.core.digest import difference
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError, DataError, LapflowError
 from lapflow.core.features import FeatureExtractor
+from lapflow.core.field import TimeGrid
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.objective import Objective
 from lapflow.core.optimizer import Optimizer
 from lapflow.core.random import Generators, keyed_generator
-from lapflow.core.solver import Field, Solver
+from lapflow.core.solver import Solver
 from lapflow.core.state import Shape, State
 from lapflow.data.order import indices
 from lapflow.data.substitute import read_or_substitute
@@ -246,17 +247,14 @@ def require_processes(config: Config, flow: Flow, engine: Engine, batch: int, pr
         )
 
 
-class _Grid(Field):
-    """What a solver's plan is asked of: the grid of a segment, and no network."""
+class _Grid(TimeGrid):
+    """The grid of a flow's segment, for a solver's plan."""
 
     def __init__(self, flow: Flow, segment: Segment) -> None:
         self.flow, self.segment, self.end = flow, segment, flow.last(segment)
 
     def grid(self, steps: int) -> list[float]:
         return self.flow.path.grid(self.segment, steps)
-
-    def velocity(self, state: Any, t: float) -> Any:
-        raise AssertionError("a plan evaluates nothing")
 
 
 def require_solver(flow: Flow, solver: Solver) -> None:

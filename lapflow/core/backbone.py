@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lapflow.core.attention import Mask
 from lapflow.core.component import Component
 from lapflow.core.state import State, take_rows
 
@@ -62,6 +63,9 @@ class Backbone(nn.Module, Component):
 
     guided: tuple[str, ...] = (MAIN,)
     """The heads that guidance combines; the others are those of the condition asked for."""
+
+    mask: Mask = "none"
+    """Which scales the output of a scale depends on, as `Field.mask`; `none` is always safe."""
 
     remakes: bool = False
     """Whether its units take part in `training.recompute=cheap`: they compute norms and activation functions

@@ -18,9 +18,6 @@ class Bridge(Component):
     """An affine map of (state, noise), band by band. The law check pushes a segment's end law through it when
     a composition is built. Whatever view of the state the network has, a bridge is given bands and returns
     bands.
-
-    A *conditional* bridge starts the next segment from noise alone and hands the finished state to the
-    network beside it, corrupted by `corrupt`; training corrupts the data by the same function.
     """
 
     kind = "bridge"
@@ -28,8 +25,6 @@ class Bridge(Component):
     designed: bool = False
     """Whether a scale enters without the data that training has there, by design: the mismatch is then
     reported, not refused."""
-
-    conditional: bool = False
 
     def pyramids(self, segments: int) -> int:
         """The number of noise pyramids that a sample needs for a composition of so many segments."""
@@ -55,6 +50,15 @@ class Bridge(Component):
         segment they count `after.unit` times.
         """
 
+
+class ConditionalBridge(Bridge):
+    """A bridge of a cascade: the next segment starts from noise alone, and the network is given the finished
+    state beside it, corrupted by `corrupt`; training corrupts the data by the same function."""
+
+    level: float
+    """The level at which sampling corrupts."""
+
+    @abstractmethod
     def corrupt(
         self,
         image: Mapping[int, Tensor],
@@ -64,20 +68,16 @@ class Bridge(Component):
         after: Segment,
     ) -> State:
         """What the network of `after` sees of the finished bands `image` of `before`: bands of `after`,
-        corrupted at `level` [b] with a noise pyramid of its own (sampling: the one after `pyramid(after)`).
-        Only for a conditional bridge."""
-        raise AssertionError(f"{type(self).__name__} hands no condition on")
+        corrupted at `level` [b] with a noise pyramid of its own (sampling: the one after
+        `pyramid(after)`)."""
 
+    @abstractmethod
     def draw_level(self, unit: Tensor) -> Tensor:
-        """Training levels [b] from uniform draws [b] in [0, 1). Only for a conditional bridge."""
-        raise AssertionError(f"{type(self).__name__} hands no condition on")
+        """Training levels [b] from uniform draws [b] in [0, 1)."""
 
+    @abstractmethod
     def corruption_unit(self, before: Segment, after: Segment) -> float:
-        """The unit of the noise that `corrupt` adds. Only for a conditional bridge."""
-        raise AssertionError(f"{type(self).__name__} hands no condition on")
-
-    level: float = 0.0
-    """The level at which sampling corrupts. Only for a conditional bridge."""
+        """The unit of the noise that `corrupt` adds."""
 
 
 def entering(noise: Mapping[int, Tensor], after: Segment, scale: int, path: Path) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from lapflow.core.component import Component
-from lapflow.core.errors import ConfigError
 from lapflow.core.random import Generators
 from lapflow.core.state import Shape
 
@@ -31,20 +30,6 @@ class Codec(Component):
     def load(self) -> None:
         """Bring what encoding and decoding need. Called before work starts, so that what is missing is said
         then."""
-
-    @property
-    def module(self) -> nn.Module | None:
-        """The network that encodes and decodes, loaded if it was not, in the form in which `adopt` takes one;
-        None for a codec that has none to show. One that shows a network has an argument `path`: the folder
-        where such a network was saved."""
-        return None
-
-    def adopt(self, module: nn.Module) -> None:
-        """Work with this network instead of loading one, wherever its owner moves it. Raises `ConfigError`
-        for one that is not what the config says; a codec whose `module` is None takes none."""
-        raise ConfigError(
-            f"{type(self).__name__} works without a network", got=type(module).__name__, expected="none"
-        )
 
     @property
     def affine(self) -> tuple[float, float]:
@@ -80,3 +65,18 @@ class Codec(Component):
         where they lie and what only `latents` and `decode` use.
         """
         return {"class": type(self).__qualname__, **self.config}
+
+
+class ModuleCodec(Codec):
+    """A codec with a network. Its argument `path` names the folder where such a network was saved."""
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The network that encodes and decodes, loaded if it was not, in the form in which `adopt` takes
+        one."""
+
+    @abstractmethod
+    def adopt(self, module: nn.Module) -> None:
+        """Work with this network instead of loading one, wherever its owner moves it. Raises `ConfigError`
+        for one that is not what the config says."""

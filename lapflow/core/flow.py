@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.backbone import Condition
-from lapflow.core.bridge import Bridge
+from lapflow.core.bridge import Bridge, ConditionalBridge
 from lapflow.core.coupling import Coupling, Independent
 from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.errors import ConfigError, suggest
@@ -107,7 +107,7 @@ class Flow:
         for segment in self.segments:
             empty = {k: torch.empty(1, *bands[k].shape, device="meta") for k in segment.scales}
             c, *sizes = self.decomposition.synthesize(empty, segment.finest)[0].shape
-            condition = c if self.bridge.conditional and segment.index else 0
+            condition = c if isinstance(self.bridge, ConditionalBridge) and segment.index else 0
             std = bands[segment.finest].direction_std
             found[segment.finest] = Band(segment.finest, c, tuple(sizes), std, std, condition)
         return dict(sorted(found.items(), reverse=True))
@@ -164,7 +164,7 @@ class Flow:
             for k in {finest[self.bridge.pyramid(d.segment)] for d in draws}
         }
         extra = None
-        if self.bridge.conditional:
+        if isinstance(self.bridge, ConditionalBridge):
             level = self.bridge.draw_level(rand((batch,), generator, dtype=dtype, device=x.device))
             extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
         return [
@@ -402,7 +402,7 @@ class Flow:
     ) -> Condition:
         """What the network of segment `index` sees of the state at the end of the one before: nothing unless
         the bridge is conditional."""
-        if not self.bridge.conditional or index == 0:
+        if not isinstance(self.bridge, ConditionalBridge) or index == 0:
             return Condition()
         before, after = self.segments[index - 1], self.segments[index]
         bands, corruption = self.split(state, before), noise[self.bridge.pyramid(after) + 1]
@@ -418,6 +418,7 @@ class Flow:
     ) -> State:
         """{finest: the finished bands, corrupted at `level` [b] and upsampled}: training and sampling make it
         here."""
+        assert isinstance(self.bridge, ConditionalBridge), "only a cascade hands an image on"
         before = self.segments[after.index - 1]
         return self.show(self.bridge.corrupt(bands, corruption, level, before, after), after)
 
@@ -457,18 +458,16 @@ class Flow:
                 got=f"{name} with blurred noise",
                 expected="another prediction",
             )
-        if self.bridge.conditional and not self.noise.white:
+        conditional = isinstance(self.bridge, ConditionalBridge)
+        if conditional and not self.noise.white:
             raise ConfigError("a cascade's noise is white", got="blurred noise", expected="noise: decomposed")
-        if any(
-            s.late and s.index and not (self.bridge.conditional or self.bridge.designed)
-            for s in self.segments
-        ):
+        if any(s.late and s.index and not (conditional or self.bridge.designed) for s in self.segments):
             raise ConfigError(
                 f"{name} divides by alpha, and a scale enters a later segment where it is 0",
                 got=f"{name} with {len(self.segments)} segments",
                 expected="prediction: velocity, denoised or edm",
             )
-        if self.bridge.conditional and self.view == "bands":
+        if conditional and self.view == "bands":
             raise ConfigError(
                 f"{type(self.bridge).__name__} hands an image on",
                 got="view: bands",

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lapflow.core.bridge import ConditionalBridge
 from lapflow.core.errors import LawError
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
@@ -146,7 +147,7 @@ class _Crossing:
     @property
     def entered(self) -> set[int]:
         """The scales that enter from noise alone."""
-        if self.before is None or self.flow.bridge.conditional:
+        if self.before is None or isinstance(self.flow.bridge, ConditionalBridge):
             return set(self.segment.scales)
         return set(self.segment.scales) - set(self.before.scales)
 

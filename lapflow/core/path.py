@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
-from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment
 from lapflow.core.state import expand_time
 from lapflow.core.transfer import upload
@@ -132,11 +131,17 @@ class Path(Component):
         """Training times moved to those at which the path is defined (discrete times)."""
         return t
 
+
+class DiscretePath(Path):
+    """A path with discrete times, as of Markov chains: training and ancestral steps stay on them."""
+
+    @abstractmethod
+    def snap(self, t: Tensor, segment: Segment) -> Tensor:
+        """Times `t` moved to the path's discrete times."""
+
+    @abstractmethod
     def step_after(self, t: Tensor, segment: Segment) -> Tensor:
-        """The next of the path's discrete times after `t`. Raises `ConfigError` for a path without."""
-        raise ConfigError(
-            f"{type(self).__name__} has no discrete times", expected="a path such as vp-discrete"
-        )
+        """The next of the discrete times after `t`; the end after the last."""
 
 
 def posterior_variance(c: Coefficients, after: Coefficients) -> Tensor:

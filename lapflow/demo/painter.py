@@ -21,7 +21,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from lapflow.core.solver import Field, Observer
+from lapflow.core.field import Field
+from lapflow.core.solver import Observer
 from lapflow.core.state import State
 from lapflow.demo.offer import Offer
 from lapflow.demo.wish import Drawing

@@ -19,18 +19,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.bridge import Bridge, entering
+from lapflow.core.bridge import ConditionalBridge, entering
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Path
 from lapflow.core.state import State, expand_time
 
 
-class ConditionBridge(Bridge):
+class ConditionBridge(ConditionalBridge):
     """The next segment starts from fresh noise; the finished coarser image goes on as a condition, corrupted
     at a known level."""
-
-    conditional = True
 
     def __init__(
         self,

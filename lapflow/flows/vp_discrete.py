@@ -22,11 +22,11 @@ from torch import Tensor
 
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment
-from lapflow.core.path import Coefficients, Path
+from lapflow.core.path import Coefficients, DiscretePath
 from lapflow.core.transfer import upload
 
 
-class DiscreteVPPath(Path):
+class DiscreteVPPath(DiscretePath):
     """Discrete-time diffusion: N noise levels from a table of betas."""
 
     def __init__(

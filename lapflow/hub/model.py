@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lapflow.config.building import build_codec, build_flow, build_model
 from lapflow.config.loading import resolved
+from lapflow.core.attention import Mask
 from lapflow.core.backbone import Condition, Heads
 from lapflow.core.errors import CheckpointError, ConfigError, LapflowError
 from lapflow.hub.needed import ConfigMixin, ModelMixin, register_to_config
@@ -102,6 +103,11 @@ class LapFlowModel(ModelMixin, ConfigMixin):
     def guided(self) -> tuple[str, ...]:
         """The heads that guidance combines."""
         return self.network.guided
+
+    @property
+    def mask(self) -> Mask:
+        """Which scales the output of a scale depends on."""
+        return self.network.mask
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str] | None, **kwargs: Any) -> Any:

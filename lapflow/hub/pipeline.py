@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lapflow.config.building import build_codec
+from lapflow.core.codec import ModuleCodec
 from lapflow.core.decomposition import require_images
 from lapflow.core.errors import CheckpointError, ConfigError, suggest
 from lapflow.core.files import replace_file
@@ -91,8 +92,7 @@ class LapFlowPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         self.codec = build_codec(backbone.trained.config)
-        if vae is not None:
-            self.codec.adopt(vae)
+        self._adopt(vae)
         self.register_modules(backbone=backbone, vae=vae)
         self.register_to_config(metrics=metrics, license=check_licence(license))
         self._guidance_scale: float | Sequence[float] | None = None
@@ -272,9 +272,19 @@ class LapFlowPipeline(DiffusionPipeline):
                 expected="np or pt",
             )
 
+    def _adopt(self, vae: Any) -> None:
+        if vae is None:
+            return
+        if not isinstance(self.codec, ModuleCodec):
+            raise ConfigError(
+                f"{type(self.codec).__name__} works without a network",
+                got=type(vae).__name__,
+                expected="none",
+            )
+        self.codec.adopt(vae)
+
     def _pictures(self, latents: Tensor, output_type: str) -> Any:
-        if self.vae is not None:
-            self.codec.adopt(self.vae)  # it may have been replaced
+        self._adopt(self.vae)  # it may have been replaced
         images = self.codec.decode(latents).float()
         if output_type == "pil":
             return [
@@ -305,7 +315,8 @@ class LapFlowPipeline(DiffusionPipeline):
         """
         trained = read_run(Path(run), checkpoint=checkpoint, weights=weights, attention=attention)
         codec = build_codec(trained.config)
-        return cls(LapFlowModel.of(trained), codec.module, measured(Path(run), trained), license)
+        vae = codec.module if isinstance(codec, ModuleCodec) else None
+        return cls(LapFlowModel.of(trained), vae, measured(Path(run), trained), license)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:

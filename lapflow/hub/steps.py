@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lapflow.core.errors import ConfigError
+from lapflow.core.field import Field
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
-from lapflow.core.solver import Field, Observer, Solver
+from lapflow.core.solver import Observer, Solver
 from lapflow.core.state import Shape, State, batch_size
 from lapflow.sampling.field import ModelField
 

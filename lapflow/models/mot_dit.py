@@ -51,7 +51,7 @@ class MoTDiT(Backbone):
     ) -> None:
         super().__init__()
         self.heads = (VARIANCE,) if variance else ()
-        self.num_classes = num_classes
+        self.num_classes, self.mask = num_classes, mask
         design = sizes.architecture(
             bands,
             size=size,

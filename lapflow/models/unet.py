@@ -31,6 +31,8 @@ class UNet(Backbone):
     """diffusers' UNet2DModel per scale; its attention is its own (SDPA), so the config's attention backend is
     not used."""
 
+    mask = "self"
+
     def __init__(
         self,
         bands: Mapping[int, Band],

@@ -25,8 +25,20 @@ from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Heads
 from lapflow.core.errors import ConfigError
 from lapflow.core.flow import TrainingPoint
 from lapflow.core.objective import Objective
-from lapflow.core.path import Coefficients, learned_variance, posterior_variance
+from lapflow.core.path import Coefficients, DiscretePath, Path, learned_variance, posterior_variance
 from lapflow.objectives.mse import squared_errors
+
+
+def discrete(path: Path) -> DiscretePath:
+    """The path. Raises `ConfigError` for one without discrete times."""
+    if not isinstance(path, DiscretePath):
+        raise ConfigError(
+            "the variational bound needs discrete times",
+            got=type(path).__name__,
+            expected="a DiscretePath, such as vp-discrete",
+            remedy="set flow.path=vp-discrete, or objective=mse",
+        )
+    return path
 
 
 class VariationalMSE(Objective):
@@ -65,7 +77,7 @@ class VariationalMSE(Objective):
             {k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment
         )
         head = flow.split(heads[VARIANCE], segment)
-        after = flow.path.step_after(point.clock, segment)
+        after = discrete(flow.path).step_after(point.clock, segment)
         total = []
         for k, x1 in point.data.items():
             c, d = (flow.path.coefficients(t, segment, k).expand(x1) for t in (point.clock, after))

@@ -74,6 +74,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "midpoint": "lapflow.solvers.runge_kutta:Midpoint",
         "heun": "lapflow.solvers.runge_kutta:Heun",
         "rk4": "lapflow.solvers.runge_kutta:RK4",
+        "ab2": "lapflow.solvers.multistep:AdamsBashforth2",
         "dopri5": "lapflow.solvers.adaptive:Dopri5",
         "dopri8": "lapflow.solvers.adaptive:Dopri8",
         "bosh3": "lapflow.solvers.adaptive:Bosh3",

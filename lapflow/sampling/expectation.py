@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lapflow.core.bridge import ConditionalBridge
 from lapflow.core.decomposition import Band
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
@@ -42,7 +43,7 @@ def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
         c = flow.path.coefficients(clock(segment.begin), segment, band.scale).expand(like)
         bridge, d2, mean = flow.bridge, torch.full_like(like, std**2), zero + 1
         entered = Law(zero, (c.sigma * noise).square() + zero)
-        if law is None or bridge.conditional:
+        if law is None or isinstance(bridge, ConditionalBridge):
             start = entered
         elif bridge.designed:  # taken for clean, noised afresh
             start = Law(c.alpha * law.factor, c.alpha**2 * law.variance + (c.sigma * noise).square())
@@ -53,8 +54,8 @@ def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
             jump = torch.where(last.sigma > 0, jump, torch.ones_like(jump))  # it had finished: it is the data
             start = Law(law.factor * jump, law.variance * jump**2)
         given: Law | None = None
-        if bridge.conditional and law is not None:
-            given, mean, d2 = _conditional(flow, band, segment, law, d2)
+        if isinstance(bridge, ConditionalBridge) and law is not None:
+            given, mean, d2 = _conditional(flow, bridge, band, segment, law, d2)
         end = flow.path.coefficients(clock(flow.last(segment)), segment, band.scale).expand(like)
         before_v, after_v = (x.alpha**2 * d2 + (x.sigma * noise) ** 2 for x in (c, end))
         slope = (after_v / before_v).sqrt()
@@ -67,14 +68,14 @@ def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
 
 
 def _conditional(
-    flow: Flow, band: Band, segment: Segment, coarse: Law, d2: Tensor
+    flow: Flow, bridge: ConditionalBridge, band: Band, segment: Segment, coarse: Law, d2: Tensor
 ) -> tuple[Law, Tensor, Tensor]:
     """In a cascade: the law of the conditional mean m + gain (z - a m), z = a y + s n, with y of law
     `coarse`; its mean's factor; and the conditional variance."""
-    before, s = flow.segments[segment.index - 1], flow.bridge.level
+    before, s = flow.segments[segment.index - 1], bridge.level
     a2, g2 = (
         1 - s**2,
-        (s * flow.bridge.corruption_unit(before, segment) * flow.noise.direction_std(band)) ** 2,
+        (s * bridge.corruption_unit(before, segment) * flow.noise.direction_std(band)) ** 2,
     )
     total = a2 * d2 + g2
     gain = a2**0.5 * d2 / total

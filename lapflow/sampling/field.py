@@ -3,7 +3,6 @@ flow."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,26 +10,22 @@ import torch
 from torch import Tensor
 
 from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
+from lapflow.core.field import DenoiserField, Endpoints
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, learned_variance
 from lapflow.core.random import Generators
-from lapflow.core.solver import Endpoints, Field
 from lapflow.core.state import Shape, State, batch_size, clock, map_state
 
 
-class FlowField(Field):
+class FlowField(DenoiserField):
     """The field of a flow in one segment, for something that predicts; `shape` is that of the whole sample,
     (c, *sizes)."""
 
     def __init__(self, flow: Flow, segment: Segment, shape: Shape, end: float = 1.0) -> None:
         self.flow, self.segment, self.shape = flow, segment, shape
         self.end = min(flow.last(segment), end)
-
-    @abstractmethod
-    def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
-        """The heads at a state [view]: `main` as `Flow.target` states it."""
 
     def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
         return self.flow.velocity(self.predict(state, t)["main"], state, clock(t), self.segment)
@@ -85,7 +80,7 @@ class ModelField(FlowField):
     ) -> None:
         super().__init__(flow, segment, shape)
         self.model, self.condition, self.guidance = model, condition, guidance
-        self.dtype = next(model.parameters()).dtype
+        self.mask, self.dtype = model.mask, next(model.parameters()).dtype
 
     def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
         labels = self.condition.labels

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from lapflow.core.attention import Mask, visible
 from lapflow.core.backbone import MAIN, Condition, Heads
+from lapflow.core.bridge import ConditionalBridge
+from lapflow.core.field import Endpoints
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, posterior_variance
 from lapflow.core.random import Generators
-from lapflow.core.solver import Endpoints
 from lapflow.core.state import State, clock
 from lapflow.sampling.basis import Basis
 from lapflow.sampling.field import FlowField
@@ -64,6 +65,8 @@ class BandOracle(Oracle):
     """For Gaussian data that is independent between bands and white inside each band's range: std `std[k]`,
     mean `mean[k]`."""
 
+    mask = "self"
+
     def __init__(
         self,
         flow: Flow,
@@ -82,6 +85,7 @@ class BandOracle(Oracle):
 
     def _condition_on(self, image: State) -> None:
         before, bridge = self.flow.segments[self.segment.index - 1], self.flow.bridge
+        assert isinstance(bridge, ConditionalBridge), "only a cascade hands an image on"
         s, unit = bridge.level, bridge.corruption_unit(before, self.segment)
         a2 = 1 - s**2
         for k in before.scales:

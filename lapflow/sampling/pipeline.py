@@ -26,10 +26,11 @@ from lapflow.core.codec import Codec
 from lapflow.core.dataset import Dataset
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError
+from lapflow.core.field import Field
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.random import keyed_generator
-from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.solver import Observer, Solver, Statistics
 from lapflow.core.state import Shape
 from lapflow.sampling.exported import is_exported, read_exported
 from lapflow.sampling.request import class_label, require_method, resolve_guidance

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from lapflow.core.backbone import Backbone, Condition
 from lapflow.core.errors import ConfigError
+from lapflow.core.field import Field
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators, fresh_generator
-from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.solver import Observer, Solver, Statistics, call_observer
 from lapflow.core.state import Shape, State
 from lapflow.core.transfer import upload
 from lapflow.flows.guidance import ClassifierFreeGuidance
+from lapflow.sampling.continuity import continuous_scales
 from lapflow.sampling.field import ModelField
 
 
@@ -45,18 +47,22 @@ def integrate(
     """Carry a batch's noise pyramids (`Flow.draw_noise`) to data.
 
     `field(segment, condition)` gives what is integrated in a segment, the condition being what a conditional
-    bridge hands on; `observe(field)` what is called after its steps.
+    bridge hands on; `observe(field)` what is called after its steps. Raises `SolverError` for a field that is
+    not of the type that the solver needs.
     """
     state: State = {}
     statistics = []
+    history = solver.start_history()
     for index, segment in enumerate(flow.segments):
         condition = flow.condition(index, state, noise)
-        state = flow.enter(index, state, noise)
+        before, state = state, flow.enter(index, state, noise)
         current = field(segment, condition)
+        solver.require_field(current)
+        if history is not None:
+            history.keep(continuous_scales(flow, index, before, state, current.mask))
         watch = None if observe is None else observe(current)
-        if watch is not None:
-            watch(segment.begin, state)
-        state, work = solver.solve(current, state, segment, generator, watch)
+        call_observer(watch, segment.begin, state, history)
+        state, work = solver.solve(current, state, segment, generator, watch, history)
         statistics.append(work)
     return Integration(state, tuple(statistics))
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lapflow.core.field import Field
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
-from lapflow.core.solver import Field, Observer
+from lapflow.core.solver import Observer
 from lapflow.core.state import State
 
 

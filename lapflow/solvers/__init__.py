@@ -2,6 +2,7 @@
 
 from lapflow.solvers.denoising import DDIM, DDPM, Churned
 from lapflow.solvers.heun_edm import HeunEDM
+from lapflow.solvers.multistep import AdamsBashforth2
 from lapflow.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
 from lapflow.solvers.sde import EulerMaruyama
 from lapflow.solvers.tableau import Tableau
@@ -10,6 +11,7 @@ __all__ = [
     "DDIM",
     "DDPM",
     "RK4",
+    "AdamsBashforth2",
     "Churned",
     "Euler",
     "EulerMaruyama",

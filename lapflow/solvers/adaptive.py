@@ -19,13 +19,14 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from lapflow.core.errors import SolverError
+from lapflow.core.field import Field
 from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators
-from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.solver import History, Observer, Solver, Statistics
 from lapflow.core.state import State
 
 
-class Adaptive(Solver):
+class Adaptive(Solver[Field]):
     """An embedded pair with step control; a subclass names torchdiffeq's `method`."""
 
     method: ClassVar[str]
@@ -48,6 +49,7 @@ class Adaptive(Solver):
         segment: Segment,
         generator: Generators | None = None,
         observe: Observer | None = None,
+        history: History | None = None,
     ) -> tuple[State, Statistics]:
         dtypes = {k: x.dtype for k, x in state.items()}
         wide = tuple(x if x.dtype == torch.float64 else x.float() for x in state.values())

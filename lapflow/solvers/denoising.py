@@ -21,17 +21,18 @@ from torch import Tensor
 
 from lapflow.core.backbone import VARIANCE
 from lapflow.core.errors import SolverError
+from lapflow.core.field import DenoiserField, Endpoints
 from lapflow.core.path import Coefficients, forward_variance, posterior_variance
 from lapflow.core.random import Generators
-from lapflow.core.solver import Endpoints, Field
+from lapflow.core.solver import History
 from lapflow.core.state import State
 from lapflow.solvers.steps import FixedSteps, Steps
 
 
-class Denoising(FixedSteps):
+class Denoising(FixedSteps[DenoiserField]):
     """A method of the family above, one evaluation a step, on the path's own grid."""
 
-    order = 1
+    needs, order = DenoiserField, 1
     final_noise = False
     """Whether the step into sigma = 0 draws noise too."""
 
@@ -45,7 +46,13 @@ class Denoising(FixedSteps):
         return None
 
     def step(
-        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+        self,
+        field: DenoiserField,
+        state: Mapping[int, Tensor],
+        t: float,
+        t_next: float,
+        generator: Generators | None,
+        history: History | None = None,
     ) -> tuple[State, int]:
         said = field.endpoints(state, t)
         now, after = field.coefficients(said.data, t), field.coefficients(said.data, t_next)
@@ -64,7 +71,7 @@ class Denoising(FixedSteps):
         fresh = field.noise(said.data, generator)
         return field.show({k: mean + std * fresh[k] for k, (mean, std) in parts.items()}), 1
 
-    def _draws(self, field: Field, t: float, t_next: float, learned: bool) -> bool:
+    def _draws(self, field: DenoiserField, t: float, t_next: float, learned: bool) -> bool:
         """Whether the step has any fresh noise, found without waiting for a GPU. A variance that is learned
         is above 0."""
         now, after = field.law(t), field.law(t_next)

@@ -12,20 +12,27 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lapflow.core.errors import SolverError
+from lapflow.core.field import DenoiserField
 from lapflow.core.random import Generators
-from lapflow.core.solver import Field
+from lapflow.core.solver import History
 from lapflow.core.state import State
 from lapflow.solvers.steps import FixedSteps
 
 
-class HeunEDM(FixedSteps):
+class HeunEDM(FixedSteps[DenoiserField]):
     """Heun's rule in sigma, two evaluations a step; the step into sigma = 0 takes one. For paths with EDM's
     noise levels."""
 
-    order = 2
+    needs, order = DenoiserField, 2
 
     def step(
-        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+        self,
+        field: DenoiserField,
+        state: Mapping[int, Tensor],
+        t: float,
+        t_next: float,
+        generator: Generators | None,
+        history: History | None = None,
     ) -> tuple[State, int]:
         here, slope = _slope(field, state, t)
         now, after = field.coefficients(here, t), field.coefficients(here, t_next)
@@ -39,7 +46,7 @@ class HeunEDM(FixedSteps):
         ), 2
 
 
-def _slope(field: Field, state: Mapping[int, Tensor], t: float) -> tuple[State, State]:
+def _slope(field: DenoiserField, state: Mapping[int, Tensor], t: float) -> tuple[State, State]:
     """The bands of a state, and dx/dsigma of each, = (dalpha/dsigma) x1 + x0."""
     said = field.endpoints(state, t)
     found = field.coefficients(said.data, t)

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lapflow.core.field import Field, TimeGrid
 from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators
-from lapflow.core.solver import Field
+from lapflow.core.solver import History
 from lapflow.core.state import State, map_state
 from lapflow.solvers.steps import FixedSteps, finite_grid
 from lapflow.solvers.tableau import Tableau
@@ -43,7 +44,7 @@ def _advance(
     return out
 
 
-class RungeKutta(FixedSteps):
+class RungeKutta(FixedSteps[Field]):
     """A fixed-step method; a subclass names its `tableau`."""
 
     tableau: ClassVar[Tableau]
@@ -52,11 +53,17 @@ class RungeKutta(FixedSteps):
     def order(self) -> int:  # type: ignore[override]
         return self.tableau.order
 
-    def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
-        return finite_grid(field, steps)
+    def times(self, grid: TimeGrid, segment: Segment, steps: int) -> list[float]:
+        return finite_grid(grid, steps)
 
     def step(
-        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+        self,
+        field: Field,
+        state: Mapping[int, Tensor],
+        t: float,
+        t_next: float,
+        generator: Generators | None,
+        history: History | None = None,
     ) -> tuple[State, int]:
         return rk_step(self.tableau, field.velocity, state, t, t_next), len(self.tableau.b)
 

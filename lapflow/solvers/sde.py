@@ -17,18 +17,19 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from lapflow.core.errors import ConfigError
+from lapflow.core.field import DenoiserField, TimeGrid
 from lapflow.core.intervals import Segment, even_grid
 from lapflow.core.random import Generators
-from lapflow.core.solver import Field
+from lapflow.core.solver import History
 from lapflow.core.state import State
 from lapflow.solvers.steps import FixedSteps, Steps
 
 
-class EulerMaruyama(FixedSteps):
+class EulerMaruyama(FixedSteps[DenoiserField]):
     """Euler-Maruyama with diffusion w = sigma, weak order 1, one evaluation a step, and a last step of the
     drift."""
 
-    order = 1
+    needs, order = DenoiserField, 1
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class EulerMaruyama(FixedSteps):
     ) -> None:
         self.steps, self.last = steps, last
 
-    def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
+    def times(self, grid: TimeGrid, segment: Segment, steps: int) -> list[float]:
         if steps < 2:
             raise ConfigError(
                 "the stochastic solver needs two points at least", got=f"steps {steps}", expected="2 or more"
@@ -56,7 +57,13 @@ class EulerMaruyama(FixedSteps):
         return [*even_grid(segment.begin, late, steps - 1), segment.stop]
 
     def step(
-        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+        self,
+        field: DenoiserField,
+        state: Mapping[int, Tensor],
+        t: float,
+        t_next: float,
+        generator: Generators | None,
+        history: History | None = None,
     ) -> tuple[State, int]:
         h, said, bands = t_next - t, field.endpoints(state, t), field.split(state)
         found = field.coefficients(said.data, t)

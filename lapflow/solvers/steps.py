@@ -12,9 +12,10 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from lapflow.core.errors import ConfigError, SolverError
+from lapflow.core.field import TimeGrid
 from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators
-from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.solver import F, History, Observer, Solver, Statistics, call_observer
 from lapflow.core.state import State
 
 Steps = Annotated[
@@ -23,7 +24,7 @@ Steps = Annotated[
 ]
 
 
-class FixedSteps(Solver):
+class FixedSteps(Solver[F]):
     """Steps along a grid of times; a subclass says what a step is, and which grid if not the path's own."""
 
     steered = True
@@ -40,43 +41,51 @@ class FixedSteps(Solver):
                 expected="one number per segment, in time order, or a single number",
             )
 
-    def plan(self, field: Field, segment: Segment) -> None:
-        self.times(field, segment, self._steps_in(segment))
+    def plan(self, grid: TimeGrid, segment: Segment) -> None:
+        self.times(grid, segment, self._steps_in(segment))
 
     def _steps_in(self, segment: Segment) -> int:
         return self.steps if isinstance(self.steps, int) else self.steps[segment.index]
 
-    def times(self, field: Field, segment: Segment, steps: int) -> list[float]:
+    def times(self, grid: TimeGrid, segment: Segment, steps: int) -> list[float]:
         """The times that the steps join."""
-        return field.grid(steps)
+        return grid.grid(steps)
 
     @abstractmethod
     def step(
-        self, field: Field, state: Mapping[int, Tensor], t: float, t_next: float, generator: Generators | None
+        self,
+        field: F,
+        state: Mapping[int, Tensor],
+        t: float,
+        t_next: float,
+        generator: Generators | None,
+        history: History | None = None,
     ) -> tuple[State, int]:
-        """(the state at `t_next`, evaluations made) from the state at `t`."""
+        """(the state at `t_next`, evaluations made) from the state at `t`; a multistep method reads and
+        extends the `history`."""
 
     def solve(
         self,
-        field: Field,
+        field: F,
         state: Mapping[int, Tensor],
         segment: Segment,
         generator: Generators | None = None,
         observe: Observer | None = None,
+        history: History | None = None,
     ) -> tuple[State, Statistics]:
         grid = self.times(field, segment, self._steps_in(segment))
+        history = self.start_history() if history is None else history
         current, evaluations = dict(state), 0
         for t, t_next in pairwise(grid):
-            current, made = self.step(field, current, t, t_next, generator)
+            current, made = self.step(field, current, t, t_next, generator, history)
             evaluations += made
-            if observe is not None:
-                observe(t_next, current)
+            call_observer(observe, t_next, current, history)
         require_finite(current, segment)
         return current, Statistics(evaluations, len(grid) - 1)
 
 
-def finite_grid(field: Field, steps: int) -> list[float]:
-    """The field's grid, from where the segment is entered to the last time at which the velocity is
+def finite_grid(field: TimeGrid, steps: int) -> list[float]:
+    """The segment's grid, from where the segment is entered to the last time at which the velocity is
     finite."""
     grid, begin = field.grid(steps), field.segment.begin
     stop = min(field.end, grid[-1])

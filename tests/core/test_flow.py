@@ -21,7 +21,7 @@ from tests.support import images, make_flow, seeded, single_scale
 class Tiny(nn.Module):
     """A network small enough to write out: v = w x + t, per scale."""
 
-    num_classes = 0
+    num_classes, mask = 0, "none"
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,9 +21,10 @@ from lapflow.flows import (
 )
 from lapflow.flows.compose import compose
 from lapflow.models.unet import UNet
-from lapflow.objectives.variational import VariationalMSE
+from lapflow.objectives.variational import VariationalMSE, discrete
 from lapflow.pyramids import BlockDCT, CumulativeIntervals, Identity, LaplacianPyramid, Stages, WaveletPyramid
 from lapflow.sampling.checking import check_bands
+from lapflow.sampling.sampler import integrate
 from lapflow.solvers import DDIM, DDPM, EulerMaruyama, HeunEDM
 from tests.flows.test_peers import Fixed, flow_of
 from tests.support import images, make_flow, seeded
@@ -90,7 +91,7 @@ def test_append_where_the_noise_level_jumps():
         (lambda: Stages(starts=[0.1, 0.4]), "begin at 0"),
         (lambda: Stages(weights=[1.0]).segments(2), "every scale"),
         (lambda: DiscreteVPPath(times=20).grid(ONE.segments(1)[0], 21), "more steps"),
-        (lambda: LinearPath().step_after(torch.zeros(1), ONE.segments(1)[0]), "discrete"),
+        (lambda: discrete(LinearPath()), "discrete"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -136,10 +137,14 @@ def test_a_unet_that_does_not_fit():
 
 
 def test_velocities_alone_are_not_enough_for_a_denoising_solver():
-    from tests.solvers.test_solvers import SEGMENT, Forced, start
+    """Refused before anything is evaluated."""
+    from tests.solvers.test_solvers import Forced
 
-    with pytest.raises(LapflowError, match="velocities only"):
-        DDIM(steps=2).solve(Forced(), start(), SEGMENT)
+    flow, field = make_flow(1), Forced()
+    noise = flow.draw_noise((1, 4, 4), 1, seeded(), dtype=torch.float64, device="cpu")
+    with pytest.raises(SolverError, match="velocities only"):
+        integrate(flow, lambda segment, condition: field, noise, DDIM(steps=2))
+    assert not field.times
 
 
 def test_a_cascade_s_network_wants_its_image():

@@ -144,6 +144,7 @@ CASES = [
     Case("backbone", "mot-dit", depth=2, width=16, heads=2),
     Case("backbone", "mot-dit", {"num_classes": 0}, depth=2, width=16, heads=2, mask="none"),
     Case("backbone", "separate", depth=2, width=16, heads=2),
+    Case("backbone", "separate", depth=1, width=16, heads=2, mask="self"),
     Case("backbone", "unet", channels=[8, 8], layers=1, attention_levels=[1], head_width=4, groups=4),
     Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
     *(
@@ -165,7 +166,7 @@ CASES = [
     Case("optimizer", "torch", optimizer="SGD", options={"momentum": 0.9}),
     Case("optimizer", "torch", optimizer="RAdam"),
     Case("optimizer", "muon", weight_decay=0.01),
-    *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4")),
+    *(Case("solver", name, steps=4) for name in ("euler", "midpoint", "heun", "rk4", "ab2")),
     *(Case("solver", name) for name in ("dopri5", "dopri8", "bosh3", "adaptive-heun")),
     # Its error estimate is 1/512 of a step's change of slope, so the tolerance that meets 1e-4 is far below
     # 1e-4.

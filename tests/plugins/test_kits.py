@@ -9,12 +9,13 @@ import torch
 
 from lapflow.backends.engines import TorchEngine
 from lapflow.core.errors import DataError
+from lapflow.core.solver import History
 from lapflow.data import Digits, PixelFeatures
 from lapflow.flows import AppendBridge, ClassifierFreeGuidance, LinearPath
 from lapflow.models import Pixels
 from lapflow.plugins import conformance as kits
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
-from lapflow.solvers import Euler, Heun
+from lapflow.solvers import AdamsBashforth2, Euler, Heun
 from lapflow.solvers.adaptive import Dopri5
 
 
@@ -49,8 +50,37 @@ class ClaimsTooMuch(Euler):
 
 
 class LooksOutside(Euler):
-    def solve(self, field, state, segment, generator=None, observe=None):
+    def solve(self, field, state, segment, generator=None, observe=None, history=None):
         field.velocity(state, segment.stop + 0.1)
+        return super().solve(field, state, segment, generator, observe)
+
+
+class RemembersItself(AdamsBashforth2):
+    """Its history is on the solver."""
+
+    def solve(self, field, state, segment, generator=None, observe=None, history=None):
+        self.own = self.start_history()
+        return super().solve(field, state, segment, generator, observe, self.own)
+
+    def step(self, field, state, t, t_next, generator, history=None):
+        return super().step(field, state, t, t_next, generator, self.own)
+
+
+class KeepsWhatWasEdited(AdamsBashforth2):
+    """Goes on from the velocity before an observer's edit."""
+
+    class Stubborn(History):
+        def keep(self, scales):
+            pass
+
+    def start_history(self):
+        return self.Stubborn()
+
+
+class ForgetsAtBorders(AdamsBashforth2):
+    """Takes no notice of the history that it is given."""
+
+    def solve(self, field, state, segment, generator=None, observe=None, history=None):
         return super().solve(field, state, segment, generator, observe)
 
 
@@ -158,6 +188,9 @@ WRONG = [
     (kits.SolverConformance, ClaimsTooMuch, "test_it_converges_at_its_order"),
     (kits.SolverConformance, LooksOutside, "test_nothing_is_evaluated_outside_the_segment"),
     (kits.SolverConformance, LooksOutside, "test_statistics_count_the_work"),
+    (kits.SolverConformance, RemembersItself, "test_two_solves_may_interleave"),
+    (kits.SolverConformance, KeepsWhatWasEdited, "test_after_an_edit_the_solver_starts_anew"),
+    (kits.SolverConformance, ForgetsAtBorders, "test_a_history_without_scales_is_a_new_one"),
     (kits.SolverConformance, CountsBeforehand, "test_fixed_work_does_not_depend_on_the_state"),
     (kits.EngineConformance, HoldsHalf, "test_it_says_what_a_process_holds"),
     (kits.BridgeConformance, MixesSamples, "test_samples_do_not_mix"),

@@ -7,8 +7,6 @@ import torch
 from lapflow import register
 from lapflow.cli import main
 from lapflow.core.backbone import Backbone, Condition
-from lapflow.core.errors import SolverError
-from lapflow.core.solver import Field
 from lapflow.flows import ClassifierFreeGuidance
 from lapflow.plugins.registry import unregister
 from lapflow.sampling.field import ModelField
@@ -47,15 +45,6 @@ def test_guidance_combines_the_heads_that_the_network_names():
     # With labels c and the null class 3: u + 2 (c - u) = 2 c - 3, times the head's number.
     for name, want in (("main", [-3.0, -1.0]), ("guided", [-6.0, -2.0]), ("plain", [0.0, 3.0])):
         assert all(x[:, 0, 0, 0].tolist() == want for x in heads[name].values()), name
-
-
-def test_a_field_of_velocities_has_no_heads_to_give():
-    class Plain(Field):
-        def velocity(self, state, t):
-            return state
-
-    with pytest.raises(SolverError, match="Plain gives velocities only"):
-        Plain().predict({0: torch.zeros(1)}, 0.0)
 
 
 class Asks(Euler):

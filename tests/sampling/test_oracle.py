@@ -1,5 +1,7 @@
 """The Gaussian oracle through the real sampler: exact where it should be, and the figures of what is not."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from lapflow.flows import AppendBridge, GVPPath, LinearPath, PyramidalPath, Tran
 from lapflow.flows.compose import compose
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid, Stages, WaveletPyramid
 from lapflow.sampling.checking import check_bands, check_mask, natural_covariance
-from lapflow.solvers import RK4, Euler, Heun
+from lapflow.solvers import RK4, AdamsBashforth2, Euler, Heun
 from lapflow.solvers.adaptive import Dopri5
 from tests.core.test_laws import UnitNoise
 from tests.support import AXES, DECOMPOSITIONS, STARTS, make_flow
@@ -48,6 +50,27 @@ def test_what_real_step_counts_cost(solver, fine, tolerance):
     """K = 2: Euler with 20, 40, 80 calls -13, -6.7, -3.4 %, Heun with 80 +.06 %."""
     band = check_bands(make_flow(2), solver).bands[-1]
     assert (band.scale, band.std_error) == (0, pytest.approx(fine, abs=tolerance))
+
+
+@pytest.mark.parametrize(("levels", "mask"), [(2, "causal"), (2, "none"), (3, "self")])
+def test_a_multistep_solver_converges_at_its_order_across_entries(levels, mask):
+    """Whether the history is kept where a scale enters (causal, self) or is void (none); kept, the coarsest
+    band's error is that of one start."""
+    flow, first, errors = make_flow(levels), 20, {}
+    for solver in (AdamsBashforth2, RestartedAB2):
+        errors[solver] = [
+            abs(check_mask(flow, solver(steps=n), mask).std_error[levels - 1]) for n in (first, 2 * first)
+        ]
+        assert math.log2(errors[solver][0] / errors[solver][1]) == pytest.approx(2, abs=0.15)
+    if mask == "none":
+        assert errors[AdamsBashforth2] == errors[RestartedAB2]
+    else:
+        assert errors[AdamsBashforth2][1] < 0.5 * errors[RestartedAB2][1]
+
+
+class RestartedAB2(AdamsBashforth2):
+    def solve(self, field, state, segment, generator=None, observe=None, history=None):
+        return super().solve(field, state, segment, generator, observe)
 
 
 def test_an_adaptive_solver_is_near_at_few_evaluations():

@@ -7,7 +7,7 @@ from lapflow.config.building import build, build_flow, build_solver
 from lapflow.config.loading import load_config, recipes
 from lapflow.sampling.rehearsal import evaluation_times
 from lapflow.sampling.sampler import sample
-from lapflow.solvers import Euler
+from lapflow.solvers import AdamsBashforth2, Euler
 from lapflow.solvers.adaptive import Dopri5
 
 FIXED = [name for name in recipes() if name.endswith("-digits") and name != "lfm-digits"]
@@ -44,4 +44,5 @@ def test_it_draws_from_a_generator_of_its_own():
 def test_an_adaptive_solver_does_not_know():
     flow = build_flow(load_config("lapflow-k2-digits"))
     assert evaluation_times(flow, Dopri5()) is None
-    assert [len(at) for at in evaluation_times(flow, Euler(steps=[3, 7]))] == [3, 7]
+    for solver in (Euler, AdamsBashforth2):
+        assert [len(at) for at in evaluation_times(flow, solver(steps=[3, 7]))] == [3, 7]

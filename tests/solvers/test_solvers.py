@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lapflow.core.errors import ConfigError, SolverError
+from lapflow.core.field import Field
 from lapflow.core.intervals import Segment
-from lapflow.core.solver import Field
-from lapflow.solvers import RK4, Euler, Heun, Midpoint, Tableau
+from lapflow.solvers import RK4, AdamsBashforth2, Euler, Heun, Midpoint, Tableau
 from lapflow.solvers.adaptive import AdaptiveHeun, Bosh3, Dopri5, Dopri8, Fehlberg2
 
 SEGMENT = Segment(0, 0.25, 0.75, {1: 0.0, 0: 0.25})
@@ -49,7 +49,7 @@ def error(state):
     return max(abs(state[1].item() - want[0]), abs(state[0][0, 0, 0, 0].item() - want[1]))
 
 
-@pytest.mark.parametrize("solver", FIXED)
+@pytest.mark.parametrize("solver", [*FIXED, AdamsBashforth2])
 def test_fitted_order_is_the_methods_own(solver):
     counts = [8, 16, 32, 64]
     errors = [error(solver(steps=n).solve(Forced(), start(), SEGMENT)[0]) for n in counts]
@@ -66,6 +66,29 @@ def test_fixed_steps_count_and_observe(solver):
     assert seen == SEGMENT.grid(10)[1:]
     assert min(field.times) == 0.25
     assert max(field.times) <= 0.75
+
+
+def test_adams_bashforth_on_unequal_steps():
+    """Exact where the velocity is linear in time, but for the start: its step is Euler's. After it, each step
+    is the integral of the line through the last two velocities, found here by numpy's interpolation."""
+
+    class Uneven(Forced):
+        def grid(self, steps):
+            return [0.25, 0.3, 0.45, 0.5, 0.75]
+
+    field, seen, work = Uneven(), [(0.25, start())], AdamsBashforth2(steps=4)
+    _, statistics = work.solve(field, start(), SEGMENT, observe=lambda t, x: seen.append((t, dict(x))))
+    assert statistics.evaluations == 4
+    assert field.times == [0.25, 0.3, 0.45, 0.5]
+    times = [t for t, _ in seen]
+    slopes = [{k: v.flatten()[0].item() for k, v in Forced().velocity(x, t).items()} for t, x in seen]
+    for k in (1, 0):
+        x = [state[k].flatten()[0].item() for _, state in seen]
+        assert x[1] == pytest.approx(x[0] + 0.05 * slopes[0][k], rel=1e-13)
+        for n in range(1, 4):
+            line = np.polyfit(times[n - 1 : n + 1], [slopes[n - 1][k], slopes[n][k]], 1)
+            area = np.polyval(np.polyint(line), times[n + 1]) - np.polyval(np.polyint(line), times[n])
+            assert x[n + 1] == pytest.approx(x[n] + area, rel=1e-12)
 
 
 @pytest.mark.parametrize("solver", ADAPTIVE)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.core.codec import Codec
+from lapflow.core.codec import ModuleCodec
 from lapflow.core.decomposition import require_images
 from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import BackendError, ConfigError, SizeError
@@ -17,7 +17,7 @@ from lapflow.core.random import Generators, randn
 from lapflow.core.state import Shape
 
 
-class AutoencoderKLCodec(Codec):
+class AutoencoderKLCodec(ModuleCodec):
     """A frozen diffusers `AutoencoderKL`, such as SD-VAE or EQ-VAE; latent = (z - shift) * scale.
 
     z is the posterior's mean, so that encoding is a function of the image, or with posterior `sample` a draw

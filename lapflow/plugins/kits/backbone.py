@@ -121,6 +121,21 @@ class BackboneConformance(Conformance):
             relabelled = model(self.state(scales), t, (labels + 1) % (self.num_classes + 1))["main"]
             assert all((first[k] - relabelled[k]).abs().max() > 1e-9 for k in scales), "class"
 
+    def test_a_scale_depends_on_no_more_than_its_mask_says(self) -> None:
+        """Under `causal` and `self` the finer scales change nothing, whether they are there or not; under
+        `self` no other scale does."""
+        model, scales = self.network(), tuple(self.bands)
+        t, state = torch.full((self.batch,), 0.4, dtype=torch.float64), self.state(scales)
+        want = model(state, t, self.labels())["main"]
+        for j in scales if model.mask != "none" else ():
+            changed = {**state, j: self.state((j,), "other")[j]}
+            shorter = {k: x for k, x in state.items() if k >= j}
+            for k, x in model(shorter, t, self.labels())["main"].items():
+                assert (x - want[k]).abs().max() <= 1e-9 * want[k].abs().max(), "without finer scales"
+            for k, x in model(changed, t, self.labels())["main"].items():
+                if k > j or (k < j and model.mask == "self"):
+                    assert (x - want[k]).abs().max() <= 1e-9 * want[k].abs().max(), f"scale {j} is read"
+
     def test_without_labels_it_takes_the_null_class(self) -> None:
         """None, a Condition without labels and the null class are one."""
         model, scales = self.network(), tuple(self.bands)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lapflow.core.bridge import Bridge
+from lapflow.core.bridge import Bridge, ConditionalBridge
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, Path
 from lapflow.core.state import State, map_state
@@ -104,7 +104,7 @@ class BridgeConformance(Conformance):
         """A conditional bridge's `corrupt` gives the next segment's bands, linear in image and noise; level 0
         leaves the image."""
         bridge = self.make()
-        if not bridge.conditional:
+        if not isinstance(bridge, ConditionalBridge):
             return
         before, after = self.segments[0], self.segments[1]
         image = {k: normal(*self.shapes[k], key=("image", k)) for k in before.scales}

@@ -6,23 +6,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from lapflow.core.backbone import MAIN, Heads
 from lapflow.core.errors import SolverError
+from lapflow.core.field import DenoiserField, Endpoints, Field
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients
 from lapflow.core.random import Generators, keyed_generator, randn
-from lapflow.core.solver import Endpoints, Field, Solver
+from lapflow.core.solver import History, Solver
 from lapflow.core.state import State
 from lapflow.plugins.kits.base import Conformance, error_of, relative
 
 FREQUENCY = 3.0
 
 
-class KnownField(Field):
+class KnownField(DenoiserField):
     """Two scales with a known solution: x_1' = -x_1 + cos(3 t), which is linear, and x_0' = -2 t x_0^2, which
     is not."""
 
@@ -33,6 +36,9 @@ class KnownField(Field):
     def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
         self.times.append(t)
         return {1: -state[1] + math.cos(FREQUENCY * t), 0: -2 * t * state[0].square()}
+
+    def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
+        return {MAIN: self.velocity(state, t)}
 
     def endpoints(self, state: Mapping[int, Tensor], t: float) -> Endpoints:
         """The pair on the straight path alpha = t, sigma = 1 - t that has this velocity at the state."""
@@ -55,6 +61,16 @@ class KnownField(Field):
 
         linear = (state[1] - forced(start)) * math.exp(start - stop) + forced(stop)
         return {1: linear, 0: 1 / (1 / state[0] + stop**2 - start**2)}
+
+
+class PlainField(Field):
+    """Velocities and no more."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+
+    def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
+        return dict(state)
 
 
 class BrokenField(KnownField):
@@ -102,10 +118,15 @@ class SolverConformance(Conformance):
         coarse = values[:2].reshape(2, 1, *[1] * self.axes)
         return {1: coarse.to(dtype), 0: values.reshape(2, 1, *sizes).to(dtype)}
 
-    def error(self, solver: Solver) -> float:
-        state = self.start()
-        got, _ = solver.solve(self.field(), state, self.segment, keyed_generator("solver"))
-        want = KnownField.exact(state, self.segment.start, self.segment.stop)
+    def error(self, solver: Solver, border: float | None = None) -> float:
+        """The relative error at the segment's stop; with a `border`, of two solves that share a history."""
+        got, history = self.start(), solver.start_history()
+        ends = [self.segment.start, *([] if border is None else [border]), self.segment.stop]
+        for start, stop in itertools.pairwise(ends):
+            field = self.field()
+            field.segment = replace(self.segment, start=start, stop=stop)
+            got, _ = solver.solve(field, got, field.segment, keyed_generator("solver"), None, history)
+        want = KnownField.exact(self.start(), self.segment.start, self.segment.stop)
         return max(relative(got[k], want[k]) for k in want)
 
     def test_it_converges_at_its_order(self) -> None:
@@ -116,15 +137,76 @@ class SolverConformance(Conformance):
         if self.with_steps(4) is None:
             assert self.error(self.make()) <= self.tolerance
             return
+        self.require_order(None)
+
+    def test_a_history_that_is_kept_across_a_border_keeps_the_order(self) -> None:
+        """Two segments with unequal steps, under a field that is smooth across their border."""
+        if self.make().start_history() is not None and self.with_steps(4) is not None:
+            self.require_order(0.4)
+
+    def require_order(self, border: float | None) -> None:
         errors = []
         for steps in (8, 16, 32, 64):
             solver = self.with_steps(steps)
             assert solver is not None
-            errors.append(self.error(solver))
+            errors.append(self.error(solver, border))
         rates = [math.log2(a / b) for a, b in itertools.pairwise(errors) if b > 1e-13]
         order = self.make().order
         assert rates
         assert abs(rates[-1] - order) <= 0.35, f"order {order} stated, errors {errors} fall at {rates}"
+
+    def test_a_history_without_scales_is_a_new_one(self) -> None:
+        """After `keep(())` a solve gives what it gives without a history; what it kept changes the result."""
+        solver = self.make()
+        if (history := solver.start_history()) is None:
+            return
+        plain, kept = self.solved(solver, None), [self.solved(solver, history) for _ in range(2)][1]
+        assert any(not torch.equal(plain[k], kept[k]) for k in plain), "the history is not used"
+        history.keep(())
+        assert all(torch.equal(plain[k], x) for k, x in self.solved(solver, history).items())
+
+    def solved(self, solver: Solver, history: History | None) -> State:
+        generator = keyed_generator("solver")
+        return solver.solve(self.field(), self.start(), self.segment, generator, None, history)[0]
+
+    def test_two_solves_may_interleave(self) -> None:
+        """Nothing of a solve stays on the solver: another one between two steps changes nothing."""
+        solver = self.make()
+        plain = self.solved(self.make(), None)
+        between: list[State] = []
+
+        def solve_once(t: float, state: State) -> None:
+            if not between:
+                between.append(self.solved(solver, None))
+
+        got, _ = solver.solve(self.field(), self.start(), self.segment, keyed_generator("solver"), solve_once)
+        assert all(torch.equal(plain[k], x) for state in (got, *between) for k, x in state.items())
+
+    def test_after_an_edit_the_solver_starts_anew(self) -> None:
+        """What an observer puts in the state's place half way is solved as from the start of a segment."""
+        whole, half = self.with_steps(4), self.with_steps(2)
+        if whole is None or half is None or not (whole.steered and self.deterministic):
+            return
+        middle = (self.segment.start + self.segment.stop) / 2
+
+        def edit(t: float, state: State) -> None:
+            if t == middle:
+                state.update({k: 2 * x for k, x in self.start().items()})
+
+        got, _ = whole.solve(self.field(), self.start(), self.segment, keyed_generator("solver"), edit)
+        field = self.field()
+        field.segment = replace(self.segment, start=middle)
+        want, _ = half.solve(field, {k: 2 * x for k, x in self.start().items()}, field.segment)
+        assert all(relative(got[k], want[k]) <= 1e-12 for k in want)
+
+    def test_a_field_without_what_the_solver_needs_is_refused(self) -> None:
+        """`require_field` takes the field under test, and refuses velocities alone unless they are enough."""
+        solver = self.make()
+        solver.require_field(self.field())
+        if issubclass(PlainField, solver.needs):
+            solver.require_field(PlainField(self.segment))
+        else:
+            error_of(SolverError, lambda: solver.require_field(PlainField(self.segment)))
 
     def test_nothing_is_evaluated_outside_the_segment(self) -> None:
         """Every time is in [start, stop], the ends exact."""

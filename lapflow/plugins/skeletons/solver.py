@@ -11,13 +11,14 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from lapflow.core.errors import SolverError
+from lapflow.core.field import Field
 from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators
-from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.solver import History, Observer, Solver, Statistics
 from lapflow.core.state import State, map_state
 
 
-class Skeleton(Solver):
+class Skeleton(Solver[Field]):
     """x' = x + (t' - t) v(x, t): order 1, one evaluation a step."""
 
     order = 1
@@ -34,6 +35,7 @@ class Skeleton(Solver):
         segment: Segment,
         generator: Generators | None = None,
         observe: Observer | None = None,
+        history: History | None = None,
     ) -> tuple[State, Statistics]:
         stop = min(field.end, segment.stop)
         times = [*(t for t in field.grid(self.steps) if t < stop), stop]

@@ -11,18 +11,19 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from lapflow.core.errors import SolverError
+from lapflow.core.field import DenoiserField
 from lapflow.core.intervals import Segment
 from lapflow.core.random import Generators, rand
-from lapflow.core.solver import Field, Observer, Solver, Statistics
+from lapflow.core.solver import History, Observer, Solver, Statistics
 from lapflow.core.state import State
 from varlap.network import CODES, LOGITS
 from varlap.quantiser import unblocks
 
 
-class DrawTokens(Solver):
+class DrawTokens(Solver[DenoiserField]):
     """One step and one evaluation a segment, whatever the segment's length."""
 
-    order = 1
+    needs, order = DenoiserField, 1
     heads = (LOGITS, CODES)
 
     def __init__(
@@ -41,11 +42,12 @@ class DrawTokens(Solver):
 
     def solve(
         self,
-        field: Field,
+        field: DenoiserField,
         state: Mapping[int, Tensor],
         segment: Segment,
         generator: Generators | None = None,
         observe: Observer | None = None,
+        history: History | None = None,
     ) -> tuple[State, Statistics]:
         heads, k = field.predict(state, segment.begin), segment.finest
         logits, codes, band = heads[LOGITS][k], heads[CODES][k], state[k]
