@@ -19,6 +19,12 @@ def drawn_times(draw: Draw) -> list[Tensor]:
     return [draw.t] if isinstance(draw.t, Tensor) else [draw.t[k] for k in draw.segment.scales]
 
 
+def first_time(segment: Segment, scale: int) -> float:
+    """The path's variable of a scale at the segment's start."""
+    window = segment.of(scale).window
+    return window[0] if window else segment.start
+
+
 class IntervalsConformance(Conformance):
     """`levels` is the number of scales that `make()`'s schedule is for; `end` the path's last clock time in
     draws."""
@@ -61,13 +67,14 @@ class IntervalsConformance(Conformance):
             assert list(s.scales) == list(range(self.levels - 1, self.levels - 1 - len(s.scales), -1)), (
                 f"segment {s.index}"
             )
-            first = s.window[0] if s.window else s.start
-            assert all(entry <= first for entry in s.entry.values()), "a scale is not active before it enters"
+            assert all(entry <= first_time(s, k) for k, entry in s.entry.items()), (
+                "a scale is not active before it enters"
+            )
         for before, after in itertools.pairwise(segments):
             assert len(before.scales) <= len(after.scales)
             assert all(after.entry[k] == entry for k, entry in before.entry.items()), "a scale enters once"
-            first = after.window[0] if after.window else after.start
-            assert all(after.entry[k] == first for k in set(after.scales) - set(before.scales))
+            entered = set(after.scales) - set(before.scales)
+            assert all(after.entry[k] == first_time(after, k) for k in entered)
         assert len(segments[-1].scales) == self.levels
 
     def test_grids_run_from_start_to_stop(self) -> None:
