@@ -5,15 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lapflow.core.attention import Mask
 from lapflow.core.component import Component
-from lapflow.core.state import State, take_rows
+from lapflow.core.errors import ConfigError, suggest
+from lapflow.core.state import State, Times, take_rows
 
 Heads = dict[str, State]
+
+Hidden = dict[str, State]
+"""Hidden states by name: {k: tokens [b, n_k, d]}."""
 
 MAIN = "main"
 """The head that every network has: what the flow's prediction states."""
@@ -66,6 +71,15 @@ class Backbone(nn.Module, Component):
 
     mask: Mask = "none"
     """Which scales the output of a scale depends on, as `Field.mask`; `none` is always safe."""
+    times_per_scale: bool = False
+    """Whether `forward` takes a time for each scale."""
+
+    second_time: bool = False
+    """Whether `forward` takes `t_end`, the end of the step that is predicted (flow maps)."""
+
+    def hidden_names(self) -> tuple[str, ...]:
+        """The hidden states that `forward` can return, in the order in which they are computed."""
+        return ()
 
     remakes: bool = False
     """Whether its units take part in `training.recompute=cheap`: they compute norms and activation functions
@@ -80,11 +94,43 @@ class Backbone(nn.Module, Component):
 
     @abstractmethod
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        *,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
         """state {k: [b, c_k, *sizes_k]} with any non-empty suffix of the scales coarse to fine (or one alone,
         a merged image), t [b] the path's model time, in [0, 1] for most -> {"main": {k: [b, c_k, *sizes_k]}}
-        for the same scales, and the `heads`. Without labels a conditional network takes the null class."""
+        for the same scales, and the `heads`. Without labels a conditional network takes the null class.
+
+        `t` may be {k: [b]} if the network has `times_per_scale`. `t_end`, like `t`, is the time at which the
+        predicted step ends, if it has a `second_time`; None: `t`, a step of no length. With `return_hidden`,
+        some of `hidden_names()`, the result is (heads, {name: {k: tokens [b, n_k, d]}}). Raises `ConfigError`
+        for what the network does not take (`require_inputs`)."""
+
+    def require_inputs(self, t: Times, t_end: Times | None, return_hidden: Sequence[str]) -> None:
+        """Raises `ConfigError` unless the network takes such times and has these hidden states."""
+        name = type(self).__name__
+        if not self.times_per_scale and not (isinstance(t, Tensor) and isinstance(t_end, Tensor | None)):
+            raise ConfigError(
+                f"{name} takes one time for all scales", got="a time for each", expected="t of shape [b]"
+            )
+        if t_end is not None and not self.second_time:
+            raise ConfigError(
+                f"{name} takes no second time",
+                got="t_end",
+                expected="a network that has one, for instance mot-dit with second_time: true",
+            )
+        for wanted in return_hidden:
+            if wanted not in (known := self.hidden_names()):
+                raise ConfigError(
+                    f"{name} has no hidden state {wanted!r}",
+                    got=wanted,
+                    expected=suggest(wanted, known) if known else "none: it gives no hidden states",
+                )
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str | None:
         """The attention kernel that runs there, by name; None for a network without one. Raises

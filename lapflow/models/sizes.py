@@ -58,6 +58,9 @@ ConditioningOption = Annotated[
 VarianceOption = Annotated[
     bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")
 ]
+SecondTimeOption = Annotated[
+    bool, Field(description="embed a second time t_end, where the predicted step ends (flow maps)")
+]
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Architecture:
     conditioning: Conditioning
     experts: Experts
     variance: bool = False
+    second_time: bool = False
 
     @property
     def hidden(self) -> int:
@@ -94,6 +98,7 @@ def architecture(
     conditioning: Conditioning,
     experts: Experts,
     variance: bool,
+    second_time: bool,
 ) -> Architecture:
     """Check the options against each other and against the bands. Raises `ConfigError` or `SizeError`."""
     if not bands:
@@ -116,7 +121,9 @@ def architecture(
         bands, patch if patch is not None else named_patch if named_patch is not None else DEFAULT_PATCH
     )
     check_patches(bands, patches)
-    return Architecture(depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, variance)
+    return Architecture(
+        depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, variance, second_time
+    )
 
 
 def parse_size(size: str) -> tuple[int, int, int, int | None]:

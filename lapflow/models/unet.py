@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Condition, Heads
+from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Condition
 from lapflow.core.decomposition import Band, require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
+from lapflow.core.state import Times
 from lapflow.models.layers import refuse_labels
 from lapflow.models.sizes import VarianceOption
 from lapflow.models.transformer import active_scales
@@ -126,8 +127,16 @@ class UNet(Backbone):
         )
 
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        *,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
+        self.require_inputs(t, t_end, return_hidden)
+        assert isinstance(t, Tensor), "one time for all scales"
         active_scales(state, tuple(self.bands), self.bands)
         given = Condition.of(condition)
         if not self.num_classes and given.labels is not None:

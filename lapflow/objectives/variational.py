@@ -22,8 +22,9 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Heads
+from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
-from lapflow.core.flow import TrainingPoint
+from lapflow.core.flow import Flow, TrainingPoint
 from lapflow.core.objective import Objective
 from lapflow.core.path import Coefficients, DiscretePath, Path, learned_variance, posterior_variance
 from lapflow.objectives.mse import squared_errors
@@ -56,6 +57,10 @@ class VariationalMSE(Objective):
     ) -> None:
         self.weight, self.bin_width = weight, bin_width
 
+    def build(self, flow: Flow, bands: Mapping[int, Band], num_classes: int) -> None:
+        super().build(flow, bands, num_classes)
+        discrete(flow.path)
+
     def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:
         heads = network(point.state, point.t, point.condition)
         if VARIANCE not in heads:
@@ -77,6 +82,7 @@ class VariationalMSE(Objective):
             {k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment
         )
         head = flow.split(heads[VARIANCE], segment)
+        assert isinstance(point.clock, Tensor), "a path with discrete times has one time for all scales"
         after = discrete(flow.path).step_after(point.clock, segment)
         total = []
         for k, x1 in point.data.items():

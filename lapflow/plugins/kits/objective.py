@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from lapflow.core.backbone import Backbone, Condition, Heads
 from lapflow.core.flow import Flow, TrainingPoint
 from lapflow.core.objective import Objective
 from lapflow.core.random import keyed_generator
-from lapflow.core.state import State
+from lapflow.core.state import State, Times
 from lapflow.plugins.kits.base import Conformance, normal
 from lapflow.plugins.registry import create
 
@@ -24,7 +24,7 @@ class Fixed(nn.Module):
         super().__init__()
         self.heads = heads
 
-    def forward(self, state: State, t: Tensor, condition: Condition) -> Heads:
+    def forward(self, state: State, t: Times, condition: Condition, **options: Any) -> Heads:
         return self.heads
 
 
@@ -80,7 +80,8 @@ class ObjectiveConformance(Conformance):
         given = Condition(labels).rows(rows)
         for seed in range(100):
             generators = [keyed_generator("sample", i) for i in range(6)]
-            point = flow.training_point(x[rows], generators[rows], keyed_generator("stage", seed), given)
+            stage, second = keyed_generator("stage", seed), self.make().second_time
+            point = flow.training_point(x[rows], generators[rows], stage, given, second_time=second)
             if point.segment == flow.segments[segment]:
                 return point
         raise AssertionError("a hundred draws did not meet the segment")
