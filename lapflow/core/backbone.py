@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from lapflow.core.component import Component
+from lapflow.core.condition import Condition, Specs
 from lapflow.core.state import State
 
 Heads = dict[str, State]
@@ -21,32 +22,17 @@ VARIANCE = "variance"
 """The head in which a network returns the learned range of a step's variance."""
 
 
-@dataclass(frozen=True)
-class Condition:
-    """What a prediction is conditioned on: class `labels` [b] (int64; the null class is `num_classes`), and
-    in a cascade the coarser `image` {k: [b, c, h_k, w_k]} beside the state's scale k, corrupted at `level`
-    [b]."""
-
-    labels: Tensor | None = None
-    image: Mapping[int, Tensor] | None = None
-    level: Tensor | None = None
-
-    @staticmethod
-    def of(condition: Condition | Tensor | None) -> Condition:
-        """A bare tensor stands for class labels, None for no condition."""
-        return condition if isinstance(condition, Condition) else Condition(labels=condition)
-
-
 class Backbone(nn.Module, Component):
     """A network over the active scales of a state.
 
-    Context: `bands` ({k: Band}, coarse to fine), `num_classes` (0: unconditional), `attention` (a backend or
-    its name).
+    Context: `bands` ({k: Band}, coarse to fine), `condition` (the specs of the parts that it embeds, by name; a
+    number stands for so many classes, 0 for nothing), `attention` (a backend or its name).
     """
 
     kind = "backbone"
-    context = ("bands", "num_classes", "attention")
-    num_classes: int
+    context = ("bands", "condition", "attention")
+    condition: Specs = MappingProxyType({})
+    """The parts that it embeds. It refuses others by name."""
 
     heads: tuple[str, ...] = ()
     """The heads beside `main` that `forward` returns."""
@@ -71,7 +57,7 @@ class Backbone(nn.Module, Component):
     ) -> Heads:
         """state {k: [b, c_k, h_k, w_k]} with any non-empty suffix of the scales coarse to fine (or one alone,
         a merged image), t [b] the path's model time, in [0, 1] for most -> {"main": {k: [b, c_k, h_k, w_k]}}
-        for the same scales, and the `heads`. Without labels a conditional network takes the null class."""
+        for the same scales, and the `heads`. What it embeds and is not given is taken as null."""
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str | None:
         """The attention kernel that runs there, by name; None for a network without one. Raises

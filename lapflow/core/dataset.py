@@ -1,18 +1,40 @@
-"""Contract: images with labels, or what a codec made of them."""
+"""Contract: samples with what is said of them; or what a codec made of them."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
 
 from lapflow.core.component import Component
+from lapflow.core.errors import DataError
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`value` float32 [c, *sizes] in [-1, 1] (or a codec's moments), and `annotations`: what is said of it, by name,
+    as JSON values. `label` is an index into the set's `class_names`, `caption` a text; others are the set's own."""
+
+    value: Tensor
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+
+
+def annotation(annotations: Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
+    """The annotation `name` of a batch of samples. Raises `DataError` where the data do not say it."""
+    if name not in annotations:
+        raise DataError(
+            f"the data say no {name!r} of a sample",
+            got=", ".join(annotations) or "no annotations",
+            expected=name,
+            remedy="name a data set that does, or another conditioner",
+        )
+    return annotations[name]
 
 
 @dataclass(frozen=True)
@@ -30,7 +52,7 @@ class Encoding:
 
 
 class Dataset(Component):
-    """A finite set of labelled images. Opening it is cheap; nothing is read before `size` or `read`.
+    """A finite set of annotated images. Opening it is cheap; nothing is read before `size` or `read`.
 
     `shape` (c, h, w) and `num_classes` (0: no labels) are known without reading images, so that a model can
     be built.
@@ -73,20 +95,20 @@ class Dataset(Component):
         be read."""
 
     @abstractmethod
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
-        """Image `index` of a split as float32 [c, h, w] in [-1, 1] (or its moments), and its label (0 without
-        classes). A pure function.
+    def read(self, split: Split, index: int) -> Sample:
+        """Sample `index` of a split. Every sample has the same annotations, `label` among them where the set has
+        classes. A pure function.
 
         Raises `ImageError` for an image that cannot be read while others can: training then takes another
         (`lapflow.data.substitute`). Any other error ends the run.
         """
 
-    def read_mirrored(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read_mirrored(self, split: Split, index: int) -> Sample:
         """As `read`, of the image turned left to right. The moments of a mirrored image are not the mirrored
-        moments."""
+        moments, and a caption may speak of left and right: such a set overrides this."""
         assert self.encoding is None, "a set of moments must say what those of a mirrored image are"
-        image, label = self.read(split, index)
-        return image.flip(-1), label
+        sample = self.read(split, index)
+        return replace(sample, value=sample.value.flip(-1))
 
     def require_mirrored(self) -> None:
         """Raises `DataError` where `read_mirrored` cannot answer. Called before work starts."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import Condition, Heads
+from lapflow.core.backbone import Heads
+from lapflow.core.condition import IMAGE, Condition, Image
 from lapflow.core.bridge import Bridge
 from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.errors import ConfigError, suggest
@@ -430,7 +431,8 @@ class Flow:
             self.bridge.level,
             device=next(iter(bands.values())).device,
         )
-        return Condition(None, self.condition_image(bands, corruption, level, after), level)
+        image = self.condition_image(bands, corruption, level, after)
+        return Condition({IMAGE: Image(image, level)})
 
     def condition_image(
         self, bands: Mapping[int, Tensor], corruption: Mapping[int, Tensor], level: Tensor, after: Segment

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
+from lapflow.core.backbone import VARIANCE, Backbone, Heads
+from lapflow.core.condition import Condition, Specs, specs
 from lapflow.core.decomposition import Band
 from lapflow.models import sizes
 from lapflow.models.transformer import ScaleTransformer
@@ -32,7 +33,7 @@ class MoTDiT(Backbone):
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         attention: str | AttentionBackend = "auto",
         *,
         size: sizes.SizeOption = None,
@@ -51,7 +52,7 @@ class MoTDiT(Backbone):
     ) -> None:
         super().__init__()
         self.heads = (VARIANCE,) if variance else ()
-        self.num_classes = num_classes
+        self.condition = specs(condition)
         design = sizes.architecture(
             bands,
             size=size,
@@ -65,7 +66,7 @@ class MoTDiT(Backbone):
             experts=experts,
             variance=variance,
         )
-        self.transformer = ScaleTransformer(bands, num_classes, resolve(attention), design)
+        self.transformer = ScaleTransformer(bands, self.condition, resolve(attention), design)
 
     def forward(
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
+from lapflow.core.backbone import VARIANCE, Backbone, Heads
+from lapflow.core.condition import Condition, Specs, specs
 from lapflow.core.decomposition import Band
 from lapflow.models import sizes
 from lapflow.models.transformer import ScaleTransformer, active_scales
@@ -31,7 +32,7 @@ class Separate(Backbone):
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         attention: str | AttentionBackend = "auto",
         *,
         size: sizes.SizeOption = None,
@@ -46,7 +47,7 @@ class Separate(Backbone):
     ) -> None:
         super().__init__()
         self.heads = (VARIANCE,) if variance else ()
-        self.bands, self.num_classes, self.mask = dict(bands), num_classes, mask
+        self.bands, self.condition, self.mask = dict(bands), specs(condition), mask
         design = sizes.architecture(
             bands,
             size=size,
@@ -64,7 +65,7 @@ class Separate(Backbone):
         self.towers = nn.ModuleDict(
             {
                 str(k): ScaleTransformer(
-                    bands, num_classes, backend, design, self._seen(k, tuple(bands)), (k,)
+                    bands, self.condition, backend, design, self._seen(k, tuple(bands)), (k,)
                 )
                 for k in bands
             }

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, attention_pairs
-from lapflow.core.backbone import MAIN, VARIANCE, Condition, Heads
+from lapflow.core.backbone import MAIN, VARIANCE, Heads
+from lapflow.core.condition import Condition, Spec, VectorSpec, num_classes, refuse_unknown
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError
 from lapflow.models.blocks import Block, Expert, MaskedAttention, ModulatedExpert
-from lapflow.models.layers import FinalLayer, LabelEmbedder, PatchEmbed, TimestepEmbedder, refuse_labels
+from lapflow.models.layers import FinalLayer, LabelEmbedder, PatchEmbed, TimestepEmbedder, VectorEmbedder
 from lapflow.models.sizes import Architecture
 
 SHARED = "shared"
@@ -35,23 +36,31 @@ class ScaleTransformer(nn.Module):
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int,
+        condition: Mapping[str, Spec],
         attention: AttentionBackend,
         design: Architecture,
         inputs: Sequence[int] | None = None,
         outputs: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.bands, self.num_classes, self.design = dict(bands), num_classes, design
+        self.bands, self.condition, self.design = dict(bands), dict(condition), design
         self.inputs = tuple(bands if inputs is None else inputs)
         self.outputs = self.inputs if outputs is None else tuple(outputs)
         self.modulated = design.conditioning == "adaln-zero"
         embeds = self._embeds()
         self.embeds = nn.ModuleDict(embeds)
         self.time = TimestepEmbedder(design.width)
-        self.label = LabelEmbedder(num_classes, design.width) if num_classes else None
+        classes = num_classes(condition)
+        self.label = LabelEmbedder(classes, design.width) if classes else None
         # How much the image beside the state is corrupted: a second time.
         self.level = TimestepEmbedder(design.width) if any(bands[k].condition for k in self.inputs) else None
+        self.vectors = nn.ModuleDict(
+            {
+                name: VectorEmbedder(spec.size, design.width)
+                for name, spec in condition.items()
+                if isinstance(spec, VectorSpec)
+            }
+        )
         self.attention = MaskedAttention(attention, design.mask, design.heads)
         self.blocks = nn.ModuleList(Block(self._experts(), self.attention) for _ in range(design.depth))
         self.finals = nn.ModuleDict(
@@ -95,6 +104,8 @@ class ScaleTransformer(nn.Module):
                     nn.init.normal_(cast(nn.Linear, linear).weight, std=0.02)
             elif isinstance(module, LabelEmbedder):
                 nn.init.normal_(module.table.weight, std=0.02)
+            elif isinstance(module, VectorEmbedder):
+                nn.init.normal_(module.null, std=0.02)
             elif isinstance(module, ModulatedExpert):
                 nn.init.zeros_(module.modulation.weight)
             elif isinstance(module, FinalLayer):
@@ -103,6 +114,11 @@ class ScaleTransformer(nn.Module):
                     nn.init.zeros_(module.modulation.weight)
             elif isinstance(module, PatchEmbed):
                 module.reset_position()
+
+    @property
+    def pooled(self) -> int:
+        """How many vectors say what the network is conditioned on: time, class, level, numbers."""
+        return 1 + (self.label is not None) + (self.level is not None) + len(self.vectors)
 
     # ------------------------------------------------------------------ forward
 
@@ -114,6 +130,7 @@ class ScaleTransformer(nn.Module):
         -> heads of {k: [b, c_k, h_k, w_k]} for the active ones of `outputs`, in the order of `state`."""
         scales = active_scales(state, self.inputs, self.bands)
         given = Condition.of(given)
+        refuse_unknown(given, self.condition)
         condition, prefix = self._condition(t, given)
         tokens = [self.embeds[str(k)](self._beside(state[k], k, given)) for k in scales]
         if prefix is not None:  # in front of every scale's own tokens, so that they are seen under every mask
@@ -140,32 +157,25 @@ class ScaleTransformer(nn.Module):
         """A scale with the image that is given beside it, as further channels."""
         if not self.bands[scale].condition:
             return x
-        if given.image is None or scale not in given.image:
+        if given.image is None or scale not in given.image.value:
             raise ConfigError(
                 f"the network of scale {scale} wants the coarser image beside it",
                 got="none",
                 expected="condition.image",
             )
-        return torch.cat([x, given.image[scale].to(x.dtype)], dim=1)
+        return torch.cat([x, given.image.value[scale].to(x.dtype)], dim=1)
 
     def _condition(self, t: Tensor, given: Condition) -> tuple[Tensor | None, Tensor | None]:
         """The condition for modulation [b, d], its SiLU taken once for all layers; or the tokens to prepend
-        [b, 1 to 3, d]."""
+        [b, m, d]."""
         embedded = [self.time(t)]
         if self.label is not None:
             embedded.append(self.label(given.labels, t))
-        elif given.labels is not None:
-            refuse_labels()
         if self.level is not None:
-            if given.level is None and given.image is not None:
-                raise ConfigError(
-                    "an image is given without the level of its corruption",
-                    got="none",
-                    expected="condition.level [b]",
-                )
-            embedded.append(
-                self.level(torch.zeros_like(t) if given.level is None else given.level.to(t.dtype))
-            )
+            level = torch.zeros_like(t) if given.image is None else given.image.level.to(t.dtype)
+            embedded.append(self.level(level))
+        for name, embed in self.vectors.items():
+            embedded.append(embed(given.parts.get(name), t))
         return (
             (F.silu(sum(embedded[1:], embedded[0])), None)
             if self.modulated
@@ -189,7 +199,7 @@ class ScaleTransformer(nn.Module):
         )
         active, d, depth = [k for k in self.inputs if k in given], self.design.width, self.design.depth
         pixels = {k: self.bands[k].height * self.bands[k].width for k in active}
-        extra = 0 if self.modulated else 1 + (self.num_classes > 0) + (self.level is not None)
+        extra = 0 if self.modulated else self.pooled
         lengths = [cast(PatchEmbed, self.embeds[str(k)]).tokens + extra for k in active]
         returned = [k for k in active if k in self.outputs]
         experts = len(active) if self.design.experts == "per-scale" else 1

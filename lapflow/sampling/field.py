@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
+from lapflow.core.backbone import VARIANCE, Backbone, Heads
+from lapflow.core.condition import Condition
 from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
@@ -71,7 +71,7 @@ class FlowField(Field):
 
 
 class ModelField(FlowField):
-    """A backbone with a condition and guidance. The null class gives the unconditional prediction, in one
+    """A backbone with a condition and guidance. The condition's null gives the unconditional prediction, in one
     batched call."""
 
     def __init__(
@@ -88,11 +88,10 @@ class ModelField(FlowField):
         self.dtype = next(model.parameters()).dtype
 
     def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
-        labels = self.condition.labels
-        if labels is None or not self.guidance.active(t):
-            return self._predict(state, t, self.condition)
-        null = replace(self.condition, labels=torch.full_like(labels, self.model.num_classes))
-        heads = self._predict(map_state(lambda x: torch.cat([x, x]), state), t, _both(self.condition, null))
+        given = self.condition
+        if not given.droppable or not self.guidance.active(t):
+            return self._predict(state, t, given)
+        heads = self._predict(map_state(lambda x: torch.cat([x, x]), state), t, given.join(given.null()))
         n = batch_size(state)
         guided = {name: map_state(lambda v: v[:n], head) for name, head in heads.items()}
         for name in self.model.guided:
@@ -108,17 +107,3 @@ class ModelField(FlowField):
         times = torch.full((first.shape[0],), time, dtype=torch.float32, device=first.device)
         heads = self.model(map_state(lambda x: x.to(self.dtype), given), times, condition)
         return {name: map_state(lambda v, x: v.to(x.dtype), head, state) for name, head in heads.items()}
-
-
-def _both(first: Condition, second: Condition) -> Condition:
-    """The conditions of a doubled batch."""
-
-    def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return None if a is None or b is None else torch.cat([a, b])
-
-    image = (
-        None
-        if first.image is None or second.image is None
-        else map_state(lambda a, b: torch.cat([a, b]), first.image, second.image)
-    )
-    return Condition(join(first.labels, second.labels), image, join(first.level, second.level))
