@@ -74,7 +74,7 @@ class Sampling:
         self, side: int, starts: Sequence[float], steps: int, batch: int, device: str = "cpu", size: str = "S"
     ) -> None:
         levels = len(starts)
-        self.flow = lapflow.Flow(
+        self.flow = lapflow.compose(
             LaplacianPyramid(levels=levels),
             CumulativeIntervals(starts=list(starts)),
             LinearPath(),
@@ -92,7 +92,7 @@ class Sampling:
             self.flow,
             self.model,
             self.shape,
-            labels=self.labels,
+            condition=self.labels,
             solver=Euler(steps=self.steps),
             generator=generator,
         )

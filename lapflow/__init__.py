@@ -16,6 +16,7 @@ _HOME = {
     "LapFlowPipeline": "lapflow.hub",
     "LapflowError": "lapflow.core.errors",
     "Pipeline": "lapflow.sampling.pipeline",
+    "compose": "lapflow.flows.compose",
     "load": "lapflow.sampling.pipeline",
     "load_config": "lapflow.config.loading",
     "register": "lapflow.plugins.registry",
@@ -23,12 +24,23 @@ _HOME = {
     "train": "lapflow.training.loop",
 }
 # LapFlowPipeline needs an extra, and `from lapflow import *` must not.
-__all__ = ["Flow", "LapflowError", "Pipeline", "load", "load_config", "register", "sample", "train"]
+__all__ = [
+    "Flow",
+    "LapflowError",
+    "Pipeline",
+    "compose",
+    "load",
+    "load_config",
+    "register",
+    "sample",
+    "train",
+]
 
 if TYPE_CHECKING:
     from lapflow.config.loading import load_config
     from lapflow.core.errors import LapflowError
     from lapflow.core.flow import Flow
+    from lapflow.flows.compose import compose
     from lapflow.hub import LapFlowPipeline as LapFlowPipeline
     from lapflow.plugins.registry import register
     from lapflow.sampling.pipeline import Pipeline, load

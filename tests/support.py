@@ -14,6 +14,7 @@ from lapflow.core.files import file_sha256
 from lapflow.core.flow import Flow
 from lapflow.data.encoding import Encoder, plan
 from lapflow.flows import AppendBridge, GVPPath, LinearPath, VPPath
+from lapflow.flows.compose import compose
 from lapflow.plugins import create
 from lapflow.pyramids import CumulativeIntervals, Identity, LaplacianPyramid, WaveletPyramid
 
@@ -34,11 +35,13 @@ def make_flow(
     draw: str = "batch",
 ) -> Flow:
     intervals = CumulativeIntervals(starts=STARTS[levels], draw=draw)
-    return Flow(DECOMPOSITIONS[decomposition](levels), intervals, PATHS[path](), AppendBridge(), noise=noise)
+    return compose(
+        DECOMPOSITIONS[decomposition](levels), intervals, PATHS[path](), AppendBridge(), noise=noise
+    )
 
 
 def single_scale() -> Flow:
-    return Flow(Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(), AppendBridge())
+    return compose(Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(), AppendBridge())
 
 
 def seeded(seed: int = 0) -> torch.Generator:

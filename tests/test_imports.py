@@ -9,7 +9,7 @@ import lapflow
 
 ROOT = Path(lapflow.__file__).parent
 LAYERS = ["cli", "demo", "hub", "evaluation", "sampling", "training", "config", "recipes"]
-PILLARS = {"pyramids", "flows", "models", "solvers", "backends", "data", "plugins"}
+PILLARS = {"pyramids", "flows", "models", "solvers", "backends", "data", "objectives", "plugins"}
 # A network needs a kernel and a kernel may be a plugin; both stand lower in the house. See docs/decisions.md.
 ALSO = {"models": {"backends"}, "backends": {"plugins"}}
 

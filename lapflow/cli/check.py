@@ -27,13 +27,14 @@ def check(
     from lapflow.config.loading import load_config
     from lapflow.core.attention import Mask
     from lapflow.core.errors import ConfigError
+    from lapflow.core.laws import check_laws
     from lapflow.plugins.registry import create
     from lapflow.sampling.checking import check_bands, check_mask, ladder, unstated
     from lapflow.solvers import RK4
 
     settings = load_config(config, overrides or [])
     flow = build_flow(settings, check=False)
-    laws = flow.laws()
+    laws = check_laws(flow)
     converged = check_bands(flow, RK4(steps=CONVERGED_STEPS))
     solver = build_solver(settings)
     untried = unstated(solver)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,8 @@ from lapflow.core.attention import AttentionBackend
 from lapflow.core.autocast import autocast_dtype
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
+from lapflow.core.condition import Specs
+from lapflow.core.conditioner import Conditioner
 from lapflow.core.dataset import SPLITS, Dataset
 from lapflow.core.digest import difference
 from lapflow.core.engine import Engine
@@ -31,6 +33,7 @@ from lapflow.core.solver import Field, Solver
 from lapflow.core.state import State
 from lapflow.data.order import indices
 from lapflow.data.substitute import read_or_substitute
+from lapflow.flows.compose import compose
 from lapflow.plugins.registry import create
 
 
@@ -43,7 +46,9 @@ class Composition:
     flow: Flow
     dataset: Dataset
     codec: Codec
+    conditioner: Conditioner
     model: Backbone
+    objective: Objective
 
     @property
     def num_classes(self) -> int:
@@ -68,10 +73,10 @@ class Composition:
         return build_guidance(self.config)
 
     def build_objective(self) -> None:
-        """Make the weights of the objective's own, if it has some. Their first values are a function of the
-        config's seed alone."""
+        """Give the objective the flow, and make the weights of its own, if it has some. Their first values are
+        a function of the config's seed alone."""
         with _placed(self.config, "objective"), _first_weights(self.config, "objective", torch.device("cpu")):
-            self.flow.objective.build(self.flow.views(self.shape), self.num_classes)
+            self.objective.build(self.flow, self.flow.views(self.shape), self.num_classes)
 
     def fit(self) -> None:
         """Let the network set what it takes from training data, before the first step of a run."""
@@ -83,7 +88,7 @@ class Composition:
         noise: {scale of the view: [n, c, h, w]}, coarse to fine."""
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
-        samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0] for index in first])
+        samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0].value for index in first])
         with torch.no_grad():
             x = self.encode(
                 samples, [keyed_generator(seed, "sample", position) for position in range(len(first))]
@@ -124,7 +129,7 @@ class Composition:
 
     def _require_heads(self) -> None:
         """Every head that the solver uses is there, and every head that is there is trained."""
-        has, trained, used = self.model.heads, self.flow.objective.heads, self.solver.heads
+        has, trained, used = self.model.heads, self.objective.heads, self.solver.heads
         for name in {*has, *trained, *used}:
             if name not in has or name not in trained:
                 holds = [
@@ -181,7 +186,7 @@ class Composition:
 
     def describe(self) -> dict[str, Any]:
         """What a run's first log line says of it."""
-        judge = self.flow.objective.module
+        judge = self.objective.module
         return {
             "parameters": sum(p.numel() for p in self.model.parameters()),
             **({} if judge is None else {"objective_parameters": sum(p.numel() for p in judge.parameters())}),
@@ -261,13 +266,20 @@ def build(config: Config, device: torch.device | str = "cpu") -> Composition:
         shape = dataset.shape
     with _placed(config, "codec"):
         latent = codec.latent_shape(shape)
+    conditioner = build_conditioner(config, dataset.class_names)
     return Composition(
-        config, flow, dataset, codec, build_model(config, flow, latent, dataset.num_classes, device)
+        config,
+        flow,
+        dataset,
+        codec,
+        conditioner,
+        build_model(config, flow, latent, conditioner.parts(), device),
+        build_objective(config),
     )
 
 
 def build_flow(config: Config, *, check: bool = True) -> Flow:
-    """The mathematics, objective included. `check` runs the law check, which raises `LawError`."""
+    """The mathematics. `check` runs the law check, which raises `LawError`."""
     parts = config.flow
     decomposition = _create(config, "decomposition", parts.decomposition, "flow", "decomposition")
     intervals = _create(config, "intervals", parts.intervals, "flow", "intervals")
@@ -277,7 +289,7 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
     with _placed(config, "flow", "intervals"):
         intervals.segments(decomposition.levels)
     with _placed(config, "flow"):
-        return Flow(
+        return compose(
             decomposition,
             intervals,
             path,
@@ -285,7 +297,6 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
             noise=parts.noise,
             prediction=prediction,
             view=parts.view,
-            objective=build_objective(config),
             check=check,
         )
 
@@ -294,10 +305,10 @@ def build_model(
     config: Config,
     flow: Flow,
     shape: tuple[int, int, int],
-    num_classes: int,
+    condition: Specs | int,
     device: torch.device | str = "cpu",
 ) -> Backbone:
-    """The network for latents of `shape` (c, h, w). Its first weights are a function of the config's seed
+    """The network for latents of `shape` (c, h, w), with the parts of the condition that it embeds. Its first weights are a function of the config's seed
     alone.
 
     Device `meta` allocates nothing.
@@ -312,7 +323,7 @@ def build_model(
             config.model,
             "model",
             bands=bands,
-            num_classes=num_classes,
+            condition=condition,
             attention=attention,
         )
     return model
@@ -335,6 +346,14 @@ def build_codec(config: Config) -> Codec:
 def build_dataset(config: Config) -> Dataset:
     dataset: Dataset = _create(config, "dataset", config.data, "data")
     return dataset
+
+
+def build_conditioner(config: Config, class_names: Sequence[str]) -> Conditioner:
+    """The config's conditioner, for data of these classes."""
+    conditioner: Conditioner = _create(
+        config, "conditioner", config.conditioner, "conditioner", class_names=tuple(class_names)
+    )
+    return conditioner
 
 
 def build_images(dataset: Dataset) -> Dataset:

@@ -179,6 +179,14 @@ class Condition:
         return Condition({name: function(part) for name, part in self.parts.items()})
 
 
+def class_rows(labels: Tensor | None, count: int, like: Tensor) -> Tensor:
+    """The row [b] of each sample in a table of `count` + 1 rows, the last one for no class; labels None: all of them
+    have none. `like` [b, ...] gives batch size and device."""
+    if labels is None:
+        return torch.full((like.shape[0],), count, dtype=torch.int64, device=like.device)
+    return labels % (count + 1)
+
+
 # ---------------------------------------------------------------------- what a network embeds
 
 
@@ -193,7 +201,11 @@ class ClassesSpec:
         if not isinstance(part, Classes) or part.value.ndim != 1 or part.value.dtype != torch.int64:
             return "one class index per sample, int64 [b]"
         outside = part.value[(part.value < NULL) | (part.value >= self.count)]
-        return f"classes 0 to {self.count - 1}, {NULL} for none; not {int(outside[0])}" if outside.numel() else None
+        return (
+            f"classes 0 to {self.count - 1}, {NULL} for none; not {int(outside[0])}"
+            if outside.numel()
+            else None
+        )
 
 
 @dataclass(frozen=True)
@@ -205,7 +217,9 @@ class VectorSpec:
     def accepts(self, part: Part) -> str | None:
         """None for a part of this kind; otherwise what is wrong with it."""
         fits = isinstance(part, Vector) and part.value.is_floating_point() and part.value.ndim == 2
-        return None if fits and part.tensors()[0].shape[1] == self.size else f"numbers, float [b, {self.size}]"
+        return (
+            None if fits and part.tensors()[0].shape[1] == self.size else f"numbers, float [b, {self.size}]"
+        )
 
 
 @dataclass(frozen=True)
@@ -225,7 +239,10 @@ class TokensSpec:
         if isinstance(part, Tokens) and tuple(part.value.shape[1:]) == shape:
             if self.vocabulary is None:
                 return None if part.value.is_floating_point() else "embeddings in floating point"
-            if part.value.dtype == torch.int64 and not ((part.value < 0) | (part.value >= self.vocabulary)).any():
+            if (
+                part.value.dtype == torch.int64
+                and not ((part.value < 0) | (part.value >= self.vocabulary)).any()
+            ):
                 return None
         kind = "embeddings, float" if self.vocabulary is None else f"ids 0 to {self.vocabulary - 1}, int64"
         return f"{kind} {['b', *shape]}"

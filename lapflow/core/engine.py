@@ -15,8 +15,6 @@ from lapflow.core.component import Component
 from lapflow.core.errors import LapflowError
 
 Result = TypeVar("Result")
-Calls = Sequence[tuple[Any, ...]]
-"""The arguments of each call of a network."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +25,6 @@ class Held:
     bytes: int
     divided: bool = False
     offloaded: bool = False
-
-
-class Together(nn.Module):
-    """All calls of a network in one micro-batch as one call: [arguments, ...] -> [output, ...].
-
-    What wraps a network to reduce its gradients (DDP, FSDP2, ZeRO) hooks one forward for each backward.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, calls: Calls) -> list[Any]:
-        return [self.network(*arguments) for arguments in calls]
 
 
 class Engine(Component):
@@ -148,10 +132,11 @@ class Engine(Component):
         *,
         clip: float | None = None,
         units: Sequence[nn.Module] = (),
-    ) -> Callable[[Calls], list[Any]]:
-        """Move and wrap `model`, make the optimizer over its parameters, and return what training calls:
-        `Together` over the model. `clip` bounds the gradient's norm; `units` are parts of the model that may
-        be sharded each as a whole. The model has its final weights, the same in every process. Collective."""
+    ) -> nn.Module:
+        """Move and wrap `model`, make the optimizer over its parameters, and return what training calls once
+        for each backward pass: `model` (a `TrainingStep`), or a wrapper with its arguments and results.
+        `clip` bounds the gradient's norm; `units` are parts of the model that may be sharded each as a whole.
+        The model has its final weights, the same in every process. Collective."""
 
     @abstractmethod
     def autocast(self) -> AbstractContextManager[object]:

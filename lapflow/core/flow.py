@@ -9,26 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import Heads
-from lapflow.core.condition import IMAGE, Condition, Image
 from lapflow.core.bridge import Bridge
+from lapflow.core.condition import IMAGE, Condition, Image
 from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.noise import NOISES, NoiseName
-from lapflow.core.objective import MSE, Objective
 from lapflow.core.path import Coefficients, Path
 from lapflow.core.prediction import Prediction, VelocityPrediction
 from lapflow.core.random import Generators, first_generator, rand
 from lapflow.core.state import State, clock, take_rows
-
-if TYPE_CHECKING:
-    from lapflow.core.laws import LawReport
 
 View = Literal["bands", "merged"]
 VIEWS: tuple[View, ...] = ("bands", "merged")
@@ -42,12 +37,11 @@ divides by sigma where sigma ends at 0 (SiT's t0 and 1 - t1)."""
 class TrainingPoint:
     """A training pair: the samples `index` of the batch (None: all) in `segment`.
 
-    What the network is given: `state`, maps the view's scales to [n, c_k, h_k, w_k], and its time `t` [n]; in
-    a cascade `image` and `level` too: call it with `point.condition(labels)`. `target` is what its head
-    `main` should return, at `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n], bands
-    of `data` (x1) and `noise` (x0, in the segment's unit), and the `flow`. `fraction` is n over the batch
-    size. `labels` [n] are the classes that the network is told (`labelled`), for an objective that looks at
-    them.
+    What the network is given, `network(point.state, point.t, point.condition)`: `state` maps the view's
+    scales to [n, c_k, h_k, w_k], `t` [n] is its time, and `condition` holds the rows of what is given beside
+    (in a cascade the coarser image and its level too). `target` is what its head `main` should return, at
+    `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n], bands of `data` (x1) and
+    `noise` (x0, in the segment's unit). `fraction` is n over the batch size.
     """
 
     state: State
@@ -60,30 +54,14 @@ class TrainingPoint:
     index: Tensor | None
     fraction: float
     clock: Tensor
-    flow: Flow
-    image: State | None = None
-    level: Tensor | None = None
-    labels: Tensor | None = None
-
-    def labelled(self, labels: Tensor | None) -> TrainingPoint:
-        """The same pair, with its samples' of the class labels of the *whole batch* [b], or without any."""
-        return replace(self, labels=labels if labels is None or self.index is None else labels[self.index])
-
-    def condition(self, labels: Tensor | None = None) -> Condition:
-        """The network's third argument, with the class labels of the *whole batch* [b]; by default those the
-        pair has."""
-        return Condition(
-            self.labels if labels is None else self.labelled(labels).labels, self.image, self.level
-        )
+    condition: Condition
 
 
 class Flow:
-    """decomposition + intervals + path + bridge (+ the noise, + what the network predicts and sees, + what
-    training minimises).
+    """decomposition + intervals + path + bridge (+ the noise, + what the network predicts and sees).
 
-    The law check (`lapflow.core.laws`) runs when a Flow is made and raises `LawError` for a composition whose
-    sampler would not follow the law that training assumes. `check=False` skips it, to study such a
-    composition.
+    Made by `lapflow.compose`, which checks that the sampler follows the law that training assumes. Raises
+    `ConfigError` for parts that do not fit.
     """
 
     def __init__(
@@ -96,8 +74,6 @@ class Flow:
         noise: NoiseName = "decomposed",
         prediction: Prediction | None = None,
         view: View = "bands",
-        objective: Objective | None = None,
-        check: bool = True,
     ) -> None:
         if noise not in NOISES:
             raise ConfigError("unknown noise", got=repr(noise), expected=suggest(str(noise), NOISES))
@@ -106,18 +82,9 @@ class Flow:
         self.decomposition, self.intervals, self.path, self.bridge = decomposition, intervals, path, bridge
         self.noise = NOISES[noise](decomposition)
         self.prediction, self.view = prediction or VelocityPrediction(), view
-        self.objective = objective or MSE()
         self.levels = decomposition.levels
         self.segments = self._placed(intervals.segments(self.levels))
         self._refuse_what_does_not_fit()
-        if check:
-            self.laws().require()
-
-    def laws(self) -> LawReport:
-        """The law check's report: prior, bridges and end, per segment and band."""
-        from lapflow.core.laws import check_laws
-
-        return check_laws(self)
 
     # ------------------------------------------------------------------ bands and views
 
@@ -165,8 +132,10 @@ class Flow:
         x: Tensor,
         generator: Generators,
         stage_generator: torch.Generator | None = None,
+        condition: Condition | Tensor | None = None,
     ) -> list[TrainingPoint]:
-        """The training pairs of a batch `x` [b, c, h, w]; each sample is in exactly one of them.
+        """The training pairs of a batch `x` [b, c, h, w] and what is given beside it (`Condition.of`); each
+        sample is in exactly one of them.
 
         Draws, in this order: what is common to the batch, from `stage_generator` (default: the first of
         `generator`); then each sample's time, noise and, in a cascade, level and noise of its condition, from
@@ -189,8 +158,10 @@ class Flow:
         if self.bridge.conditional:
             level = self.bridge.draw_level(rand((batch,), generator, dtype=dtype, device=x.device))
             extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
+        given = Condition.of(condition)
         return [
-            self._point(data, noise[finest[self.bridge.pyramid(d.segment)]], d, batch, extra) for d in draws
+            self._point(data, noise[finest[self.bridge.pyramid(d.segment)]], d, batch, given, extra)
+            for d in draws
         ]
 
     def training_draws(
@@ -216,16 +187,20 @@ class Flow:
         )
 
     def training_point(
-        self, x: Tensor, generator: Generators, stage_generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        generator: Generators,
+        stage_generator: torch.Generator | None = None,
+        condition: Condition | Tensor | None = None,
     ) -> TrainingPoint:
         """The one training pair of a batch, for a schedule that draws one segment per batch."""
-        points = self.training_points(x, generator, stage_generator)
+        points = self.training_points(x, generator, stage_generator, condition)
         if len(points) != 1:
             raise ConfigError(
                 "this schedule draws several segments per batch",
                 got=f"{len(points)} training pairs",
                 expected="one",
-                remedy="use training_points and sum flow.loss(...) * point.fraction",
+                remedy="use training_points and weigh the losses of each by point.fraction",
             )
         return points[0]
 
@@ -235,9 +210,11 @@ class Flow:
         noise: Mapping[int, Tensor],
         draw: Draw,
         batch: int,
-        extra: tuple[Tensor, State] | None = None,
+        given: Condition,
+        extra: tuple[Tensor, State] | None,
     ) -> TrainingPoint:
         segment, rows = draw.segment, slice(None) if draw.index is None else draw.index
+        given = given.rows(rows)
         data = take_rows({k: data[k] for k in segment.scales}, rows)
         noise = {
             k: x if segment.unit == 1 else x * segment.unit
@@ -248,11 +225,11 @@ class Flow:
         coefficients = self.coefficients(t, segment, data)
         bands = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in coefficients.items()}
         target = self._target(bands, data, noise, segment, coefficients)
-        image, level = None, None
         if extra is not None and segment.index:
             before = self.segments[segment.index - 1]
             level, pyramid = extra[0][rows], take_rows(extra[1], rows)
             image = self.condition_image({k: data[k] for k in before.scales}, pyramid, level, segment)
+            given = given.beside(IMAGE, Image(image, level))
         return TrainingPoint(
             self.show(self._given(bands, coefficients), segment),
             self.path.model_time(t, segment),
@@ -264,9 +241,7 @@ class Flow:
             draw.index,
             draw.t.shape[0] / batch,
             t,
-            self,
-            image,
-            level,
+            given,
         )
 
     def coefficients(
@@ -299,10 +274,6 @@ class Flow:
             for k, c in found.items()
         }
         return self.show(target, segment)
-
-    def loss(self, heads: Heads, point: TrainingPoint) -> Tensor:
-        """The objective's total for one training pair, a scalar."""
-        return torch.stack(list(self.objective(heads, point).values())).sum()
 
     def _weights(self, t: Tensor, segment: Segment) -> dict[int, Tensor | float]:
         """Per scale of the view. Merged, the coarsest band's coefficients weigh the image."""

@@ -17,18 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lapflow.core.errors import LawError
+from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.random import keyed_generator, randn
 from lapflow.core.state import State, clock
-
-if TYPE_CHECKING:
-    from lapflow.core.flow import Flow
 
 PRIOR_BOUND = 0.15
 """The largest alpha / sigma at which a scale may enter from pure noise."""

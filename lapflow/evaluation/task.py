@@ -110,7 +110,7 @@ class Task:
         self.sizes = {split: min(self.settings.real_images, self.images.size(split)) for split in SPLITS}
         self.judged = (
             self.settings.classifier is not None
-            and bool(self.pipeline.class_names)
+            and "label" in self.pipeline.conditioner.needs
             and self.images.num_classes > 1
         )
         if self.judged:
@@ -246,9 +246,13 @@ class Task:
 
         def go() -> None:
             for block, rows in walk:
-                labels = self.pipeline.labels(rows)
+                asked = self.pipeline.annotations(rows)
                 images, work = self.pipeline.draw(
-                    rows, labels=labels, solver=self.method, guidance=self.guide, seed=self.seed
+                    rows,
+                    condition=self.pipeline.conditioner(asked),
+                    solver=self.method,
+                    guidance=self.guide,
+                    seed=self.seed,
                 )
                 _require_numbers(images, rows)
                 found = {"evaluations": torch.tensor([work.evaluations])}
@@ -259,8 +263,8 @@ class Task:
                     found[KEPT] = features[keep]
                 if seen is not None:
                     found["nearest"] = nearest_distances(whole_levels(images, self.images.grey_levels), seen)
-                if self.judged and labels is not None:
-                    found["agreed"] = (self.judge(images) == labels).sum()[None]
+                if self.judged:
+                    found["agreed"] = (self.judge(images) == torch.tensor(asked["label"])).sum()[None]
                 if archive is not None:
                     archive.put(rows.start, to_uint8(images))
                 walk.add(block, features, found)
@@ -271,9 +275,8 @@ class Task:
         tally = walk.finish()
         if archive is not None:
             self.engine.jointly(archive.flush)
-            labels = self.pipeline.labels(range(self.num))
-            numbers = torch.zeros(self.num, dtype=torch.int64) if labels is None else labels
-            self.engine.first(lambda: archive.pack(numbers.numpy()))
+            labels = self.pipeline.annotations(range(self.num)).get("label", [0] * self.num)
+            self.engine.first(lambda: archive.pack(torch.tensor(labels).numpy()))
         return tally
 
     def _originals(self) -> Tensor | None:
@@ -292,7 +295,7 @@ class Task:
         parts = {
             name: value
             for name, value in resolved(self.config).items()
-            if name in ("flow", "model", "codec", "attention")
+            if name in ("flow", "model", "codec", "conditioner", "attention")
         }
         looked_at = self.judged or "copies" in self.metrics
         return {

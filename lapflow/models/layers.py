@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lapflow.core.autocast import autocast_dtype
-from lapflow.core.condition import NULL, Vector
+from lapflow.core.condition import Vector, class_rows
 from lapflow.core.decomposition import Band
 from lapflow.core.remaking import is_remaking, remade
 from lapflow.models.linear import Linear, LinearGELU, gelu
@@ -107,9 +107,7 @@ class LabelEmbedder(nn.Module):
 
     def forward(self, labels: Tensor | None, like: Tensor) -> Tensor:
         """labels [b], or None for no class -> [b, d]. `like` [b, ...] gives batch size and device."""
-        if labels is None:
-            labels = torch.full((like.shape[0],), NULL, dtype=torch.int64, device=like.device)
-        return self.table(labels % self.table.num_embeddings)
+        return self.table(class_rows(labels, self.table.num_embeddings - 1, like))
 
 
 class VectorEmbedder(nn.Module):

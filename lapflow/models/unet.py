@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
 from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Heads
-from lapflow.core.condition import CLASS, NULL, Condition, Specs, num_classes, refuse_unknown, specs
+from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_classes, refuse_unknown, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.models.sizes import VarianceOption
@@ -134,10 +134,7 @@ class UNet(Backbone):
         active_scales(state, tuple(self.bands), self.bands)
         given = Condition.of(condition)
         refuse_unknown(given, self.condition)
-        labels = None
-        if self.condition:
-            labels = torch.full_like(t, NULL, dtype=torch.int64) if given.labels is None else given.labels
-            labels = labels % (num_classes(self.condition) + 1)
+        labels = class_rows(given.labels, num_classes(self.condition), t) if self.condition else None
         found = {k: self._predict(k, x, t, labels, given) for k, x in state.items()}
         if not self.variance:
             return {MAIN: found}

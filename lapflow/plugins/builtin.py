@@ -46,9 +46,14 @@ BUILTIN: dict[str, dict[str, str]] = {
         "pixels": "lapflow.models.codecs.pixels:Pixels",
         "autoencoder-kl": "lapflow.models.codecs.autoencoder_kl:AutoencoderKLCodec",
     },
+    "conditioner": {
+        "classes": "lapflow.models.conditioners.classes:ClassLabels",
+        "vector": "lapflow.models.conditioners.vector:NumberVector",
+        "bytes": "lapflow.models.conditioners.bytes:ByteCaptions",
+    },
     "objective": {
-        "mse": "lapflow.core.objective:MSE",
-        "vlb": "lapflow.core.variational:VariationalMSE",
+        "mse": "lapflow.objectives.mse:MSE",
+        "vlb": "lapflow.objectives.variational:VariationalMSE",
     },
     "solver": {
         "euler": "lapflow.solvers.runge_kutta:Euler",

@@ -19,6 +19,7 @@ from lapflow.plugins.kits.attention import AttentionConformance
 from lapflow.plugins.kits.backbone import BackboneConformance
 from lapflow.plugins.kits.bridge import BridgeConformance
 from lapflow.plugins.kits.codec import CodecConformance
+from lapflow.plugins.kits.conditioner import ConditionerConformance
 from lapflow.plugins.kits.dataset import DatasetConformance
 from lapflow.plugins.kits.decomposition import DecompositionConformance
 from lapflow.plugins.kits.engine import EngineConformance
@@ -38,6 +39,7 @@ KITS = {
     "prediction": PredictionConformance,
     "backbone": BackboneConformance,
     "codec": CodecConformance,
+    "conditioner": ConditionerConformance,
     "objective": ObjectiveConformance,
     "solver": SolverConformance,
     "guidance": GuidanceConformance,
@@ -54,6 +56,7 @@ __all__ = [
     "BackboneConformance",
     "BridgeConformance",
     "CodecConformance",
+    "ConditionerConformance",
     "DatasetConformance",
     "DecompositionConformance",
     "EngineConformance",

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from lapflow.core.attention import Mask, visible
-from lapflow.core.backbone import MAIN, Condition, Heads
+from lapflow.core.backbone import MAIN, Heads
+from lapflow.core.condition import Condition
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, posterior_variance

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from lapflow.config.building import Composition, build
 from lapflow.config.loading import difference, resolved
 from lapflow.config.schema import Config
-from lapflow.core.engine import Calls, Engine
+from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, LapflowError
 from lapflow.core.random import keyed_generator, rand
 from lapflow.core.transfer import upload
@@ -31,12 +30,12 @@ from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint
 from lapflow.training.ema import EMA
 from lapflow.training.events import EventLog, Log, Silence, Watcher, summary_writer
-from lapflow.training.learner import MODEL, Learner, arguments, losses
 from lapflow.training.recompute import recompute
 from lapflow.training.run_folder import RunFolder, other_run
 from lapflow.training.saving import save
 from lapflow.training.schedule import learning_rate
 from lapflow.training.signals import Signals, StoppedError
+from lapflow.training.step import MODEL, TrainingStep
 
 
 class TrainingError(LapflowError):
@@ -53,7 +52,8 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     # ---- compose: everything that can be wrong with the config is wrong here, before anything is written
     parts = build(config)
     parts.require()
-    learner = Learner(parts)
+    parts.build_objective()
+    module = TrainingStep(parts.model, parts.objective)
     if config.training.tensorboard:
         summary_writer()
     engine, run = parts.engine, None
@@ -61,7 +61,7 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     try:
         run = engine.first(lambda: RunFolder(out, config))
         with Signals() as signals:
-            _train(parts, learner, run, out, watch, signals)
+            _train(parts, module, run, out, watch, signals)
     except StoppedError:
         engine.stop()
         raise
@@ -77,11 +77,16 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
 
 
 def _train(
-    parts: Composition, learner: Learner, run: RunFolder | None, out: Path, watch: Watcher, signals: Signals
+    parts: Composition,
+    module: TrainingStep,
+    run: RunFolder | None,
+    out: Path,
+    watch: Watcher,
+    signals: Signals,
 ) -> None:
     config, settings, seed, engine = parts.config, parts.config.training, parts.config.seed, parts.engine
     log = EventLog(out, watch, settings.tensorboard) if run is not None else Silence()
-    model, ema, progress, resumed = _restored(parts, learner, run)
+    model, ema, progress, resumed = _restored(parts, module, run)
     changes = {"changes": run.changes} if run is not None and run.changes else {}
     log(
         {
@@ -118,7 +123,7 @@ def _train(
 
     def keep() -> None:
         nonlocal kept
-        path = save(parts, learner, run, asdict(progress), ema, log, signals)
+        path = save(parts, module, run, asdict(progress), ema, log, signals)
         log({"event": "checkpoint", "step": progress.step, "path": path and str(path.relative_to(out))})
         kept = progress.step
 
@@ -165,32 +170,32 @@ def _train(
 
 
 def _restored(
-    parts: Composition, learner: Learner, run: RunFolder | None
-) -> tuple[Callable[[Calls], list[Any]], EMA | None, Progress, bool]:
+    parts: Composition, module: TrainingStep, run: RunFolder | None
+) -> tuple[nn.Module, EMA | None, Progress, bool]:
     """The module as the engine runs it, the average, how far the run is, and whether it goes on from a
     checkpoint. Collective."""
     config, settings, engine = parts.config, parts.config.training, parts.engine
     progress = Progress()
     latest = engine.exchange(run.latest if run is not None else None)[0]
-    saved = engine.jointly(lambda: _last_checkpoint(parts, learner, latest))
+    saved = engine.jointly(lambda: _last_checkpoint(parts, module, latest))
     if saved is None:
         engine.jointly(parts.fit)
     else:
-        learner.load(saved.tensors)
+        module.load(saved.tensors)
         progress = Progress(**saved.documents["state"])
-    model = engine.prepare(learner.module, _optimizer(config), clip=settings.clip, units=parts.model.units())
+    model = engine.prepare(module, _optimizer(config), clip=settings.clip, units=parts.model.units())
     if settings.recompute:
         recompute(parts.model, settings.recompute)  # around what the engine compiled
-    ema = None if settings.ema_decay is None else EMA(learner.averaged(engine.shards()), settings.ema_decay)
+    ema = None if settings.ema_decay is None else EMA(module.averaged(engine.shards()), settings.ema_decay)
     if saved is not None:
         engine.restore(saved.tensors["optimizer"])
         if ema is not None:
-            ema.load(engine.scatter(learner.named({MODEL: saved.tensors["ema"]})), progress.ema_updates)
+            ema.load(engine.scatter(module.named({MODEL: saved.tensors["ema"]})), progress.ema_updates)
     return model, ema, progress, saved is not None
 
 
 def _step(
-    parts: Composition, model: Callable[[Calls], list[Any]], batches: list[Batch], number: int, rate: float
+    parts: Composition, model: nn.Module, batches: list[Batch], number: int, rate: float
 ) -> tuple[float, list[tuple[Tensor, dict[str, Tensor]]]]:
     """The optimizer's step `number` at this learning rate -> the gradient's norm, and each batch's loss with
     its named parts."""
@@ -242,12 +247,12 @@ class Progress:
     skipped: int = 0
 
 
-def _last_checkpoint(parts: Composition, learner: Learner, path: Path | None) -> Checkpoint | None:
+def _last_checkpoint(parts: Composition, module: TrainingStep, path: Path | None) -> Checkpoint | None:
     if path is None:
         return None
     config = parts.config
     average = ["ema"] if config.training.ema_decay is not None else []
-    saved = load_checkpoint(path, needs=(*learner.parts, "optimizer", "state", "config", "classes", *average))
+    saved = load_checkpoint(path, needs=(*module.parts, "optimizer", "state", "config", "classes", *average))
     _same_run(saved, config, parts.dataset.class_names, path)
     return saved
 
@@ -328,7 +333,7 @@ def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path:
 
 
 def _loss(
-    parts: Composition, model: Callable[[Calls], list[Any]], batch: Batch, stage: torch.Generator
+    parts: Composition, model: nn.Module, batch: Batch, stage: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one batch, and its named parts (detached)."""
     engine, flow, seed, label_drop = (
@@ -341,18 +346,16 @@ def _loss(
     images = upload(batch.images, engine.device)
     with torch.no_grad():
         x = parts.encode(images, generators)
-    labels = None
-    if parts.num_classes:
+    given = parts.conditioner(batch.annotations)
+    if given.droppable:
         dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < label_drop
-        labels = upload(torch.where(dropped, parts.num_classes, batch.labels), engine.device)
+        given = given.drop(dropped).to(engine.device)
     total = torch.zeros((), device=engine.device)
     named: dict[str, Tensor] = {}
-    points = [point.labelled(labels) for point in flow.training_points(x, generators, stage)]
+    points = flow.training_points(x, generators, stage, given)
     with engine.autocast():
-        outputs = model([arguments(point) for point in points])
-    for point, output in zip(points, outputs, strict=True):
-        with engine.autocast():
-            parted = losses(output, point)
+        losses = model(points)
+    for point, parted in zip(points, losses, strict=True):
         for name, value in parted.items():
             total = total + value * point.fraction
             named[name] = named.get(name, torch.zeros_like(total)) + value.detach() * point.fraction

@@ -12,9 +12,9 @@ from lapflow.core.errors import CheckpointError
 from lapflow.training.checkpoint import Checkpoint, save_checkpoint
 from lapflow.training.ema import EMA
 from lapflow.training.events import Log
-from lapflow.training.learner import MODEL, Learner
 from lapflow.training.run_folder import RunFolder, environment
 from lapflow.training.signals import Signals
+from lapflow.training.step import MODEL, TrainingStep
 
 PAUSE = 5.0
 """Seconds between tries."""
@@ -22,7 +22,7 @@ PAUSE = 5.0
 
 def save(
     parts: Composition,
-    learner: Learner,
+    step: TrainingStep,
     run: RunFolder | None,
     counts: dict[str, int],
     ema: EMA | None,
@@ -36,9 +36,9 @@ def save(
     on every process.
     """
     engine = parts.engine
-    tensors = {**learner.groups(engine.gather(engine.shards())), "optimizer": engine.state()}
+    tensors = {**step.groups(engine.gather(engine.shards())), "optimizer": engine.state()}
     if ema is not None:
-        tensors["ema"] = learner.groups(engine.gather(ema.shadow))[MODEL]
+        tensors["ema"] = step.groups(engine.gather(ema.shadow))[MODEL]
 
     def write() -> Path:
         assert run is not None, "rank 0 holds the run's folder"

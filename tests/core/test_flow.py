@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lapflow.core.errors import ConfigError
-from lapflow.core.flow import Flow
 from lapflow.core.random import keyed_generator, randn
 from lapflow.flows import AppendBridge, LinearPath
+from lapflow.flows.compose import compose
+from lapflow.objectives import MSE
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
 from lapflow.sampling import sample
 from lapflow.solvers import Euler
@@ -19,7 +20,7 @@ from tests.support import images, make_flow, seeded, single_scale
 class Tiny(nn.Module):
     """A network small enough to write out: v = w x + t, per scale."""
 
-    num_classes = 0
+    condition: dict = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ def test_decomposed_noise_is_one_white_image_and_the_reconstruction_says_so():
 
 def test_k1_is_single_scale_flow_matching_bit_for_bit():
     x = images(4, 3, 8, 8, dtype=torch.float32)
-    one = Flow(LaplacianPyramid(levels=1), CumulativeIntervals(starts=[0.0]), LinearPath(), AppendBridge())
+    one = compose(LaplacianPyramid(levels=1), CumulativeIntervals(starts=[0.0]), LinearPath(), AppendBridge())
     model = Tiny()
     # flow matching, written out: the same draws in the same order
     g = seeded(7)
@@ -73,7 +74,7 @@ def test_k1_is_single_scale_flow_matching_bit_for_bit():
     plain = (model({0: xt}, t)["main"][0] - (x - noise)).square().mean()
     for flow in (one, single_scale()):
         point = flow.training_point(x, seeded(7))
-        assert torch.equal(flow.loss(model(point.state, point.t), point), plain)
+        assert torch.equal(sum(MSE()(model, point).values()), plain)
     # sampling, written out: Euler from the same noise
     state = torch.randn(4, 3, 8, 8, generator=seeded(8))
     for i in range(10):
@@ -118,7 +119,7 @@ def test_training_pairs_keep_the_images_dtype(dtype):
 
 def test_unknown_noise_and_wrong_number_of_generators_are_refused():
     with pytest.raises(ConfigError, match="decomposed"):
-        Flow(
+        compose(
             LaplacianPyramid(levels=2), CumulativeIntervals(), LinearPath(), AppendBridge(), noise="decomposd"
         )
     with pytest.raises(ConfigError, match="one per sample"):
@@ -127,7 +128,7 @@ def test_unknown_noise_and_wrong_number_of_generators_are_refused():
 
 def test_weights_and_fraction_reach_the_loss():
     intervals = CumulativeIntervals(starts=[0.0, 0.5], weights=[2.0, 3.0])
-    flow = Flow(LaplacianPyramid(levels=2), intervals, LinearPath(), AppendBridge())
+    flow = compose(LaplacianPyramid(levels=2), intervals, LinearPath(), AppendBridge())
     point = next(
         p
         for seed in range(20)
@@ -135,4 +136,4 @@ def test_weights_and_fraction_reach_the_loss():
     )
     zero = {"main": {k: torch.zeros_like(x) for k, x in point.target.items()}}
     expected = sum(w * point.target[k].float().square().mean() for k, w in ((1, 2.0), (0, 3.0)))
-    torch.testing.assert_close(flow.loss(zero, point), expected)
+    torch.testing.assert_close(sum(MSE()(lambda *given: zero, point).values()), expected)

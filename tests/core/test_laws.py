@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from lapflow.core.errors import LawError
-from lapflow.core.flow import Flow
+from lapflow.core.laws import check_laws
 from lapflow.core.path import Coefficients, Path
 from lapflow.flows import AppendBridge, LinearPath, VPPath
 from lapflow.flows.affine import AffinePath
+from lapflow.flows.compose import compose
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
 from tests.support import DECOMPOSITIONS, STARTS, make_flow
 
@@ -46,7 +47,7 @@ class Mixed(AppendBridge):
 @pytest.mark.parametrize("decomposition", DECOMPOSITIONS)
 @pytest.mark.parametrize("levels", STARTS)
 def test_lapflow_is_exact(levels, decomposition, path, noise):
-    report = make_flow(levels, decomposition, path, noise).laws()
+    report = check_laws(make_flow(levels, decomposition, path, noise))
     assert report.worst <= 1e-12
     assert all(row.right and row.prior == 0 for row in report.rows)
     places = [row.place for row in report.rows]
@@ -56,7 +57,7 @@ def test_lapflow_is_exact(levels, decomposition, path, noise):
 
 
 def test_reported_noise_stds_are_the_paths():
-    rows = make_flow(3).laws().rows
+    rows = check_laws(make_flow(3)).rows
     stds = {(r.segment, r.scale): r.noise_std for r in rows if r.place != "end"}
     assert stds[0, 2] == pytest.approx(0.25)
     assert stds[1, 2] == pytest.approx(0.67 * 0.25)
@@ -65,7 +66,7 @@ def test_reported_noise_stds_are_the_paths():
 
 
 def test_the_prior_of_vp_is_reported_and_not_an_error():
-    rows = make_flow(2, path="vp").laws().rows
+    rows = check_laws(make_flow(2, path="vp")).rows
     assert rows[0].prior == pytest.approx(0.0066, abs=1e-4)
     assert all(row.right for row in rows)
 
@@ -74,21 +75,21 @@ def test_the_prior_of_vp_is_reported_and_not_an_error():
 def test_a_wrong_bridge_is_refused_when_the_composition_is_built(bridge):
     arguments = (LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), LinearPath(), bridge())
     with pytest.raises(LawError, match="segment") as error:
-        Flow(*arguments)
+        compose(*arguments)
     assert "scale" in str(error.value)
     assert "expected" in str(error.value)
-    assert not all(row.right for row in Flow(*arguments, check=False).laws().rows)
+    assert not all(row.right for row in check_laws(compose(*arguments, check=False)).rows)
 
 
 def test_unit_noise_is_reported_with_both_stds():
-    flow = Flow(
+    flow = compose(
         LaplacianPyramid(levels=2),
         CumulativeIntervals(starts=[0, 0.5]),
         LinearPath(),
         UnitNoise(),
         check=False,
     )
-    (row,) = [r for r in flow.laws().rows if not r.right]
+    (row,) = [r for r in check_laws(flow).rows if not r.right]
     assert (row.segment, row.scale, row.place) == (1, 0, "bridge")
     assert (row.noise_std, row.expected_noise_std) == pytest.approx((1.0, 0.5))
 
@@ -115,7 +116,7 @@ class LateStart(VPPath):
 )
 def test_wrong_paths_are_refused(path, message):
     with pytest.raises(LawError, match=message):
-        Flow(LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), path(), AppendBridge())
+        compose(LaplacianPyramid(levels=2), CumulativeIntervals(starts=[0, 0.5]), path(), AppendBridge())
 
 
 class OneAfterTheOther(Path):
@@ -139,10 +140,10 @@ def test_a_scale_may_be_finished_before_the_end():
     """Its noise is 0 at the next bridge: what the sampler has there is compared with the segment's own
     noise."""
     parts = LaplacianPyramid(levels=3), CumulativeIntervals(starts=STARTS[3]), OneAfterTheOther()
-    report = Flow(*parts, AppendBridge()).laws()
+    report = check_laws(compose(*parts, AppendBridge()))
     assert report.worst == 0
     assert [row.noise_std for row in report.rows if row.place == "bridge"] == [0, 0.5, 0, 0, 1]
     with pytest.raises(LawError, match=r"segment 1, t = 0\.33, scale 2"):
-        Flow(*parts, NoisesWhatIsFinished())
+        compose(*parts, NoisesWhatIsFinished())
     with pytest.raises(LawError, match=r"segment 1, t = 0\.33, scale 2"):
-        Flow(*parts, Rescaled())
+        compose(*parts, Rescaled())

@@ -23,7 +23,7 @@ def made():
 
 def test_a_good_wish_is_resolved(made):
     drawing = resolve(read_wish(json.dumps(GOOD).encode()), made)
-    assert drawing.labels.tolist() == [3]
+    assert drawing.condition.labels.tolist() == [3]
     assert drawing.solver.steps == 2
     assert drawing.guidance.scale == 1.5
     asked = "--class 3 --guidance 1.5 --solver heun --steps 2 --seed 7"

@@ -6,10 +6,10 @@ import torch
 from flow_matching.path import AffineProbPath, CondOTProbPath
 from flow_matching.path.scheduler import CosineScheduler, VPScheduler
 
-from lapflow.core.flow import Flow
 from lapflow.core.prediction import NoisePrediction
 from lapflow.core.state import clock
 from lapflow.flows import AppendBridge, DiscreteVPPath, GVPPath, LinearPath, VPPath
+from lapflow.flows.compose import compose
 from lapflow.pyramids import CumulativeIntervals, Identity
 from lapflow.sampling.field import FlowField
 from lapflow.solvers import DDIM, DDPM
@@ -33,7 +33,7 @@ def test_single_scale_paths_are_those_of_flow_matching(ours, theirs):
         images(5, 1, 4, 4, seed=2),
         torch.linspace(0.05, 0.95, 5, dtype=torch.float64),
     )
-    flow = Flow(Identity(), ONE, ours, AppendBridge())
+    flow = compose(Identity(), ONE, ours, AppendBridge())
     state, velocity = flow.interpolate({0: x1}, {0: x0}, t, flow.segments[0])
     sample = theirs.sample(x_0=x0, x_1=x1, t=t)
     torch.testing.assert_close(state[0], sample.x_t, rtol=1e-7, atol=1e-7)
@@ -57,7 +57,7 @@ def net(x, n):
 
 
 def flow_of(**path):
-    return Flow(Identity(), ONE, DiscreteVPPath(**path), AppendBridge(), prediction=NoisePrediction())
+    return compose(Identity(), ONE, DiscreteVPPath(**path), AppendBridge(), prediction=NoisePrediction())
 
 
 def ldm_scheduler():
@@ -141,9 +141,9 @@ def test_the_variational_term_is_the_kl_divergence_of_torch_s_normals():
     = 0: the likelihood."""
     from torch.distributions import Normal, kl_divergence
 
-    from lapflow.core.variational import VariationalMSE
+    from lapflow.objectives.variational import VariationalMSE
 
-    flow = Flow(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=NoisePrediction())
+    flow = compose(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=NoisePrediction())
     x1 = images(64, 1, 4, 4).clamp(-1, 1).float()
     point = flow.training_point(x1, torch.Generator().manual_seed(0))
     n = (1000 * (1 - point.clock)).round().long() - 1
@@ -171,7 +171,9 @@ def test_the_variational_term_is_the_kl_divergence_of_torch_s_normals():
         Normal(mean(x1.double()), small.sqrt()), Normal(mean(predicted), learned.sqrt())
     ).mean() / torch.log(torch.tensor(2.0))
     output = eps.clone().requires_grad_()
-    got = VariationalMSE()({"main": {0: output}, "variance": {0: head}}, point)["variational"]
+    objective, heads = VariationalMSE(), {"main": {0: output}, "variance": {0: head}}
+    objective.build(flow, flow.bands((1, 4, 4)), 0)
+    got = objective(lambda *given: heads, point)["variational"]
     assert got.item() == pytest.approx(want.item(), rel=2e-3)
     got.backward()
     assert head.grad.abs().max() > 0
@@ -183,7 +185,7 @@ def test_the_last_step_of_the_variational_term_is_a_likelihood_of_grey_levels():
     open."""
     from torch.distributions import Normal
 
-    from lapflow.core.variational import VariationalMSE
+    from lapflow.objectives.variational import VariationalMSE
 
     term = VariationalMSE(bin_width=0.125)
     data = torch.tensor([-1.0, 0.0, 0.5, 1.0])

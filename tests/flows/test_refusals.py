@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from lapflow.core.errors import ConfigError, LapflowError, LawError, SizeError, SolverError
-from lapflow.core.flow import Flow
+from lapflow.core.laws import check_laws
 from lapflow.core.prediction import EDMPrediction, NoisePrediction, ScorePrediction
-from lapflow.core.variational import VariationalMSE
 from lapflow.flows import (
     AppendBridge,
     ConditionBridge,
@@ -19,7 +18,9 @@ from lapflow.flows import (
     TransitionBridge,
     VPPath,
 )
+from lapflow.flows.compose import compose
 from lapflow.models.unet import UNet
+from lapflow.objectives.variational import VariationalMSE
 from lapflow.pyramids import BlockDCT, CumulativeIntervals, Identity, LaplacianPyramid, Stages, WaveletPyramid
 from lapflow.sampling.checking import check_bands
 from lapflow.solvers import DDIM, DDPM, EulerMaruyama, HeunEDM
@@ -34,15 +35,15 @@ def test_renoising_of_an_orthonormal_pyramid_by_pyramidal_windows():
     continuous ones do."""
     arguments = (PyramidalPath(), TransitionBridge())
     with pytest.raises(LawError, match=r"segment 1, t = 0\.428571, scale 1 \(bridge\)") as error:
-        Flow(WaveletPyramid(levels=2), Stages(windows="pyramidal"), *arguments, view="merged")
+        compose(WaveletPyramid(levels=2), Stages(windows="pyramidal"), *arguments, view="merged")
     assert "noise std 0.666667 per direction, deviation of the mean operator 0.333" in str(error.value)
-    flow = Flow(WaveletPyramid(levels=2), Stages(windows="continuous"), *arguments, view="merged")
-    assert flow.laws().worst <= 1e-12
+    flow = compose(WaveletPyramid(levels=2), Stages(windows="continuous"), *arguments, view="merged")
+    assert check_laws(flow).worst <= 1e-12
 
 
 def test_append_where_the_noise_level_jumps():
     with pytest.raises(LawError, match="bridge"):
-        Flow(
+        compose(
             LaplacianPyramid(levels=2),
             Stages(windows="pyramidal"),
             PyramidalPath(),
@@ -56,12 +57,12 @@ def test_append_where_the_noise_level_jumps():
     [
         (lambda: ConditionBridge(level=0.6, most=0.5), "corrupt more"),
         (
-            lambda: Flow(LaplacianPyramid(levels=2), Stages(windows="full"), VPPath(), ConditionBridge()),
+            lambda: compose(LaplacianPyramid(levels=2), Stages(windows="full"), VPPath(), ConditionBridge()),
             "view: merged",
         ),
-        (lambda: Flow(Identity(), ONE, LinearPath(), AppendBridge(), view="merge"), "merged"),
+        (lambda: compose(Identity(), ONE, LinearPath(), AppendBridge(), view="merge"), "merged"),
         (
-            lambda: Flow(
+            lambda: compose(
                 BlockDCT(),
                 Stages(windows="full"),
                 RelayPath(),
@@ -74,7 +75,7 @@ def test_append_where_the_noise_level_jumps():
         ),
         (lambda: RelayPath(enter=5.0), "above what is trained"),
         (
-            lambda: Flow(
+            lambda: compose(
                 LaplacianPyramid(levels=3),
                 Stages(windows="full"),
                 EdifyPath(edges=[1.0]),
@@ -99,8 +100,10 @@ def test_what_does_not_fit_is_refused(make, words):
 
 def test_a_learned_variance_that_nobody_learnt():
     flow = flow_of()
+    x = images(2, 1, 4, 4)
+    point = flow.training_point(x, seeded())
     with pytest.raises(ConfigError, match="variance: true"):
-        VariationalMSE()({"main": {0: images(2, 1, 4, 4)}}, flow.training_point(images(2, 1, 4, 4), seeded()))
+        VariationalMSE()(lambda *given: {"main": {0: x}}, point)
 
     class NoHead(Fixed):
         def predict(self, state, t):
@@ -141,7 +144,7 @@ def test_velocities_alone_are_not_enough_for_a_denoising_solver():
 def test_a_cascade_s_network_wants_its_image():
     from lapflow.models import Separate
 
-    flow = Flow(
+    flow = compose(
         LaplacianPyramid(levels=2),
         Stages(windows="full"),
         VPPath(),
@@ -189,7 +192,7 @@ def test_what_would_fail_later_is_refused_before_any_work(overrides, words):
 def test_heun_in_sigma_wants_a_noise_level_that_moves():
     from lapflow.flows import GVPPath
 
-    flow = Flow(Identity(), ONE, GVPPath(), AppendBridge())
+    flow = compose(Identity(), ONE, GVPPath(), AppendBridge())
     with pytest.raises(SolverError, match="stands still"):
         check_bands(flow, HeunEDM(steps=5))
 
@@ -199,8 +202,8 @@ def test_denoised_prediction_on_paths_that_end_steeply_is_no_mistake():
     from lapflow.core.prediction import DenoisedPrediction
     from lapflow.flows import GVPPath
 
-    table = Flow(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=DenoisedPrediction())
-    stages = Flow(
+    table = compose(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=DenoisedPrediction())
+    stages = compose(
         BlockDCT(),
         Stages(windows="full"),
         GVPPath(),
@@ -209,5 +212,5 @@ def test_denoised_prediction_on_paths_that_end_steeply_is_no_mistake():
         prediction=DenoisedPrediction(),
     )
     for flow in (table, stages):
-        assert all(row.right for row in flow.laws().rows)
+        assert all(row.right for row in check_laws(flow).rows)
         assert flow.last(flow.segments[-1]) < flow.path.last(flow.segments[-1])

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapflow.core.flow import Flow
 from lapflow.core.path import posterior_variance
 from lapflow.core.prediction import EDMPrediction, NoisePrediction
 from lapflow.core.state import clock
@@ -25,6 +24,7 @@ from lapflow.flows import (
     TransitionBridge,
     VPPath,
 )
+from lapflow.flows.compose import compose
 from lapflow.pyramids import BlockDCT, CumulativeIntervals, Identity, LaplacianPyramid, Stages
 from lapflow.pyramids.laplacian import downsample, upsample
 from tests.support import images, seeded
@@ -33,14 +33,14 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 
 
 def lapflow(starts):
-    return Flow(
+    return compose(
         LaplacianPyramid(levels=len(starts)), CumulativeIntervals(starts=starts), LinearPath(), AppendBridge()
     )
 
 
 def pyramidal(stages):
     decomposition, intervals = LaplacianPyramid(levels=stages), Stages(windows="pyramidal")
-    return Flow(decomposition, intervals, PyramidalPath(), TransitionBridge(), view="merged")
+    return compose(decomposition, intervals, PyramidalPath(), TransitionBridge(), view="merged")
 
 
 def edify(starts, path=None):
@@ -48,7 +48,7 @@ def edify(starts, path=None):
         LaplacianPyramid(levels=len(starts)),
         Stages(windows="continuous", starts=starts),
     )
-    return Flow(
+    return compose(
         decomposition,
         intervals,
         path or EdifyPath(),
@@ -105,7 +105,7 @@ def test_lapflow_s_linear_path_is_edify_image_s(starts):
     edges = [(1 - start) / start for start in starts[1:]]
     ours, theirs = (
         lapflow(starts),
-        Flow(
+        compose(
             LaplacianPyramid(levels=len(starts)),
             CumulativeIntervals(starts=[0.0] + [0.9 + 0.01 * i for i in range(len(starts) - 1)]),
             EdifyPath(edges=edges),
@@ -186,7 +186,7 @@ def test_edify_image_s_transition_and_pyramidal_flow_s_renoising_are_one_bridge(
 def test_lapflow_with_one_scale_and_lfm_without_floor_are_one():
     x, g = images(3, 2, 4, 4), 5
     one = lapflow([0.0]).training_point(x, seeded(g))
-    other = Flow(
+    other = compose(
         Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(noise_floor=0.0), AppendBridge()
     ).training_point(x, seeded(g))
     assert torch.equal(one.state[0], other.state[0])
@@ -195,7 +195,9 @@ def test_lapflow_with_one_scale_and_lfm_without_floor_are_one():
 
 def test_lfm_s_noise_floor():
     """alpha = t, sigma = 1 - (1 - floor) t, target x1 - (1 - floor) x0."""
-    flow = Flow(Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(noise_floor=1e-5), AppendBridge())
+    flow = compose(
+        Identity(), CumulativeIntervals(starts=[0.0]), LinearPath(noise_floor=1e-5), AppendBridge()
+    )
     point = flow.training_point(images(3, 1, 4, 4), seeded())
     t = point.t[:, None, None, None]
     torch.testing.assert_close(
@@ -208,7 +210,7 @@ def test_discrete_diffusion_becomes_the_continuous_one_as_the_step_shrinks():
     """beta from 1e-4 to 2e-2 over N = 1000 is beta(t) from .1 to 20 in continuous time; the gap falls with
     N."""
     continuous = VPPath()
-    segment = Flow(Identity(), CumulativeIntervals(starts=[0.0]), VPPath(), AppendBridge()).segments[0]
+    segment = compose(Identity(), CumulativeIntervals(starts=[0.0]), VPPath(), AppendBridge()).segments[0]
     gaps = []
     for times in (250, 1000, 4000):
         path = DiscreteVPPath(times=times)
@@ -241,7 +243,7 @@ def test_relay_s_blurring_and_noise():
     """alpha_ij of the published form; the noise eps + .15 box has total variance 1.0225, box lag-1
     correlation .75."""
     path = RelayPath()
-    flow = Flow(
+    flow = compose(
         BlockDCT(),
         Stages(windows="full"),
         path,
@@ -318,7 +320,7 @@ def test_block_dct_is_scipy_s():
 def test_noise_prediction_of_a_cascade_is_told_its_corruption_level():
     from lapflow.flows import ConditionBridge
 
-    flow = Flow(
+    flow = compose(
         LaplacianPyramid(levels=2),
         Stages(windows="full"),
         VPPath(),
@@ -328,20 +330,22 @@ def test_noise_prediction_of_a_cascade_is_told_its_corruption_level():
     )
     x = images(64, 1, 4, 4)
     point = next(p for s in range(20) if (p := flow.training_point(x, seeded(s))).segment.index == 1)
-    assert point.level.shape == (64,)
-    assert 0 <= point.level.min() <= point.level.max() < 0.5
-    assert point.image[0].shape == (64, 1, 4, 4)
+    assert point.condition.level.shape == (64,)
+    assert 0 <= point.condition.level.min() <= point.condition.level.max() < 0.5
+    assert point.condition.image[0].shape == (64, 1, 4, 4)
     # corrupted before upsampling: constant on 2x2 blocks, near the upsampled image where the level is low
-    torch.testing.assert_close(point.image[0], upsample(downsample(point.image[0])))
-    low = point.level.argmin()
-    assert (point.image[0][low] - upsample(downsample(x))[low]).abs().max() < 4 * point.level[low] + 0.01
+    torch.testing.assert_close(point.condition.image[0], upsample(downsample(point.condition.image[0])))
+    low = point.condition.level.argmin()
+    assert (
+        point.condition.image[0][low] - upsample(downsample(x))[low]
+    ).abs().max() < 4 * point.condition.level[low] + 0.01
 
 
 def cascade(**bridge):
     from lapflow.flows import ConditionBridge
 
     decomposition, intervals = LaplacianPyramid(levels=2), Stages(windows="full", draw="sample")
-    return Flow(
+    return compose(
         decomposition,
         intervals,
         VPPath(),
@@ -367,16 +371,16 @@ def test_a_cascade_corrupts_by_its_formula_in_training_and_sampling(where):
     assert condition.level.tolist() == pytest.approx([0.3, 0.3])
     x, generators = images(8, 1, 8, 8), [torch.Generator().manual_seed(i) for i in range(8)]
     point = next(p for p in flow.training_points(x, generators) if p.segment.index)
-    rest = point.image[0] - (1 - point.level[:, None, None, None] ** 2).sqrt() * upsample(
+    rest = point.condition.image[0] - (1 - point.condition.level[:, None, None, None] ** 2).sqrt() * upsample(
         downsample(x[point.index])
     )
-    std = (rest / point.level[:, None, None, None]).flatten(1).std(1)
+    std = (rest / point.condition.level[:, None, None, None]).flatten(1).std(1)
     assert std == pytest.approx(torch.ones_like(std), abs=0.6)
 
 
 @pytest.mark.parametrize("name", ["mot-dit", "unet"])
 def test_the_level_reaches_the_network(name):
-    from lapflow.core.backbone import Condition
+    from lapflow.core.condition import IMAGE, Condition, Image
     from lapflow.models import MoTDiT
     from lapflow.models.unet import UNet
 
@@ -389,7 +393,9 @@ def test_the_level_reaches_the_network(name):
             torch.nn.init.normal_(p, std=0.3, generator=seeded())
     x, image = images(2, 1, 8, 8).float(), images(2, 1, 8, 8, seed=1).float()
     outputs = [
-        model({0: x}, torch.full((2,), 0.5), Condition(None, {0: image}, torch.full((2,), s)))["main"][0]
+        model({0: x}, torch.full((2,), 0.5), Condition({IMAGE: Image({0: image}, torch.full((2,), s))}))[
+            "main"
+        ][0]
         for s in (0.1, 0.4)
     ]
     assert (outputs[0] - outputs[1]).abs().max() > 1e-4
@@ -423,13 +429,13 @@ def test_a_sample_s_training_pair_is_its_own_generator_s(make):
             (alone,) = flow.training_points(x[i : i + 1], [torch.Generator().manual_seed(i)])
             assert alone.segment.index == point.segment.index
             assert same(point.state, row, alone.state)
-            if point.image is not None:
-                assert same(point.image, row, alone.image)
+            if point.condition.image is not None:
+                assert same(point.condition.image, row, alone.condition.image)
 
 
 def relay(**intervals):
     parts = (BlockDCT(), Stages(windows="full", **intervals), RelayPath(), RenoiseBridge())
-    return Flow(*parts, view="merged", noise="blurred", prediction=EDMPrediction(most_weight=1e5))
+    return compose(*parts, view="merged", noise="blurred", prediction=EDMPrediction(most_weight=1e5))
 
 
 def test_relay_s_step_is_the_published_one():

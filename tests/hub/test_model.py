@@ -9,8 +9,10 @@ pytest.importorskip("diffusers")
 
 from lapflow.config.building import build_flow, build_model
 from lapflow.config.loading import resolved
+from lapflow.core.condition import num_classes
 from lapflow.core.errors import CheckpointError, ConfigError
 from lapflow.hub import LapFlowModel
+from lapflow.objectives import MSE
 from tests.support import images, seeded
 
 
@@ -29,10 +31,8 @@ def test_it_is_lapflow_s_own_network(digits):
     x, labels = images(4, 1, 8, 8, dtype=torch.float32), torch.tensor([0, 1, 2, 10])
     losses = []
     for mathematics, called in ((flow, network), (digits.flow, digits)):
-        points = mathematics.training_points(x, seeded(3))
-        losses.append(
-            sum(mathematics.loss(called(p.state, p.t, p.condition(labels)), p) * p.fraction for p in points)
-        )
+        points = mathematics.training_points(x, seeded(3), condition=labels)
+        losses.append(sum(loss * p.fraction for p in points for loss in MSE()(called, p).values()))
     assert torch.equal(*losses)
     for loss in losses:
         loss.backward()
@@ -45,7 +45,7 @@ def test_it_is_lapflow_s_own_network(digits):
 def test_its_config_is_lapflow_s(digits):
     assert digits.config.lapflow == resolved(trained().config)
     assert (digits.config.shape, digits.config.step, digits.config.weights) == ([1, 8, 8], 7, "ema")
-    assert digits.num_classes == 10
+    assert num_classes(digits.condition) == 10
     assert digits.dtype == torch.float32
     assert digits.num_parameters() == sum(p.numel() for p in digits.network.parameters())
 

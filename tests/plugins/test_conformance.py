@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from lapflow.core.condition import VectorSpec
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.prediction import NoisePrediction
 from lapflow.flows import AppendBridge, DiscreteVPPath
+from lapflow.flows.compose import compose
 from lapflow.plugins import create
 from lapflow.plugins.builtin import BUILTIN
 from lapflow.plugins.conformance import KITS
@@ -29,7 +31,7 @@ WINDOWS = tuple(Stages(windows="pyramidal").segments(3))
 
 def discrete_diffusion() -> Flow:
     """DiT's composition."""
-    return Flow(
+    return compose(
         Identity(),
         CumulativeIntervals(starts=[0.0]),
         DiscreteVPPath(),
@@ -55,9 +57,11 @@ class Case:
         if self.kind == "backbone":
             context = {
                 "bands": BANDS,
-                "num_classes": self.kit.get("num_classes", 3),
+                "condition": self.kit.get("condition", 3),
                 "attention": create("attention", "sdpa"),
             }
+        if self.kind == "conditioner":
+            context = {"class_names": KITS[self.kind].class_names}
         return create(self.kind, {"name": self.name, **self.arguments}, **context)
 
     def conformance(self) -> Conformance:
@@ -112,10 +116,14 @@ CASES = [
     *(Case("prediction", name) for name in ("velocity", "denoised", "noise", "score", "edm")),
     Case("prediction", "edm", sigma_data=0.7, most_weight=10.0),
     Case("backbone", "mot-dit", depth=2, width=16, heads=2),
-    Case("backbone", "mot-dit", {"num_classes": 0}, depth=2, width=16, heads=2, mask="none"),
+    Case("backbone", "mot-dit", {"condition": 0}, depth=2, width=16, heads=2, mask="none"),
     Case("backbone", "separate", depth=2, width=16, heads=2),
     Case("backbone", "unet", channels=[8, 8], layers=1, attention_levels=[1], head_width=4, groups=4),
     Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
+    Case("backbone", "mot-dit", {"condition": {"vector": VectorSpec(2)}}, depth=1, width=16, heads=2),
+    Case("conditioner", "classes"),
+    Case("conditioner", "vector", names=["angle"], mean=[1.0], std=[2.0]),
+    Case("conditioner", "bytes", length=20),
     Case("codec", "pixels", {"round_trip": 0.0}),
     Case("codec", "autoencoder-kl", factor=2, channels=2),
     Case("codec", "autoencoder-kl", factor=2, channels=2, posterior="sample"),

@@ -12,6 +12,8 @@ import torch
 import lapflow
 from lapflow.config.building import build_codec, build_dataset, build_flow, build_model, build_solver
 from lapflow.config.loading import load_config, recipes
+from lapflow.core.condition import num_classes
+from lapflow.core.laws import check_laws
 from lapflow.evaluation.flops import cost
 from lapflow.sampling.checking import check_bands
 from lapflow.solvers import DDPM, RK4
@@ -41,7 +43,7 @@ def test_every_system_has_a_digits_recipe_and_a_paper_sized_one():
 @pytest.mark.parametrize("name", DIGITS)
 def test_the_law_check_is_exact_or_the_mismatch_is_designed(name):
     flow = build_flow(load(name))
-    report = flow.laws()
+    report = check_laws(flow)
     designed = [row for row in report.rows if row.designed]
     assert bool(designed) == (name in ("relay-digits", "edify-shipped-digits"))
     # A re-noised image keeps what the segment before leaves, 1e-5 of it: its square is in the covariance.
@@ -63,7 +65,7 @@ def test_a_designed_mismatch_is_what_its_formula_says(name, expected):
     """The bands that enter with nothing miss alpha_k of their mean: edify 1 - s/s* = .5 at s = .5; relay's
     first AC factor .076 at .9."""
     flow = build_flow(load(name))
-    (row,) = [r for r in flow.laws().rows if r.designed and r.scale == 0]
+    (row,) = [r for r in check_laws(flow).rows if r.designed and r.scale == 0]
     assert row.mean_error <= 1e-12, "what enters has no mean at all"
     assert row.prior == pytest.approx(expected, rel=1e-9)
 
@@ -213,4 +215,4 @@ def test_networks_are_built_for_what_they_see(name):
     config = load(name)
     flow, dataset = build_flow(config), build_dataset(config)
     model = build_model(config, flow, dataset.shape, dataset.num_classes, "meta")
-    assert model.num_classes == 10
+    assert num_classes(model.condition) == 10

@@ -6,7 +6,8 @@ import torch
 
 from lapflow import register
 from lapflow.cli import main
-from lapflow.core.backbone import Backbone, Condition
+from lapflow.core.backbone import Backbone
+from lapflow.core.condition import Condition, specs
 from lapflow.core.errors import SolverError
 from lapflow.core.solver import Field
 from lapflow.flows import ClassifierFreeGuidance
@@ -24,7 +25,7 @@ class ThreeHeads(Backbone):
 
     def __init__(self):
         super().__init__()
-        self.num_classes = 3
+        self.condition = specs(3)
         self.unit = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
 
     def forward(self, state, t, condition=None):
@@ -41,7 +42,7 @@ class ThreeHeads(Backbone):
 def test_guidance_combines_the_heads_that_the_network_names():
     flow = make_flow(2)
     segment = flow.segments[-1]
-    guide, condition = ClassifierFreeGuidance(scale=2.0), Condition(torch.tensor([0, 1]))
+    guide, condition = ClassifierFreeGuidance(scale=2.0), Condition.of(torch.tensor([0, 1]))
     field = ModelField(flow, segment, (1, 8, 8), ThreeHeads(), condition, guide)
     heads = field.predict(flow.decomposition.analyze(images(2, 1, 8, 8)), segment.begin)
     # With labels c and the null class 3: u + 2 (c - u) = 2 c - 3, times the head's number.

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lapflow.core.flow import Flow
 from lapflow.flows import LinearPath
+from lapflow.flows.compose import compose
 from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
 from lapflow.sampling.checking import check_bands, check_mask, natural_covariance
 from lapflow.solvers import RK4, Euler, Heun
@@ -57,7 +57,7 @@ def test_an_adaptive_solver_is_near_at_few_evaluations():
 
 
 def test_unit_noise_doubles_the_fine_band():
-    flow = Flow(
+    flow = compose(
         LaplacianPyramid(levels=2),
         CumulativeIntervals(starts=[0, 0.5]),
         LinearPath(),

@@ -20,6 +20,7 @@ from lapflow.data.loader import Batches
 from lapflow.sampling.sampler import sample
 from lapflow.solvers import steps
 from lapflow.training.loop import _loss, _optimizer
+from lapflow.training.step import TrainingStep
 
 META = torch.device("meta")
 RECIPES = sorted(path.stem for path in Path(lapflow.recipes.__file__).parent.glob("*-digits.yaml"))
@@ -77,7 +78,7 @@ def test_sampling_never_waits(monkeypatch, recipe, solver):
             parts.flow,
             model,
             (2, *parts.shape),
-            labels=torch.zeros(2, dtype=torch.int64),
+            condition=torch.zeros(2, dtype=torch.int64),
             solver=parts.solver,
             guidance=parts.guidance,
         )
@@ -93,10 +94,9 @@ def test_a_loss_and_its_gradient_never_wait(recipe):
     batch = next(iter(Batches(parts.dataset, "train", seed=0, batch_size=4)))
     parts.engine.device = META
     model = parts.model.to(META)
+    parts.build_objective()
     with Seen() as seen:
-        loss, _ = _loss(
-            parts, lambda calls: [model(*call) for call in calls], batch, keyed_generator(0, "stage")
-        )
+        loss, _ = _loss(parts, TrainingStep(model, parts.objective), batch, keyed_generator(0, "stage"))
         loss.backward()
     assert loss.device == META
     assert not seen.copies

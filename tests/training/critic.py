@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from lapflow import register
-from lapflow.core.objective import MSE, held
+from lapflow.core.objective import Objective, held
+from lapflow.objectives.mse import squared_errors
 
 
-class Critic(MSE):
+class Critic(Objective):
     """The squared error, and what a critic of each band says."""
 
-    def build(self, bands, num_classes):
+    def build(self, flow, bands, num_classes):
+        super().build(flow, bands, num_classes)
         self.module = nn.ModuleDict(
             {
                 str(k): nn.Sequential(
@@ -26,8 +28,9 @@ class Critic(MSE):
             }
         )
 
-    def __call__(self, heads, point):
-        losses = dict(super().__call__(heads, point))
+    def __call__(self, network, point):
+        heads = network(point.state, point.t, point.condition)
+        losses = squared_errors(heads, point)
         for k, made in heads["main"].items():
             judge = self.module[str(k)]
             with held(judge):

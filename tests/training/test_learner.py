@@ -86,7 +86,7 @@ def test_a_checkpoint_holds_both_and_the_network_under_its_own_names(tmp_path):
         assert {n: x.shape for n, x in found[group].items()} == {n: x.shape for n, x in usual[group].items()}
     parts = build(config())
     parts.build_objective()
-    first = parts.flow.objective.module.state_dict()
+    first = parts.objective.module.state_dict()
     assert set(found["objective"]) == set(first)
     assert all(not torch.equal(x, first[name]) for name, x in found["objective"].items()), (
         "every critic was trained"
@@ -108,7 +108,7 @@ def test_first_weights_are_the_seed_s_alone():
     plain = build(config(objective="mse")).model.state_dict()
     for name, x in made[0].model.state_dict().items():
         assert torch.equal(x, plain[name])
-    one, other = (parts.flow.objective.module.state_dict() for parts in made)
+    one, other = (parts.objective.module.state_dict() for parts in made)
     assert all(torch.equal(x, other[name]) for name, x in one.items())
 
 
@@ -165,5 +165,5 @@ def test_a_network_is_fitted_once_by_what_it_will_see(recipe, tmp_path, monkeypa
         assert all_of_them[k].shape == (size, *band.shape)
         assert torch.equal(all_of_them[k][:5], few[k])
     finest = parts.flow.finish(few if parts.flow.view == "bands" else {0: few[0]})
-    images = {parts.dataset.read("train", i)[0].numpy().tobytes() for i in range(size)}
+    images = {parts.dataset.read("train", i).value.numpy().tobytes() for i in range(size)}
     assert all((x * 8).round().div(8).numpy().tobytes() in images for x in finest), "they are training images"

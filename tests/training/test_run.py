@@ -19,6 +19,7 @@ from lapflow.training.checkpoint import latest_checkpoint
 from lapflow.training.events import read_events
 from lapflow.training.loop import TrainingError, train
 from lapflow.training.run_folder import RunFolder
+from lapflow.training.step import TrainingStep
 from tests.training.runs import last, losses, same
 
 TINY = [
@@ -217,14 +218,17 @@ def test_one_fixed_batch_is_learnt(tmp_path):
     from lapflow.config.building import build
 
     parts = build(tiny("model.width=96", "model.heads=3", "flow.intervals.draw=batch"))
-    x = torch.stack([parts.dataset.read("train", i)[0] for i in range(8)])
-    labels = torch.tensor([parts.dataset.read("train", i)[1] for i in range(8)])
+    x = torch.stack([parts.dataset.read("train", i).value for i in range(8)])
+    labels = torch.tensor([parts.dataset.read("train", i).annotations["label"] for i in range(8)])
     optimizer = torch.optim.AdamW(parts.model.parameters(), lr=2e-3)
-    points = [parts.flow.training_point(x, torch.Generator().manual_seed(s)) for s in (0, 1, 2, 3)]
+    points = [
+        parts.flow.training_point(x, torch.Generator().manual_seed(s), condition=labels) for s in (0, 1, 2, 3)
+    ]
     assert {p.segment.index for p in points} == {0, 1}
     history = []
     for _ in range(150):
-        loss = sum(parts.flow.loss(parts.model(p.state, p.t, labels), p) for p in points) / len(points)
+        losses = [loss for p in points for loss in parts.objective(parts.model, p).values()]
+        loss = sum(losses) / len(points)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -277,7 +281,9 @@ def test_inactive_scales_see_a_zero_gradient(tmp_path):
     from lapflow.config.building import build
 
     parts = build(tiny("flow.intervals.draw=batch"))
-    model = parts.engine.prepare(parts.model, lambda p: torch.optim.AdamW(p, lr=1e-3))
+    parts.build_objective()
+    step_of = TrainingStep(parts.model, parts.objective)
+    model = parts.engine.prepare(step_of, lambda p: torch.optim.AdamW(p, lr=1e-3))
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     seeds = [
         next(
@@ -297,9 +303,10 @@ def test_inactive_scales_see_a_zero_gradient(tmp_path):
     for (
         seed
     ) in seeds:  # both scales, then the coarse one alone: the fine expert's last gradient must not come back
-        point = parts.flow.training_point(x, torch.Generator().manual_seed(seed))
-        (heads,) = model([(point.state, point.t, torch.arange(4))])
-        parts.engine.backward(parts.flow.loss(heads, point))
+        generator = torch.Generator().manual_seed(seed)
+        point = parts.flow.training_point(x, generator, condition=torch.arange(4))
+        (named,) = model([point])
+        parts.engine.backward(sum(named.values()))
         parts.engine.step(1e-3)
     silent = [n for n in moved[0] if moved[0][n] > 0 and moved[1][n] == 0]
     assert silent, "some parameters were trained with both scales and silent with one"

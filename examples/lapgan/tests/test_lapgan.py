@@ -12,9 +12,9 @@ from lapgan import Adversarial, Generator, OneStep
 import lapflow
 from lapflow.config.building import build
 from lapflow.config.loading import load_config
-from lapflow.core.flow import Flow
 from lapflow.core.prediction import DenoisedPrediction
 from lapflow.flows import ConditionBridge
+from lapflow.flows.compose import compose
 from lapflow.plugins.conformance import BackboneConformance, ObjectiveConformance, PathConformance
 from lapflow.pyramids import LaplacianPyramid, Stages
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -40,7 +40,7 @@ class TestGenerator(BackboneConformance):
     timed = False
 
     def make(self):
-        return Generator(self.bands, self.num_classes, width=8, blocks=1)
+        return Generator(self.bands, self.condition, width=8, blocks=1)
 
 
 class TestAdversarial(ObjectiveConformance):
@@ -51,7 +51,7 @@ class TestAdversarial(ObjectiveConformance):
 
     def flow(self):
         intervals, bridge = Stages(windows="full", draw="batch"), ConditionBridge(level=0.0, most=0.0)
-        return Flow(
+        return compose(
             LaplacianPyramid(levels=2),
             intervals,
             OneStep(),
@@ -72,16 +72,16 @@ def test_each_side_s_gradients_are_its_own_losses():
     kit = TestAdversarial()
     objective, point = kit.built(), kit.point()
     heads = {"main": {k: x.requires_grad_() for k, x in kit.heads()["main"].items()}}
-    losses = objective(heads, point)
+    losses = kit.losses(objective, heads, point)
     inputs, weights = list(heads["main"].values()), list(objective.module["0"].parameters())
     both = torch.autograd.grad(sum(losses.values()), [*inputs, *weights], retain_graph=True)
     mine = torch.autograd.grad(losses["generator0"], inputs, retain_graph=True)
     theirs = torch.autograd.grad(losses["discriminator0"] + losses["penalty0"], weights)
     for got, want in zip(both, [*mine, *theirs], strict=True):
         assert torch.allclose(got, want, atol=1e-7)
-    assert torch.autograd.grad(objective(heads, point)["generator0"], weights, allow_unused=True) == (
-        None,
-    ) * len(weights)
+    assert torch.autograd.grad(
+        kit.losses(objective, heads, point)["generator0"], weights, allow_unused=True
+    ) == (None,) * len(weights)
 
 
 def test_its_sampler_is_one_evaluation_a_scale(tmp_path):
@@ -112,7 +112,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     )
     start = build(config)
     start.build_objective()
-    judge = start.flow.objective.module.state_dict()
+    judge = start.objective.module.state_dict()
     assert any(not torch.equal(judge[name], x) for name, x in one["objective"].items()), (
         "the discriminators were trained"
     )

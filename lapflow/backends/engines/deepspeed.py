@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lapflow.backends.engines.held import ITEM, MOMENTS, count, part, whole
 from lapflow.backends.engines.processes import DeviceOption, PrecisionOption, ProcessEngine, TimeoutOption
 from lapflow.backends.engines.torch import split_state_name
-from lapflow.core.engine import Calls, Held, Together
+from lapflow.core.engine import Held
 from lapflow.core.errors import BackendError
 
 STEP = "step"
@@ -123,21 +123,22 @@ class DeepSpeedEngine(ProcessEngine):
         *,
         clip: float | None = None,
         units: Sequence[nn.Module] = (),
-    ) -> Callable[[Calls], list[Any]]:
+    ) -> nn.Module:
         import deepspeed
 
         self.model, self.clip = model.to(self.device), clip
         self.entries = {name: x.shape for name, x in model.state_dict().items()}
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=Together(model),
+            model=model,
             optimizer=optimizer(self.parameters.values()),
             config=self._config(),
             dist_init_required=False,
         )
         if self.zero == 0:
             self.optimizer.register_step_pre_hook(lambda *_: self._clip_whole())
-        return self.engine
+        wrapped: nn.Module = self.engine
+        return wrapped
 
     def _config(self) -> dict[str, Any]:
         # A bucket as large as the model at most: DeepSpeed's own takes 2 GB.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lapflow.backends.engines.held import ITEM, by_rows, count, whole
 from lapflow.backends.engines.processes import DeviceOption, PrecisionOption, ProcessEngine, TimeoutOption
-from lapflow.core.engine import Calls, Held, Together
+from lapflow.core.engine import Held
 from lapflow.core.errors import CheckpointError
 
 
@@ -77,22 +77,21 @@ class TorchEngine(ProcessEngine):
         *,
         clip: float | None = None,
         units: Sequence[nn.Module] = (),
-    ) -> Callable[[Calls], list[Any]]:
+    ) -> nn.Module:
         self.model, self.clip = model.to(self.device), clip
         self.entries = list(model.state_dict())
         if self.compile:
             self._compile(units)
-        together: nn.Module = Together(model)
         if self.sharded:
-            self._shard(together, units)
+            self._shard(model, units)
         self.names, self.parameters = zip(
             *((name, p) for name, p in model.named_parameters() if p.requires_grad)
         )
         self.optimizer = optimizer(self.parameters)
         self.ddp = None
         if self.world_size > 1 and not self.sharded:
-            self.ddp = together = nn.parallel.DistributedDataParallel(together, find_unused_parameters=True)
-        return together
+            self.ddp = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        return self.ddp or model
 
     def _compile(self, units: Sequence[nn.Module]) -> None:
         if not self.sharded:
@@ -102,7 +101,7 @@ class TorchEngine(ProcessEngine):
         for unit in units:
             unit.forward = torch.compile(unit.forward, fullgraph=True)
 
-    def _shard(self, together: nn.Module, units: Sequence[nn.Module]) -> None:
+    def _shard(self, model: nn.Module, units: Sequence[nn.Module]) -> None:
         from torch.distributed.fsdp import fully_shard
 
         # Heads are views of a layer's output; nothing here changes one in place, which is what torch warns
@@ -111,7 +110,7 @@ class TorchEngine(ProcessEngine):
         mesh = dist.init_device_mesh(self.device.type, (self.world_size,))
         for unit in units:
             fully_shard(unit, mesh=mesh)
-        fully_shard(together, mesh=mesh)
+        fully_shard(model, mesh=mesh)
 
     def accumulating(self) -> AbstractContextManager[object]:
         return nullcontext() if self.ddp is None else self.ddp.no_sync()

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from lapflow.core.backbone import MAIN, Backbone, Heads
-from lapflow.core.condition import NULL, Condition, Specs, num_classes, refuse_unknown, specs
+from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_classes, refuse_unknown, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
 
@@ -27,7 +26,7 @@ class Tower(nn.Module):
         self.last = nn.Conv2d(width, band.channels, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        said = self.time(t[:, None]) + self.labels(labels % self.labels.num_embeddings)
+        said = self.time(t[:, None]) + self.labels(labels)
         out: Tensor = self.last(F.silu(self.first(x) + said[:, :, None, None]))
         return out
 
@@ -48,6 +47,8 @@ class Skeleton(Backbone):
                 "this network takes no coarser image beside its own",
                 expected="a bridge that hands no condition on",
             )
+        if other := [name for name in specs(condition) if name != CLASS]:
+            raise ConfigError("this network embeds classes only", got=", ".join(other))
         self.bands, self.condition, self.width = dict(bands), specs(condition), width
         classes = num_classes(condition)
         self.towers = nn.ModuleDict({str(k): Tower(band, classes, width) for k, band in bands.items()})
@@ -56,10 +57,8 @@ class Skeleton(Backbone):
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
         given = Condition.of(condition)
-        refuse_unknown(given, {name: spec for name, spec in self.condition.items() if name == "class"})
-        labels = given.labels
-        if labels is None:
-            labels = torch.full(t.shape, NULL, dtype=torch.int64, device=t.device)
+        refuse_unknown(given, self.condition)
+        labels = class_rows(given.labels, num_classes(self.condition), t)
         return {MAIN: {k: self.towers[str(k)](x, t.to(x.dtype), labels) for k, x in state.items()}}
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:

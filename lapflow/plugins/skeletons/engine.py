@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.core.engine import Calls, Engine, Together
+from lapflow.core.engine import Engine
 from lapflow.core.errors import BackendError, CheckpointError
 
 
@@ -56,12 +56,12 @@ class Skeleton(Engine):
         *,
         clip: float | None = None,
         units: Sequence[nn.Module] = (),
-    ) -> Callable[[Calls], list[Any]]:
+    ) -> nn.Module:
         self.model, self.clip = model.to(self.device), clip
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._clear()
         self.optimizer = optimizer(self.parameters.values())
-        return Together(model)
+        return model
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, enabled=False)

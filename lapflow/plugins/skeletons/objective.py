@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.backbone import Heads
+from lapflow.core.backbone import Backbone
 from lapflow.core.flow import TrainingPoint
 from lapflow.core.objective import Objective
 
@@ -27,8 +27,8 @@ class Skeleton(Objective):
     ) -> None:
         self.c = c
 
-    def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
-        losses = {}
+    def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:
+        heads, losses = network(point.state, point.t, point.condition), {}
         for k, target in point.target.items():
             difference = heads["main"][k].float() - target.float()
             errors = torch.sqrt(difference.square() + self.c**2) - self.c

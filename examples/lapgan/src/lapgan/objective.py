@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.core.backbone import MAIN, Heads
+from lapflow.core.backbone import MAIN, Backbone
+from lapflow.core.condition import class_rows
 from lapflow.core.decomposition import Band
-from lapflow.core.flow import TrainingPoint
+from lapflow.core.flow import Flow, TrainingPoint
 from lapflow.core.objective import Objective, held
 from lapgan.layers import Block
 
@@ -44,8 +45,7 @@ class Discriminator(nn.Module):
         )  # the projection discriminator of Miyato & Koyama 2018
 
     def forward(self, image: Tensor, coarse: Tensor | None, labels: Tensor | None) -> Tensor:
-        if labels is None:
-            labels = torch.full((len(image),), self.num_classes, dtype=torch.int64, device=image.device)
+        labels = class_rows(labels, self.num_classes, image)
         h = self.first(image if coarse is None else torch.cat([image, coarse], dim=1))
         for block in self.blocks:
             h = block(h, labels)
@@ -74,30 +74,31 @@ class Adversarial(Objective):
     ) -> None:
         self.width, self.blocks, self.penalty, self.distance = width, blocks, penalty, distance
 
-    def build(self, bands: Mapping[int, Band], num_classes: int) -> None:
+    def build(self, flow: Flow, bands: Mapping[int, Band], num_classes: int) -> None:
+        super().build(flow, bands, num_classes)
         self.module = nn.ModuleDict(
             {str(k): Discriminator(band, num_classes, self.width, self.blocks) for k, band in bands.items()}
         )
 
-    def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
+    def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:
         assert isinstance(self.module, nn.ModuleDict), "build comes before the first call"
-        directions = point.flow.show(point.noise, point.segment)
-        losses: dict[str, Tensor] = {}
-        for k, made in heads[MAIN].items():
+        directions = self.flow.show(point.noise, point.segment)
+        given, losses = point.condition, dict[str, Tensor]()
+        for k, made in network(point.state, point.t, given)[MAIN].items():
             judge, real, coarse = (
                 self.module[str(k)],
                 point.target[k].to(made.dtype),
-                None if point.image is None else point.image[k],
+                None if given.image is None else given.image.value[k],
             )
             with held(judge):
-                losses[f"generator{k}"] = F.softplus(-judge(made, coarse, point.labels)).mean()
+                losses[f"generator{k}"] = F.softplus(-judge(made, coarse, given.labels)).mean()
             fake = made.detach()
             away = self.distance * directions[k]
             # One call for all: real, made, and both a little further along the noise.
             images = torch.cat([real, fake, real + away, fake + away] if self.penalty else [real, fake])
             copies = len(images) // len(real)
             beside = None if coarse is None else coarse.repeat(copies, 1, 1, 1)
-            labels = None if point.labels is None else point.labels.repeat(copies)
+            labels = None if given.labels is None else given.labels.repeat(copies)
             on_real, on_fake, *moved = judge(images, beside, labels).chunk(copies)
             losses[f"discriminator{k}"] = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
             if moved:

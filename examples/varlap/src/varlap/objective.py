@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from lapflow.core.backbone import Heads
+from lapflow.core.backbone import Backbone
 from lapflow.core.flow import TrainingPoint
 from lapflow.core.objective import Objective
 from varlap.network import CODES, LOGITS
@@ -19,8 +19,8 @@ class CrossEntropy(Objective):
 
     heads = (LOGITS, CODES)
 
-    def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
-        losses = {}
+    def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:
+        heads, losses = network(point.state, point.t, point.condition), {}
         for k, target in point.target.items():
             logits, codes = heads[LOGITS][k], heads[CODES][k][0]
             tokens = nearest(blocks(target, target.shape[-1] // logits.shape[-1]), codes)

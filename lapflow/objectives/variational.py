@@ -21,11 +21,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.backbone import MAIN, VARIANCE, Heads
+from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Heads
 from lapflow.core.errors import ConfigError
 from lapflow.core.flow import TrainingPoint
-from lapflow.core.objective import MSE, Objective
+from lapflow.core.objective import Objective
 from lapflow.core.path import Coefficients, learned_variance, posterior_variance
+from lapflow.objectives.mse import squared_errors
 
 
 class VariationalMSE(Objective):
@@ -41,9 +42,10 @@ class VariationalMSE(Objective):
         bin_width: Annotated[float, Field(gt=0, description="width of a grey level in the data's units")] = 2
         / 255,
     ) -> None:
-        self.weight, self.bin_width, self._squares = weight, bin_width, MSE()
+        self.weight, self.bin_width = weight, bin_width
 
-    def __call__(self, heads: Heads, point: TrainingPoint) -> Mapping[str, Tensor]:
+    def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:
+        heads = network(point.state, point.t, point.condition)
         if VARIANCE not in heads:
             raise ConfigError(
                 "the objective vlb trains a learned variance, and the network returns none",
@@ -51,19 +53,19 @@ class VariationalMSE(Objective):
                 expected="a backbone with variance: true",
                 remedy="set model.variance=true, or objective=mse",
             )
-        losses = dict(self._squares(heads, point))
+        losses = squared_errors(heads, point)
         losses["variational"] = self.weight * self._term(heads, point)
         return losses
 
     def _term(self, heads: Heads, point: TrainingPoint) -> Tensor:
-        flow, segment = point.flow, point.segment
+        flow, segment = self.flow, point.segment
         bands, _ = flow.interpolate(point.data, point.noise, point.clock, segment)
         state = flow.show(bands, segment)
         predicted, _ = flow.endpoints(
             {k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment
         )
         head = flow.split(heads[VARIANCE], segment)
-        after = point.flow.path.step_after(point.clock, segment)
+        after = flow.path.step_after(point.clock, segment)
         total = []
         for k, x1 in point.data.items():
             c, d = (flow.path.coefficients(t, segment, k).expand(x1) for t in (point.clock, after))
