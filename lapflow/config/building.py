@@ -73,8 +73,8 @@ class Composition:
         return build_guidance(self.config)
 
     def build_objective(self) -> None:
-        """Give the objective the flow, and make the weights of its own, if it has some. Their first values are
-        a function of the config's seed alone."""
+        """Give the objective the flow, and make the weights of its own, if it has some. Their first values
+        are a function of the config's seed alone."""
         with _placed(self.config, "objective"), _first_weights(self.config, "objective", torch.device("cpu")):
             self.objective.build(self.flow, self.flow.views(self.shape), self.num_classes)
 
@@ -308,8 +308,8 @@ def build_model(
     condition: Specs | int,
     device: torch.device | str = "cpu",
 ) -> Backbone:
-    """The network for latents of `shape` (c, h, w), with the parts of the condition that it embeds. Its first weights are a function of the config's seed
-    alone.
+    """The network for latents of `shape` (c, h, w), with the parts of the condition that it embeds. Its first
+    weights are a function of the config's seed alone.
 
     Device `meta` allocates nothing.
     """

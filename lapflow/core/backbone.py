@@ -25,9 +25,8 @@ VARIANCE = "variance"
 class Backbone(nn.Module, Component):
     """A network over the active scales of a state.
 
-    Context: `bands` ({k: Band}, coarse to fine), `condition` (the specs of the parts that it embeds, by name; a
-    number stands for so many classes, 0 for nothing), `attention` (a backend or its name).
-    """
+    Context: `bands` ({k: Band}, coarse to fine), `condition` (the specs of the parts that it embeds, by name;
+    a number stands for so many classes, 0 for nothing), `attention` (a backend or its name). """
 
     kind = "backbone"
     context = ("bands", "condition", "attention")
@@ -58,6 +57,11 @@ class Backbone(nn.Module, Component):
         """state {k: [b, c_k, h_k, w_k]} with any non-empty suffix of the scales coarse to fine (or one alone,
         a merged image), t [b] the path's model time, in [0, 1] for most -> {"main": {k: [b, c_k, h_k, w_k]}}
         for the same scales, and the `heads`. What it embeds and is not given is taken as null."""
+
+    def prepare(self, condition: Condition) -> Condition:
+        """The same condition, with what does not depend on state and time computed once, for all evaluations
+        of a sampling: `forward` takes it in the place of the condition, with the same result."""
+        return condition
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str | None:
         """The attention kernel that runs there, by name; None for a network without one. Raises

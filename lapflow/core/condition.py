@@ -1,8 +1,7 @@
 """What a prediction is conditioned on: one `Condition` of named parts, each of which knows its own null.
 
-Samplers, guidance and training know no kind of part: they take rows, drop them, join two batches. What a network
-must embed of a part is said beforehand by its spec. Shapes: b batch, n tokens, d width.
-"""
+Samplers, guidance and training know no kind of part: they take rows, drop them, join two batches. What a
+network must embed of a part is said beforehand by its spec. Shapes: b batch, n tokens, d width. """
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ from lapflow.core.state import map_state
 from lapflow.core.transfer import upload
 
 NULL = -1
-"""The class index that stands for no class. `index % (count + 1)` is its row, the last, in a table of count + 1."""
+"""The class index that stands for no class. `index % (count + 1)` is its row, the last, in a table of count +
+1."""
 
 CLASS, CAPTION, VECTOR, IMAGE = "class", "caption", "vector", "image"
 """The names of the built-in parts."""
@@ -99,14 +99,14 @@ class Vector(_Given):
 
 @dataclass(frozen=True)
 class Tokens(_Given):
-    """A group of tokens of a fixed length: `value` int64 [b, n] are ids that the network embeds, float [b, n, d]
-    embeddings that it projects; where `given` [b] (bool) is false they stand for nothing."""
+    """A group of tokens of a fixed length: `value` int64 [b, n] are ids that the network embeds, float [b, n,
+    d] embeddings that it projects; where `given` [b] (bool) is false they stand for nothing."""
 
 
 @dataclass(frozen=True)
 class Image(Part):
-    """In a cascade the coarser image `value` {k: [b, c, *sizes]} beside the state's scale k, corrupted at `level` [b].
-    It has no null: a later stage is made of it."""
+    """In a cascade the coarser image `value` {k: [b, c, *sizes]} beside the state's scale k, corrupted at
+    `level` [b]. It has no null: a later stage is made of it."""
 
     droppable: ClassVar[bool] = False
     value: Mapping[int, Tensor]
@@ -150,6 +150,10 @@ class Condition:
         """The same with one part more."""
         return Condition({**self.parts, name: part})
 
+    def __or__(self, other: Condition) -> Condition:
+        """The parts of both."""
+        return Condition({**self.parts, **other.parts})
+
     def null(self) -> Condition:
         """Nothing given of any sample."""
         return self._map(lambda part: part.null())
@@ -180,8 +184,8 @@ class Condition:
 
 
 def class_rows(labels: Tensor | None, count: int, like: Tensor) -> Tensor:
-    """The row [b] of each sample in a table of `count` + 1 rows, the last one for no class; labels None: all of them
-    have none. `like` [b, ...] gives batch size and device."""
+    """The row [b] of each sample in a table of `count` + 1 rows, the last one for no class; labels None: all
+    of them have none. `like` [b, ...] gives batch size and device."""
     if labels is None:
         return torch.full((like.shape[0],), count, dtype=torch.int64, device=like.device)
     return labels % (count + 1)

@@ -1,4 +1,5 @@
-"""Contract: what a data set says of its samples (class, caption, numbers), turned into what a network is given."""
+"""Contract: what a data set says of its samples (class, caption, numbers), turned into what a network is
+given."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ Annotations = Mapping[str, Sequence[Any]]
 
 
 class Conditioner(Component):
-    """Annotations of a batch of samples -> parts of a `Condition`. It has no weights: what is learnt about a part, its
-    embedding, is the network's.
+    """Annotations of a batch of samples -> parts of a `Condition`. It has no weights: what is learnt about a
+    part, its embedding, is the network's.
 
     Context: `class_names` of the data, in the order of the labels; empty for data without classes.
     """
@@ -33,4 +34,5 @@ class Conditioner(Component):
     @abstractmethod
     def __call__(self, annotations: Annotations) -> Condition:
         """The parts of b samples, on the CPU; each as its spec says. A pure function of each sample's own
-        annotations. Raises `DataError` where one of `needs` is missing, and for a value that it cannot take."""
+        annotations. Raises `DataError` where one of `needs` is missing, and for a value that it cannot
+        take."""

@@ -18,8 +18,9 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 @dataclass(frozen=True)
 class Sample:
-    """`value` float32 [c, *sizes] in [-1, 1] (or a codec's moments), and `annotations`: what is said of it, by name,
-    as JSON values. `label` is an index into the set's `class_names`, `caption` a text; others are the set's own."""
+    """`value` float32 [c, *sizes] in [-1, 1] (or a codec's moments), and `annotations`: what is said of it,
+    by name, as JSON values. `label` is an index into the set's `class_names`, `caption` a text; others are
+    the set's own."""
 
     value: Tensor
     annotations: Mapping[str, Any] = field(default_factory=dict)
@@ -96,8 +97,8 @@ class Dataset(Component):
 
     @abstractmethod
     def read(self, split: Split, index: int) -> Sample:
-        """Sample `index` of a split. Every sample has the same annotations, `label` among them where the set has
-        classes. A pure function.
+        """Sample `index` of a split. Every sample has the same annotations, `label` among them where the set
+        has classes. A pure function.
 
         Raises `ImageError` for an image that cannot be read while others can: training then takes another
         (`lapflow.data.substitute`). Any other error ends the run.

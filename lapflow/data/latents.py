@@ -146,7 +146,7 @@ class _Shards:
                 if self.manifest.classes
                 else {}
             )
-            if SAID in file.keys():
+            if SAID in file.offset_keys():
                 start, stop = file.get_slice(SAID_ENDS)[row : row + 2].tolist()
                 said |= json.loads(bytes(file.get_slice(SAID)[start:stop].tolist()))
             return Sample(moments, said)

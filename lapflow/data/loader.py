@@ -28,8 +28,8 @@ Key = tuple[int, bool]
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` [b, c, h, w] float32 in [-1, 1] (or the moments that the set holds), what is said of each, {name: b
-    values}, and each sample's position in the run's data order.
+    """`images` [b, c, h, w] float32 in [-1, 1] (or the moments that the set holds), what is said of each,
+    {name: b values}, and each sample's position in the run's data order.
 
     `unreadable` are the samples among them that were replaced, each time they are.
     """
@@ -93,8 +93,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         source = self._read_ahead() if self.workers else self._read_here()
-        for positions, (images, annotations, unreadable) in zip(self._positions(), source):
-            yield Batch(images, annotations, positions, unreadable)
+        for positions, (images, said, unreadable) in zip(self._positions(), source):
+            yield Batch(images, said, positions, unreadable)
 
     def _positions(self) -> Iterator[list[int]]:
         start = self.consumed + self.first
@@ -125,8 +125,8 @@ class Batches:
 def read_batches(
     dataset: Dataset, split: Split, keys: Iterable[list[Key]], workers: int = 0, rank: int = 0
 ) -> Iterator[Content]:
-    """The samples, annotations and replaced ones of batch after batch of `keys`, read ahead by `workers` processes
-    if any.
+    """The samples, annotations and replaced ones of batch after batch of `keys`, read ahead by `workers`
+    processes if any.
 
     Raises `DataError` for an image that cannot be read and for which no other can, and when a worker dies;
     what else the data set raises.

@@ -39,8 +39,8 @@ class Wish(BaseModel):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A wish, resolved: what the sampler takes (`condition` of one sample), and the `command` that writes the same
-    picture."""
+    """A wish, resolved: what the sampler takes (`condition` of one sample), and the `command` that writes the
+    same picture."""
 
     condition: Condition
     solver: Solver

@@ -53,8 +53,8 @@ class SegmentCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """`single` is the count of the same network with one scale, by part; `conditional`: whether guidance has something
-    to leave out."""
+    """`single` is the count of the same network with one scale, by part; `conditional`: whether guidance has
+    something to leave out."""
 
     parameters: int
     conditional: bool

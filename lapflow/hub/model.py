@@ -101,6 +101,10 @@ class LapFlowModel(ModelMixin, ConfigMixin):
         """The parts of a condition that it embeds."""
         return self.network.condition
 
+    def prepare(self, condition: Condition) -> Condition:
+        """The condition: classes are looked up in every evaluation."""
+        return condition
+
     @property
     def heads(self) -> tuple[str, ...]:
         """The heads beside `main`."""

@@ -49,6 +49,7 @@ class MoTDiT(Backbone):
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
         variance: sizes.VarianceOption = False,
+        given_tokens: sizes.GivenTokensOption = "group",
     ) -> None:
         super().__init__()
         self.heads = (VARIANCE,) if variance else ()
@@ -65,6 +66,7 @@ class MoTDiT(Backbone):
             conditioning=conditioning,
             experts=experts,
             variance=variance,
+            given_tokens=given_tokens,
         )
         self.transformer = ScaleTransformer(bands, self.condition, resolve(attention), design)
 
@@ -73,6 +75,9 @@ class MoTDiT(Backbone):
     ) -> Heads:
         heads: Heads = self.transformer(state, t, condition)
         return heads
+
+    def prepare(self, condition: Condition) -> Condition:
+        return self.transformer.prepare(condition)
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         return self.transformer.multiply_adds(scales)

@@ -44,6 +44,7 @@ class Separate(Backbone):
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
         variance: sizes.VarianceOption = False,
+        given_tokens: sizes.GivenTokensOption = "group",
     ) -> None:
         super().__init__()
         self.heads = (VARIANCE,) if variance else ()
@@ -60,6 +61,7 @@ class Separate(Backbone):
             conditioning=conditioning,
             experts="shared",
             variance=variance,
+            given_tokens=given_tokens,
         )
         backend = resolve(attention)
         self.towers = nn.ModuleDict(

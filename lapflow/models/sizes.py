@@ -55,6 +55,16 @@ ConditioningOption = Annotated[
     ),
 ]
 
+GivenTokens = Literal["group", "cross-attention", "in-context"]
+GivenTokensOption = Annotated[
+    GivenTokens,
+    Field(
+        description="how given tokens (a caption's) enter: as a group of their own, computed once per "
+        "sample, that every scale reads; by cross-attention in every block; in-context, in front of every "
+        "scale's tokens"
+    ),
+]
+
 VarianceOption = Annotated[
     bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")
 ]
@@ -74,6 +84,7 @@ class Architecture:
     conditioning: Conditioning
     experts: Experts
     variance: bool = False
+    given_tokens: GivenTokens = "group"
 
     @property
     def hidden(self) -> int:
@@ -94,6 +105,7 @@ def architecture(
     conditioning: Conditioning,
     experts: Experts,
     variance: bool,
+    given_tokens: GivenTokens,
 ) -> Architecture:
     """Check the options against each other and against the bands. Raises `ConfigError` or `SizeError`."""
     if not bands:
@@ -116,7 +128,9 @@ def architecture(
         bands, patch if patch is not None else named_patch if named_patch is not None else DEFAULT_PATCH
     )
     check_patches(bands, patches)
-    return Architecture(depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, variance)
+    return Architecture(
+        depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, variance, given_tokens
+    )
 
 
 def parse_size(size: str) -> tuple[int, int, int, int | None]:

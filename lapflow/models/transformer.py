@@ -15,10 +15,19 @@ from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, attention_pairs
 from lapflow.core.backbone import MAIN, VARIANCE, Heads
-from lapflow.core.condition import Condition, Spec, VectorSpec, num_classes, refuse_unknown
+from lapflow.core.condition import (
+    Condition,
+    Spec,
+    Tokens,
+    TokensSpec,
+    VectorSpec,
+    num_classes,
+    refuse_unknown,
+)
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError
 from lapflow.models.blocks import Block, Expert, MaskedAttention, ModulatedExpert
+from lapflow.models.given import CrossAttention, Prepared, TokenEmbedder, TokenGroup, multiply_adds
 from lapflow.models.layers import FinalLayer, LabelEmbedder, PatchEmbed, TimestepEmbedder, VectorEmbedder
 from lapflow.models.sizes import Architecture
 
@@ -62,7 +71,9 @@ class ScaleTransformer(nn.Module):
             }
         )
         self.attention = MaskedAttention(attention, design.mask, design.heads)
-        self.blocks = nn.ModuleList(Block(self._experts(), self.attention) for _ in range(design.depth))
+        self.blocks = nn.ModuleList(
+            Block(self._experts(), self.attention, self._cross()) for _ in range(design.depth)
+        )
         self.finals = nn.ModuleDict(
             {
                 str(k): FinalLayer(
@@ -71,7 +82,28 @@ class ScaleTransformer(nn.Module):
                 for k in self.outputs
             }
         )
+        self.tokens = nn.ModuleDict(
+            {name: TokenEmbedder(spec, design.width) for name, spec in self._token_specs().items()}
+        )
+        grouped = self._token_specs() if design.given_tokens == "group" else {}
+        self.groups = nn.ModuleDict(
+            {name: TokenGroup(self.attention, design.depth, design.width, design.hidden) for name in grouped}
+        )
         self.reset_parameters()
+
+    def _token_specs(self) -> dict[str, TokensSpec]:
+        return {name: spec for name, spec in self.condition.items() if isinstance(spec, TokensSpec)}
+
+    def _cross(self) -> dict[str, CrossAttention] | None:
+        if self.design.given_tokens != "cross-attention" or not self._token_specs():
+            return None
+        return {
+            name: CrossAttention(self.design.width, self.design.heads, self.attention)
+            for name in self._expert_names()
+        }
+
+    def _expert_names(self) -> list[str]:
+        return [str(k) for k in self.inputs] if self.design.experts == "per-scale" else [SHARED]
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str:
         """The attention kernel that runs there. Raises `BackendError` if the backend cannot."""
@@ -84,9 +116,8 @@ class ScaleTransformer(nn.Module):
         return {str(k): PatchEmbed(self.bands[k], patch[k], self.design.width, grid) for k in self.inputs}
 
     def _experts(self) -> dict[str, Expert]:
-        names = [str(k) for k in self.inputs] if self.design.experts == "per-scale" else [SHARED]
         kind = ModulatedExpert if self.modulated else Expert
-        return {name: kind(self.design.width, self.design.hidden) for name in names}
+        return {name: kind(self.design.width, self.design.hidden) for name in self._expert_names()}
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -106,6 +137,10 @@ class ScaleTransformer(nn.Module):
                 nn.init.normal_(module.table.weight, std=0.02)
             elif isinstance(module, VectorEmbedder):
                 nn.init.normal_(module.null, std=0.02)
+            elif isinstance(module, TokenEmbedder):
+                module.reset_parameters()
+            elif isinstance(module, CrossAttention):
+                nn.init.zeros_(module.proj.weight)
             elif isinstance(module, ModulatedExpert):
                 nn.init.zeros_(module.modulation.weight)
             elif isinstance(module, FinalLayer):
@@ -132,6 +167,10 @@ class ScaleTransformer(nn.Module):
         given = Condition.of(given)
         refuse_unknown(given, self.condition)
         condition, prefix = self._condition(t, given)
+        beside = self._given(given, t)
+        if self.design.given_tokens == "in-context" and beside:
+            prefix = torch.cat([*([] if prefix is None else [prefix]), beside[0]], dim=1)
+            beside = []
         tokens = [self.embeds[str(k)](self._beside(state[k], k, given)) for k in scales]
         if prefix is not None:  # in front of every scale's own tokens, so that they are seen under every mask
             tokens = [torch.cat([prefix, x], dim=1) for x in tokens]
@@ -139,8 +178,8 @@ class ScaleTransformer(nn.Module):
         shared = self.design.experts == "shared"
         names = (SHARED,) if shared else tuple(str(k) for k in scales)
         groups = (torch.cat(tokens, dim=1),) if shared else tuple(tokens)
-        for block in self.blocks:
-            groups = block(groups, condition, names, lengths)
+        for i, block in enumerate(self.blocks):
+            groups = block(groups, condition, names, lengths, *beside[i : i + 1])
         tokens = list(groups[0].split(lengths, dim=1)) if shared else list(groups)
         if prefix is not None:
             tokens = [x[:, prefix.shape[1] :] for x in tokens]
@@ -152,6 +191,28 @@ class ScaleTransformer(nn.Module):
             MAIN: {k: pair[0] for k, pair in halves.items()},
             VARIANCE: {k: pair[1] for k, pair in halves.items()},
         }
+
+    def prepare(self, given: Condition) -> Condition:
+        """The condition with the keys and values of its token groups in the place of the tokens."""
+        parts = {name: part for name, part in given.parts.items() if name in self.groups}
+        for name, part in parts.items():
+            assert isinstance(part, Tokens)
+            made = self.groups[name](self.tokens[name](part, part.given))
+            given = given.beside(name, Prepared(dict(enumerate(made))))
+        return given
+
+    def _given(self, given: Condition, like: Tensor) -> list[Tensor]:
+        """Of the tokens given, for each block: the groups' keys and values [b, m, 2 d], or the tokens [b, m,
+        d]."""
+        found: list[list[Tensor]] = []
+        for name, embed in self.tokens.items():
+            part = given.parts.get(name)
+            if isinstance(part, Prepared):
+                found.append(list(part.value.values()))
+                continue
+            tokens = embed(part, like)
+            found.append(self.groups[name](tokens) if name in self.groups else [tokens] * self.design.depth)
+        return [layer[0] if len(layer) == 1 else torch.cat(layer, dim=1) for layer in zip(*found)]
 
     def _beside(self, x: Tensor, scale: int, given: Condition) -> Tensor:
         """A scale with the image that is given beside it, as further channels."""
@@ -191,26 +252,39 @@ class ScaleTransformer(nn.Module):
         `linear`: (4 + 2 mlp_ratio) d^2 L sum(n_k), which is 12 d^2 L sum(n_k) at ratio 4, plus the patch
         embeddings and the final linear layers. `attention`: 2 d L pairs. `modulation`: 6 d^2 L per expert
         used, plus 2 d^2 per final layer; none under in-context conditioning, whose extra tokens count in the
-        other two. Embeddings of t and y are left out.
-        """
+        other two. Embeddings of t and y are left out. Of m tokens given, what an evaluation does with them:
+        every scale's attention to them (2 d L m sum(n_k)), the layers of cross-attention, or the longer
+        sequences in context; a token group itself is computed once per sample (`given_multiply_adds`). """
         given = set(scales)
         assert given <= set(self.inputs), (
             f"scales {given - set(self.inputs)} are not among the network's {self.inputs}"
         )
         active, d, depth = [k for k in self.inputs if k in given], self.design.width, self.design.depth
         pixels = {k: self.bands[k].height * self.bands[k].width for k in active}
-        extra = 0 if self.modulated else self.pooled
+        tokens, way = sum(spec.length for spec in self._token_specs().values()), self.design.given_tokens
+        extra = (0 if self.modulated else self.pooled) + (tokens if way == "in-context" else 0)
+        seen = 0 if way == "in-context" else tokens
         lengths = [cast(PatchEmbed, self.embeds[str(k)]).tokens + extra for k in active]
         returned = [k for k in active if k in self.outputs]
         experts = len(active) if self.design.experts == "per-scale" else 1
         read = sum(pixels[k] * (self.bands[k].channels + self.bands[k].condition) for k in active)
         written = sum(pixels[k] * self.bands[k].channels * (1 + self.design.variance) for k in returned)
         ends = d * (read + written)
+        cross = (
+            2 * d * d * depth * (sum(lengths) + experts * tokens)
+            if tokens and way == "cross-attention"
+            else 0
+        )
         return {
-            "linear": (4 * d * d + 2 * d * self.design.hidden) * depth * sum(lengths) + ends,
-            "attention": 2 * d * depth * attention_pairs(lengths, self.design.mask),
+            "linear": (4 * d * d + 2 * d * self.design.hidden) * depth * sum(lengths) + ends + cross,
+            "attention": 2 * d * depth * (attention_pairs(lengths, self.design.mask) + seen * sum(lengths)),
             "modulation": d * d * (6 * depth * experts + 2 * len(returned)) if self.modulated else 0,
         }
+
+    def given_multiply_adds(self) -> int:
+        """Multiply-adds of the token groups, once per sample."""
+        lengths = [spec.length for name, spec in self._token_specs().items() if name in self.groups]
+        return multiply_adds(lengths, self.design.depth, self.design.width, self.design.hidden)
 
 
 def active_scales(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -70,9 +71,27 @@ class FlowField(Field):
         return {k: drawn[k] * self.segment.unit for k in bands}
 
 
+class Given:
+    """What is given of the samples of a sampling, as the network prepared it: once, for all steps and
+    segments."""
+
+    def __init__(self, model: Backbone, condition: Condition) -> None:
+        self.model, self.condition = model, condition
+
+    @cached_property
+    def alone(self) -> Condition:
+        """The condition."""
+        return self.model.prepare(self.condition) if self.condition.droppable else self.condition
+
+    @cached_property
+    def paired(self) -> Condition:
+        """The condition and its null, as one batch."""
+        return self.model.prepare(self.condition.join(self.condition.null()))
+
+
 class ModelField(FlowField):
-    """A backbone with a condition and guidance. The condition's null gives the unconditional prediction, in one
-    batched call."""
+    """A backbone with what is given and guidance; `handed_on` is what a cascade's bridge gives. The
+    condition's null gives the unconditional prediction, in one batched call."""
 
     def __init__(
         self,
@@ -80,18 +99,22 @@ class ModelField(FlowField):
         segment: Segment,
         shape: tuple[int, int, int],
         model: Backbone,
-        condition: Condition,
+        given: Given,
         guidance: Guidance,
+        handed_on: Condition | None = None,
     ) -> None:
         super().__init__(flow, segment, shape)
-        self.model, self.condition, self.guidance = model, condition, guidance
+        self.model, self.given, self.guidance = model, given, guidance
+        self.handed_on = handed_on or Condition()
         self.dtype = next(model.parameters()).dtype
 
     def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
-        given = self.condition
-        if not given.droppable or not self.guidance.active(t):
-            return self._predict(state, t, given)
-        heads = self._predict(map_state(lambda x: torch.cat([x, x]), state), t, given.join(given.null()))
+        on = self.handed_on
+        if not self.given.condition.droppable or not self.guidance.active(t):
+            return self._predict(state, t, self.given.alone | on)
+        heads = self._predict(
+            map_state(lambda x: torch.cat([x, x]), state), t, self.given.paired | on.join(on)
+        )
         n = batch_size(state)
         guided = {name: map_state(lambda v: v[:n], head) for name, head in heads.items()}
         for name in self.model.guided:

@@ -42,9 +42,9 @@ from lapflow.sampling.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Samples:
-    """What a pipeline made: `images` [n, c, h, w], nominally in [-1, 1] and not clipped, what each was asked to be
-    (`annotations`; `labels` [n] or None), the work of each batch (guidance pairs count once), and the first sample's trajectory if it was
-    asked for."""
+    """What a pipeline made: `images` [n, c, h, w], nominally in [-1, 1] and not clipped, what each was asked
+    to be (`annotations`; `labels` [n] or None), the work of each batch (guidance pairs count once), and the
+    first sample's trajectory if it was asked for."""
 
     images: Tensor
     annotations: Annotations
@@ -152,11 +152,10 @@ class Pipeline:
     ) -> Samples:
         """Draw `num` images; sample i is a function of (seed, i) and what is asked of it.
 
-        That is said by `annotations` as a data set says it, one value per sample ({"angle": [...]}); `labels` and
-        `captions` are two of these. By default the classes in turn, or what the config's data set says of its
-        held-out samples in turn. Raises `ConfigError` for what this run was not trained on. `solver` and `guidance` to the config's. `progress` is called
-        with the number of images after each batch.
-        """
+        That is said by `annotations` as a data set says it, one value per sample ({"angle": [...]}); `labels`
+        and `captions` are two of these. By default the classes in turn, or what the config's data set says of
+        its held-out samples in turn. Raises `ConfigError` for what this run was not trained on. `solver` and
+        `guidance` to the config's. `progress` is called with the number of images after each batch. """
         given = {
             **(annotations or {}),
             **({} if labels is None else {"label": torch.as_tensor(labels, dtype=torch.int64).tolist()}),
@@ -185,8 +184,9 @@ class Pipeline:
         return Samples(torch.cat(images), wanted, tuple(statistics), record)
 
     def annotations(self, rows: range) -> dict[str, list[Any]]:
-        """What the samples numbered `rows` are when nothing is asked for: the classes in turn; where the network is
-        told more, what the data set says of its held-out samples, or of the training samples where there are none."""
+        """What the samples numbered `rows` are when nothing is asked for: the classes in turn; where the
+        network is told more, what the data set says of its held-out samples, or of the training samples where
+        there are none."""
         if not self.conditioner.needs:
             return {}
         if self.conditioner.needs == ("label",):

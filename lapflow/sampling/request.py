@@ -33,8 +33,8 @@ def class_label(class_names: Sequence[str], name: str | int) -> int:
 
 
 def require_annotations(given: Annotations, needs: Sequence[str], num: int) -> None:
-    """Raises `ConfigError` unless all that a run is told of a sample is given of `num` samples, and nothing else; or
-    nothing at all."""
+    """Raises `ConfigError` unless all that a run is told of a sample is given of `num` samples, and nothing
+    else; or nothing at all."""
     if given and set(given) != set(needs):
         raise ConfigError(
             "this is not what the run is told of a sample",
@@ -66,8 +66,8 @@ def resolve_guidance(
     guidance: float | Sequence[float] | Guidance | None,
 ) -> Guidance:
     """The guidance that sampling uses: the config's (None), classifier-free with this scale, or the one
-    given. Raises `ConfigError` unless it fits the flow and what was trained: a network that is `conditional`, and
-    its null."""
+    given. Raises `ConfigError` unless it fits the flow and what was trained: a network that is `conditional`,
+    and its null."""
     if guidance is None:
         guide = build_guidance(config)
     else:

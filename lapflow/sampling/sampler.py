@@ -18,7 +18,7 @@ from lapflow.core.random import Generators, fresh_generator
 from lapflow.core.solver import Field, Observer, Solver, Statistics
 from lapflow.core.state import State
 from lapflow.flows.guidance import ClassifierFreeGuidance
-from lapflow.sampling.field import ModelField
+from lapflow.sampling.field import Given, ModelField
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def sample(
 
     Args:
         shape: (b, c, h, w) of the result.
-        condition: what is given of each sample; a tensor [b] stands for class indices. What is missing is null.
+        condition: what is given of each sample; a tensor [b] stands for class indices. What is missing
+            is null.
         solver: default `Dopri5()` per segment.
         guidance: the scale s of classifier-free guidance (one, or one per scale coarse to fine), or a
         `Guidance`.
@@ -104,15 +105,14 @@ def sample(
     solver.require(len(flow.segments))
     guide.require(flow.levels)
     wanted = _checked(Condition.of(condition), shape[0], model.condition, guide).to(device)
+    prepared = Given(model, wanted)
     generator = fresh_generator() if generator is None else generator
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     if noise is None:
         noise = flow.draw_noise(shape[1:], shape[0], generator, dtype=dtype, device=device)
     result = integrate(
         flow,
-        lambda segment, given: ModelField(
-            flow, segment, shape[1:], model, Condition({**wanted.parts, **given.parts}), guide
-        ),
+        lambda segment, on: ModelField(flow, segment, shape[1:], model, prepared, guide, on),
         noise,
         solver,
         generator=generator,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lapflow.core.condition import VectorSpec
+from lapflow.core.condition import ClassesSpec, TokensSpec, VectorSpec
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.prediction import NoisePrediction
@@ -38,6 +38,9 @@ def discrete_diffusion() -> Flow:
         AppendBridge(),
         prediction=NoisePrediction(),
     )
+
+
+SENTENCES = {"class": ClassesSpec(3), "caption": TokensSpec(4, vocabulary=5)}
 
 
 class Case:
@@ -121,6 +124,11 @@ CASES = [
     Case("backbone", "unet", channels=[8, 8], layers=1, attention_levels=[1], head_width=4, groups=4),
     Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
     Case("backbone", "mot-dit", {"condition": {"vector": VectorSpec(2)}}, depth=1, width=16, heads=2),
+    *(
+        Case("backbone", name, {"condition": SENTENCES}, depth=2, width=16, heads=2, given_tokens=way)
+        for name in ("mot-dit", "separate")
+        for way in ("group", "cross-attention", "in-context")
+    ),
     Case("conditioner", "classes"),
     Case("conditioner", "vector", names=["angle"], mean=[1.0], std=[2.0]),
     Case("conditioner", "bytes", length=20),

@@ -1,4 +1,5 @@
-"""Captions as the bytes of their UTF-8 form (as ByT5, Xue et al. 2022): nothing to download, every language."""
+"""Captions as the bytes of their UTF-8 form (as ByT5, Xue et al. 2022): nothing to download, every
+language."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from lapflow.core.dataset import annotation
 from lapflow.core.errors import DataError, printable
 
 PAD = 256
-"""The id behind a caption's last byte: padding is a token as any other, with an embedding that is learnt. So no kernel
-needs a mask, and a sample does not depend on the others of its batch."""
+"""The id behind a caption's last byte: padding is a token as any other, with an embedding that is learnt. So
+no kernel needs a mask, and a sample does not depend on the others of its batch."""
 
 
 class ByteCaptions(Conditioner):

@@ -35,8 +35,8 @@ BANDS = {1: Band(1, 1, 4, 4, 0.5, 0.5), 0: Band(0, 1, 8, 8, 0.75**0.5, 1.0)}
 
 
 class BackboneConformance(Conformance):
-    """`bands` and `condition` are the context in which the backbone is made: the parts that it shall embed, or a
-    number of classes, 0 for an unconditional one.
+    """`bands` and `condition` are the context in which the backbone is made: the parts that it shall embed,
+    or a number of classes, 0 for an unconditional one.
 
     `timed = False` for a network that works at one time only (one step a segment); `own_scale = False` for
     one that predicts a scale from the coarser ones alone, the coarsest from the class.
@@ -233,8 +233,8 @@ class BackboneConformance(Conformance):
 
 
 def examples(known: Specs, batch: int, key: object = 0) -> Condition:
-    """Something of every part that is known, for `batch` samples: classes and ids in turn from one that `key` names,
-    so that no sample keeps its own with another key; numbers and embeddings normal."""
+    """Something of every part that is known, for `batch` samples: classes and ids in turn from one that `key`
+    names, so that no sample keeps its own with another key; numbers and embeddings normal."""
     shift = 0 if key == 0 else 1
     parts: dict[str, Part] = {}
     for name, spec in known.items():

@@ -38,8 +38,8 @@ class DatasetConformance(Conformance):
         assert self.make().size("test") >= 0
 
     def test_samples_are_as_declared(self) -> None:
-        """float32 of `sample_shape`, images in [-1, 1]; the same annotations of every sample, in JSON values, a label
-        below num_classes where there are classes."""
+        """float32 of `sample_shape`, images in [-1, 1]; the same annotations of every sample, in JSON values,
+        a label below num_classes where there are classes."""
         dataset = self.make()
         for split in ("train", "test"):
             for index in self.indices(split):
