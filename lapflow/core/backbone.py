@@ -26,7 +26,7 @@ class Backbone(nn.Module, Component):
     """A network over the active scales of a state.
 
     Context: `bands` ({k: Band}, coarse to fine), `condition` (the specs of the parts that it embeds, by name;
-    a number stands for so many classes, 0 for nothing), `attention` (a backend or its name). """
+    a number stands for so many classes, 0 for nothing), `attention` (a backend or its name)."""
 
     kind = "backbone"
     context = ("bands", "condition", "attention")

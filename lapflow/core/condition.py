@@ -1,7 +1,7 @@
 """What a prediction is conditioned on: one `Condition` of named parts, each of which knows its own null.
 
 Samplers, guidance and training know no kind of part: they take rows, drop them, join two batches. What a
-network must embed of a part is said beforehand by its spec. Shapes: b batch, n tokens, d width. """
+network must embed of a part is said beforehand by its spec. Shapes: b batch, n tokens, d width."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ class ScaleTransformer(nn.Module):
         used, plus 2 d^2 per final layer; none under in-context conditioning, whose extra tokens count in the
         other two. Embeddings of t and y are left out. Of m tokens given, what an evaluation does with them:
         every scale's attention to them (2 d L m sum(n_k)), the layers of cross-attention, or the longer
-        sequences in context; a token group itself is computed once per sample (`given_multiply_adds`). """
+        sequences in context; a token group itself is computed once per sample (`given_multiply_adds`)."""
         given = set(scales)
         assert given <= set(self.inputs), (
             f"scales {given - set(self.inputs)} are not among the network's {self.inputs}"

@@ -88,6 +88,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "dataset": {
         "digits": "lapflow.data.digits:Digits",
         "glyphs": "lapflow.data.glyphs:Glyphs",
+        "captioned-digits": "lapflow.data.captioned_digits:CaptionedDigits",
         "folder": "lapflow.data.folder:ImageFolder",
         "latents": "lapflow.data.latents:Latents",
     },

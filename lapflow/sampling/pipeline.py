@@ -155,7 +155,7 @@ class Pipeline:
         That is said by `annotations` as a data set says it, one value per sample ({"angle": [...]}); `labels`
         and `captions` are two of these. By default the classes in turn, or what the config's data set says of
         its held-out samples in turn. Raises `ConfigError` for what this run was not trained on. `solver` and
-        `guidance` to the config's. `progress` is called with the number of images after each batch. """
+        `guidance` to the config's. `progress` is called with the number of images after each batch."""
         given = {
             **(annotations or {}),
             **({} if labels is None else {"label": torch.as_tensor(labels, dtype=torch.int64).tolist()}),

@@ -165,6 +165,7 @@ CASES = [
     Case("engine", "deepspeed", device="cpu", zero=3, offload=True),
     Case("dataset", "digits"),
     Case("dataset", "glyphs", size=16, train=40, test=10),
+    Case("dataset", "captioned-digits", train=20, test=10),
     Case("dataset", "folder"),
     Case("dataset", "latents", {"flip": True}),
     Case("dataset", "latents", {"flip": False}),
