@@ -3,7 +3,7 @@
 A quarter holds a digit if it has ink; the digit is large if its ink is higher than a small digit can be;
 which digit it is says a classifier of quarters of training scenes. A scene agrees if all that is read of it
 is its caption, no more and no less. The rate of samples is to be compared with that of real held-out scenes,
-which the same reader reads. """
+which the same reader reads."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@ right".
 
 Scene `index` of a split is a pure function of (seed, split, index): its digits are real ones (`digits`), of
 that split's handwriting, and stand in different quarters. A large digit fills its quarter; a small one has
-three quarters of its size and stands in the middle of it. """
+three quarters of its size and stands in the middle of it."""
 
 from __future__ import annotations
 

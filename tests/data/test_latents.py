@@ -399,3 +399,18 @@ def _encode_and_stall(out, autoencoder):
 
     os.fsync = stall
     encoder(out, autoencoder).run()
+
+
+def test_captions_are_kept_with_the_moments(tmp_path):
+    """Each scene's own, from one shard or another; a scene that has no mirror image is not mirrored."""
+    named = {"name": "captioned-digits", "train": 5, "test": 1}
+    with pytest.raises(DataError, match="mirror"):
+        encoder(tmp_path / "latents", tmp_path / "autoencoder", images=named)
+    assert (
+        encoder(tmp_path / "latents", tmp_path / "autoencoder", images=named, settings={"flip": False}).run()
+        == []
+    )
+    data, scenes = Latents(path=str(tmp_path / "latents")), create("dataset", named)
+    for split, count in (("train", 5), ("test", 1)):
+        for i in range(count):
+            assert data.read(split, i).annotations == scenes.read(split, i).annotations

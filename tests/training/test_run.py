@@ -404,7 +404,7 @@ class TestRefusals:
         assert pipeline.label("7") == 7
         with pytest.raises(ConfigError, match="class"):
             pipeline.label("11")
-        with pytest.raises(ConfigError, match="out of range"):
+        with pytest.raises(ConfigError, match="classes 0 to 9"):
             pipeline.sample(2, labels=[0, 12])
 
     def test_a_backend_that_cannot_run_here(self, tmp_path):
