@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lapflow.config.fields import Spec
 from lapflow.config.schema import Config
@@ -20,7 +20,7 @@ from lapflow.core.codec import Codec
 from lapflow.core.condition import Specs
 from lapflow.core.conditioner import Conditioner
 from lapflow.core.dataset import SPLITS, Dataset
-from lapflow.core.digest import difference
+from lapflow.core.digest import difference, tensors_sha256
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError, DataError, LapflowError
 from lapflow.core.features import FeatureExtractor
@@ -77,6 +77,17 @@ class Composition:
         are a function of the config's seed alone."""
         with _placed(self.config, "objective"), _first_weights(self.config, "objective", torch.device("cpu")):
             self.objective.build(self.flow, self.flow.views(self.shape), self.num_classes)
+        for module in self.objective.frozen.values():
+            if isinstance(module, nn.Module):
+                module.eval().requires_grad_(False).to(self.engine.device)
+
+    @cached_property
+    def frozen(self) -> dict[str, str]:
+        """The SHA-256 of each thing that the objective, once built, uses and does not train."""
+        return {
+            name: tensors_sha256(found.state_dict()) if isinstance(found, nn.Module) else found.sha256
+            for name, found in self.objective.frozen.items()
+        }
 
     def fit(self) -> None:
         """Let the network set what it takes from training data, before the first step of a run."""
@@ -119,6 +130,7 @@ class Composition:
             self.codec.load()
             self._require_same_codec()
         self._require_heads()
+        self._require_inputs()
         self._require_recompute()
         self.kernel()
 
@@ -143,6 +155,14 @@ class Composition:
                     expected="for a learned variance: model.variance=true and objective=vlb, with solver "
                     "ddpm, variance learned",
                 )
+
+    def _require_inputs(self) -> None:
+        """The network takes the times that the schedule draws and the objective adds, and has its hidden
+        states."""
+        t = torch.zeros(1)
+        times = {0: t} if self.flow.intervals.times_per_scale else t
+        with _placed(self.config, "model"):
+            self.model.require_inputs(times, t if self.objective.second_time else None, self.objective.hidden)
 
     def _require_recompute(self) -> None:
         """The network has the parts that are to be recomputed."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lapflow.core.component import Component
 from lapflow.core.condition import Condition, Specs
-from lapflow.core.state import State
+from lapflow.core.errors import ConfigError, suggest
+from lapflow.core.state import State, Times
 
 Heads = dict[str, State]
+
+Hidden = dict[str, State]
+"""Hidden states by name: {k: tokens [b, n_k, d]}."""
 
 MAIN = "main"
 """The head that every network has: what the flow's prediction states."""
@@ -39,6 +44,16 @@ class Backbone(nn.Module, Component):
     guided: tuple[str, ...] = (MAIN,)
     """The heads that guidance combines; the others are those of the condition asked for."""
 
+    times_per_scale: bool = False
+    """Whether `forward` takes a time for each scale."""
+
+    second_time: bool = False
+    """Whether `forward` takes `t_end`, the end of the step that is predicted (flow maps)."""
+
+    def hidden_names(self) -> tuple[str, ...]:
+        """The hidden states that `forward` can return, in the order in which they are computed."""
+        return ()
+
     remakes: bool = False
     """Whether its units take part in `training.recompute=cheap`: they compute norms and activation functions
     by `remade`."""
@@ -52,16 +67,48 @@ class Backbone(nn.Module, Component):
 
     @abstractmethod
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        *,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
         """state {k: [b, c_k, h_k, w_k]} with any non-empty suffix of the scales coarse to fine (or one alone,
         a merged image), t [b] the path's model time, in [0, 1] for most -> {"main": {k: [b, c_k, h_k, w_k]}}
-        for the same scales, and the `heads`. What it embeds and is not given is taken as null."""
+        for the same scales, and the `heads`. What it embeds and is not given is taken as null.
+
+        `t` may be {k: [b]} if the network has `times_per_scale`. `t_end`, like `t`, is the time at which the
+        predicted step ends, if it has a `second_time`; None: `t`, a step of no length. With `return_hidden`,
+        some of `hidden_names()`, the result is (heads, {name: {k: tokens [b, n_k, d]}}). Raises `ConfigError`
+        for what the network does not take (`require_inputs`)."""
 
     def prepare(self, condition: Condition) -> Condition:
         """The same condition, with what does not depend on state and time computed once, for all evaluations
         of a sampling: `forward` takes it in the place of the condition, with the same result."""
         return condition
+
+    def require_inputs(self, t: Times, t_end: Times | None, return_hidden: Sequence[str]) -> None:
+        """Raises `ConfigError` unless the network takes such times and has these hidden states."""
+        name = type(self).__name__
+        if not self.times_per_scale and not (isinstance(t, Tensor) and isinstance(t_end, Tensor | None)):
+            raise ConfigError(
+                f"{name} takes one time for all scales", got="a time for each", expected="t of shape [b]"
+            )
+        if t_end is not None and not self.second_time:
+            raise ConfigError(
+                f"{name} takes no second time",
+                got="t_end",
+                expected="a network that has one, for instance mot-dit with second_time: true",
+            )
+        for wanted in return_hidden:
+            if wanted not in (known := self.hidden_names()):
+                raise ConfigError(
+                    f"{name} has no hidden state {wanted!r}",
+                    got=wanted,
+                    expected=suggest(wanted, known) if known else "none: it gives no hidden states",
+                )
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str | None:
         """The attention kernel that runs there, by name; None for a network without one. Raises

@@ -23,7 +23,7 @@ from lapflow.core.noise import NOISES, NoiseName
 from lapflow.core.path import Coefficients, Path
 from lapflow.core.prediction import Prediction, VelocityPrediction
 from lapflow.core.random import Generators, first_generator, rand
-from lapflow.core.state import State, clock, take_rows
+from lapflow.core.state import State, Times, batch_size, clock, map_times, take_rows, time_of
 
 View = Literal["bands", "merged"]
 VIEWS: tuple[View, ...] = ("bands", "merged")
@@ -38,14 +38,15 @@ class TrainingPoint:
     """A training pair: the samples `index` of the batch (None: all) in `segment`.
 
     What the network is given, `network(point.state, point.t, point.condition)`: `state` maps the view's
-    scales to [n, c_k, h_k, w_k], `t` [n] is its time, and `condition` holds the rows of what is given beside
-    (in a cascade the coarser image and its level too). `target` is what its head `main` should return, at
-    `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n], bands of `data` (x1) and
-    `noise` (x0, in the segment's unit). `fraction` is n over the batch size.
+    scales to [n, c_k, h_k, w_k], `t` its times ([n], or {k: [n]}), and `condition` holds the rows of what is
+    given beside (in a cascade the coarser image and its level too). `target` is what its head `main` should
+    return, at `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n] (or each scale's
+    own, {k: [n]}), bands of `data` (x1) and `noise` (x0, in the segment's unit). `fraction` is n over the
+    batch size. `t_end`, only if it was asked for, is a second time, at or after `t`.
     """
 
     state: State
-    t: Tensor
+    t: Times
     target: State
     weights: Mapping[int, Tensor | float]
     segment: Segment
@@ -53,8 +54,9 @@ class TrainingPoint:
     noise: State
     index: Tensor | None
     fraction: float
-    clock: Tensor
+    clock: Times
     condition: Condition
+    t_end: Times | None = None
 
 
 class Flow:
@@ -133,6 +135,8 @@ class Flow:
         generator: Generators,
         stage_generator: torch.Generator | None = None,
         condition: Condition | Tensor | None = None,
+        *,
+        second_time: bool = False,
     ) -> list[TrainingPoint]:
         """The training pairs of a batch `x` [b, c, h, w] and what is given beside it (`Condition.of`); each
         sample is in exactly one of them.
@@ -159,8 +163,9 @@ class Flow:
             level = self.bridge.draw_level(rand((batch,), generator, dtype=dtype, device=x.device))
             extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
         given = Condition.of(condition)
+        portion = rand((batch,), generator, dtype=dtype, device=x.device) if second_time else None
         return [
-            self._point(data, noise[finest[self.bridge.pyramid(d.segment)]], d, batch, given, extra)
+            self._point(data, noise[finest[self.bridge.pyramid(d.segment)]], d, batch, given, extra, portion)
             for d in draws
         ]
 
@@ -192,9 +197,11 @@ class Flow:
         generator: Generators,
         stage_generator: torch.Generator | None = None,
         condition: Condition | Tensor | None = None,
+        *,
+        second_time: bool = False,
     ) -> TrainingPoint:
         """The one training pair of a batch, for a schedule that draws one segment per batch."""
-        points = self.training_points(x, generator, stage_generator, condition)
+        points = self.training_points(x, generator, stage_generator, condition, second_time=second_time)
         if len(points) != 1:
             raise ConfigError(
                 "this schedule draws several segments per batch",
@@ -212,6 +219,7 @@ class Flow:
         batch: int,
         given: Condition,
         extra: tuple[Tensor, State] | None,
+        portion: Tensor | None,
     ) -> TrainingPoint:
         segment, rows = draw.segment, slice(None) if draw.index is None else draw.index
         given = given.rows(rows)
@@ -221,7 +229,7 @@ class Flow:
             for k, x in take_rows(noise, rows).items()
             if k in segment.scales
         }
-        t = self.path.snap(draw.t, segment)
+        t = map_times(lambda u: self.path.snap(u, segment), segment.own_times(draw.t))
         coefficients = self.coefficients(t, segment, data)
         bands = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in coefficients.items()}
         target = self._target(bands, data, noise, segment, coefficients)
@@ -232,24 +240,36 @@ class Flow:
             given = given.beside(IMAGE, Image(image, level))
         return TrainingPoint(
             self.show(self._given(bands, coefficients), segment),
-            self.path.model_time(t, segment),
+            self.model_time(t, segment),
             target,
             self._weights(t, segment),
             segment,
             data,
             noise,
             draw.index,
-            draw.t.shape[0] / batch,
+            batch_size(data) / batch,
             t,
             given,
+            None if portion is None else self._t_end(t, portion[rows], segment),
         )
 
-    def coefficients(
-        self, t: Tensor, segment: Segment, like: Mapping[int, Tensor]
-    ) -> dict[int, Coefficients]:
-        """The path's coefficients of the active bands at clock times `t`, shaped to multiply the bands
-        `like`."""
-        return {k: self.path.coefficients(t, segment, k).expand(like[k]) for k in segment.scales}
+    def _t_end(self, t: Times, portion: Tensor, segment: Segment) -> Times:
+        """The second time: `portion` of the way from `t` to where the path ends."""
+        end = self.path.trained_to(segment) if isinstance(t, Tensor) else self.path.end
+        return self.model_time(map_times(lambda u: u + portion * (end - u), t), segment)
+
+    def coefficients(self, t: Times, segment: Segment, like: Mapping[int, Tensor]) -> dict[int, Coefficients]:
+        """The path's coefficients of the active bands at clock times `t`, or at the scales' own times (with
+        derivatives by these), shaped to multiply the bands `like`."""
+        return {k: self._coefficients(t, segment, k).expand(like[k]) for k in segment.scales}
+
+    def _coefficients(self, t: Times, segment: Segment, scale: int) -> Coefficients:
+        own = segment if isinstance(t, Tensor) else replace(segment, windows=None)
+        return self.path.coefficients(time_of(t, scale), own, scale)
+
+    def model_time(self, t: Times, segment: Segment) -> Times:
+        """The time, or the times, that the network is told at clock times `t` or the scales' own times."""
+        return map_times(lambda u: self.path.model_time(u, segment), segment.own_times(t))
 
     def interpolate(
         self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], t: Tensor, segment: Segment
@@ -275,11 +295,11 @@ class Flow:
         }
         return self.show(target, segment)
 
-    def _weights(self, t: Tensor, segment: Segment) -> dict[int, Tensor | float]:
+    def _weights(self, t: Times, segment: Segment) -> dict[int, Tensor | float]:
         """Per scale of the view. Merged, the coarsest band's coefficients weigh the image."""
         weights: dict[int, Tensor | float] = {}
         for k in segment.scales if self.view == "bands" else (segment.finest,):
-            c = self.path.coefficients(t, segment, k if self.view == "bands" else self.levels - 1)
+            c = self._coefficients(t, segment, k if self.view == "bands" else self.levels - 1)
             weight, scale = (
                 self.prediction.weight(c, self.noise_std(k, segment)),
                 self.intervals.scale_weight(k, self.levels),
@@ -299,7 +319,15 @@ class Flow:
     def velocity(
         self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
     ) -> State:
-        """dx/dt [view], given the network's main output at `state`."""
+        """dx/dt [view], given the network's main output at `state`. `t` on the clock."""
+        if segment.windows is not None:
+            own = self._velocity(output, state, segment.own_times(t), segment)
+            return {k: v * segment.of(k).rate for k, v in own.items()}
+        return self._velocity(output, state, t, segment)
+
+    def _velocity(
+        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Times, segment: Segment
+    ) -> State:
         if self.prediction.is_velocity:
             return dict(output)
         bands, predicted = self.split(state, segment), self.split(output, segment)
@@ -315,7 +343,7 @@ class Flow:
     ) -> tuple[State, State]:
         """(x1, x0) as bands, given the network's main output at `state` [view]."""
         bands, predicted = self.split(state, segment), self.split(output, segment)
-        found = self.coefficients(t, segment, bands)
+        found = self.coefficients(segment.own_times(t), segment, bands)
         pairs = {
             k: self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment))
             for k, c in found.items()
@@ -467,6 +495,12 @@ class Flow:
                 got="view: bands",
                 expected="view: merged",
                 remedy="set flow.view=merged",
+            )
+        if self.intervals.times_per_scale and not (self.path.times_per_scale and self.view == "bands"):
+            raise ConfigError(
+                f"{type(self.intervals).__name__} gives each scale a time of its own",
+                got=f"{type(self.path).__name__}, view: {self.view}",
+                expected="a path that takes times per scale (linear, gvp, vp), view: bands",
             )
         if self.view == "merged" and any(
             b.finest == a.finest for a, b in zip(self.segments, self.segments[1:])

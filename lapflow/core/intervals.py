@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.random import Generators
+from lapflow.core.state import Times
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Segment:
     is the value of u at which scale k became active, for each active scale, coarse to fine. The noise of the
     segment is `unit` times the bands of the sample's noise. Sampling enters at `begin`, start unless the path
     or the prediction is not defined there.
+
+    `windows` gives each scale a time of its own, which runs linearly from windows[k][0] to windows[k][1]
+    while the clock runs from start to stop; the network is then told one time a scale, and predicts dx/d(own
+    time).
     """
 
     index: int
@@ -31,6 +36,18 @@ class Segment:
     window: tuple[float, float] | None = None
     unit: float = 1.0
     late: float = 0.0
+    windows: Mapping[int, tuple[float, float]] | None = None
+
+    def of(self, scale: int) -> Segment:
+        """The segment as `scale` sees it: its own window, where scales have times of their own."""
+        return self if self.windows is None else replace(self, window=self.windows[scale], windows=None)
+
+    def own_times(self, t: Times) -> Times:
+        """The scales' own times at clock time `t`; `t` itself where the clock is the time of all, or where it
+        is such times already."""
+        if self.windows is None or not isinstance(t, Tensor):
+            return t
+        return {k: self.of(k).variable(t) for k in self.scales}
 
     @property
     def begin(self) -> float:
@@ -73,13 +90,13 @@ def even_grid(start: float, stop: float, steps: int) -> list[float]:
 @dataclass(frozen=True)
 class Draw:
     """What a training step drew: the samples `index` of the batch (None: all) train in `segment` at times `t`
-    [n].
+    [n], or {k: [n]} where each scale has a time of its own.
 
     `t` may lie past `segment.stop`, where the path of the segment's scales is still defined.
     """
 
     segment: Segment
-    t: Tensor
+    t: Times
     index: Tensor | None = None
 
 
@@ -92,6 +109,9 @@ class IntervalSchedule(Component):
     unit_noise: bool = False
     """Whether the noise has unit variance per pixel at every resolution (the segments' `unit`), rather than
     being what a white image of full size is there."""
+
+    times_per_scale: bool = False
+    """Whether scales have times of their own (`Segment.windows`, or draws of {k: [n]})."""
 
     common: bool = False
     """Whether every process of a run trains the same segments in a step, each with the same number of

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lapflow.config.building import build_codec, build_conditioner, build_flow, build_model
 from lapflow.config.loading import resolved
-from lapflow.core.backbone import Heads
 from lapflow.core.condition import CLASS, Condition, Specs
 from lapflow.core.errors import CheckpointError, ConfigError, LapflowError
+from lapflow.core.state import Times
 from lapflow.hub.needed import ConfigMixin, ModelMixin, register_to_config
 from lapflow.sampling.exported import SHARDS, described
 from lapflow.sampling.trained import Trained
@@ -89,12 +89,15 @@ class LapFlowModel(ModelMixin, ConfigMixin):
         return super().from_config(config, *args, **kwargs)
 
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        **options: Any,
+    ) -> Any:
         """state {k: [b, c_k, h_k, w_k]}, t [b], condition -> {"main": {k: [b, c_k, h_k, w_k]}}: see
         `Backbone.forward`."""
-        heads: Heads = self.network(state, t, condition)
-        return heads
+        return self.network(state, t, condition, **options)
 
     @property
     def condition(self) -> Specs:

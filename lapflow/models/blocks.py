@@ -148,19 +148,19 @@ class Block(nn.Module):
     def forward(
         self,
         groups: tuple[Tensor, ...],
-        condition: Tensor | None,
+        conditions: tuple[Tensor | None, ...],
         names: tuple[str, ...],
         lengths: tuple[int, ...],
         given: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """groups of tokens [b, n_g, d] with the `names` of their experts, coarse to fine; condition [b, d] or
-        None; `lengths`, the tokens of each scale; `given`, keys and values [b, m, 2 d] that all see, or for
-        cross-attention tokens [b, m, d] -> the next groups."""
+        """groups of tokens [b, n_g, d] with the `names` of their experts, coarse to fine; the condition of
+        each, [b, d] or None; `lengths`, the tokens of each scale; `given`, keys and values [b, m, 2 d] that
+        all see, or for cross-attention tokens [b, m, d] -> the next groups."""
         if self.cross is not None:
             groups = tuple(self.cross[name](x, given) for name, x in zip(names, groups))
             given = None
         experts = [cast(Expert, self.experts[name]) for name in names]
-        modulations = [expert.modulations(condition) for expert in experts]
+        modulations = [expert.modulations(c) for expert, c in zip(experts, conditions)]
         projected = [expert.project(x, m) for expert, x, m in zip(experts, groups, modulations)]
         attended = self.attention(projected, lengths, given)
         return tuple(

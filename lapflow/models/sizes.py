@@ -68,6 +68,9 @@ GivenTokensOption = Annotated[
 VarianceOption = Annotated[
     bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")
 ]
+SecondTimeOption = Annotated[
+    bool, Field(description="embed a second time t_end, where the predicted step ends (flow maps)")
+]
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Architecture:
     conditioning: Conditioning
     experts: Experts
     variance: bool = False
+    second_time: bool = False
     given_tokens: GivenTokens = "group"
 
     @property
@@ -105,6 +109,7 @@ def architecture(
     conditioning: Conditioning,
     experts: Experts,
     variance: bool,
+    second_time: bool,
     given_tokens: GivenTokens,
 ) -> Architecture:
     """Check the options against each other and against the bands. Raises `ConfigError` or `SizeError`."""
@@ -129,7 +134,17 @@ def architecture(
     )
     check_patches(bands, patches)
     return Architecture(
-        depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, variance, given_tokens
+        depth,
+        width,
+        heads,
+        patches,
+        mlp_ratio,
+        mask,
+        conditioning,
+        experts,
+        variance,
+        second_time,
+        given_tokens,
     )
 
 

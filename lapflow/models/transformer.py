@@ -7,14 +7,14 @@ has its own patch embedding and final layer; blocks have one expert per scale or
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, attention_pairs
-from lapflow.core.backbone import MAIN, VARIANCE, Heads
+from lapflow.core.backbone import MAIN, VARIANCE, Heads, Hidden
 from lapflow.core.condition import (
     Condition,
     Spec,
@@ -26,6 +26,7 @@ from lapflow.core.condition import (
 )
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError
+from lapflow.core.state import State, Times, time_of
 from lapflow.models.blocks import Block, Expert, MaskedAttention, ModulatedExpert
 from lapflow.models.given import CrossAttention, Prepared, TokenEmbedder, TokenGroup, multiply_adds
 from lapflow.models.layers import FinalLayer, LabelEmbedder, PatchEmbed, TimestepEmbedder, VectorEmbedder
@@ -63,6 +64,8 @@ class ScaleTransformer(nn.Module):
         self.label = LabelEmbedder(classes, design.width) if classes else None
         # How much the image beside the state is corrupted: a second time.
         self.level = TimestepEmbedder(design.width) if any(bands[k].condition for k in self.inputs) else None
+        # The length of the step that is predicted, where it ends at a second time.
+        self.end = TimestepEmbedder(design.width) if design.second_time else None
         self.vectors = nn.ModuleDict(
             {
                 name: VectorEmbedder(spec.size, design.width)
@@ -152,41 +155,69 @@ class ScaleTransformer(nn.Module):
 
     @property
     def pooled(self) -> int:
-        """How many vectors say what the network is conditioned on: time, class, level, numbers."""
-        return 1 + (self.label is not None) + (self.level is not None) + len(self.vectors)
+        """How many vectors say what the network is conditioned on: times, class, level, numbers."""
+        return 1 + sum(x is not None for x in (self.label, self.level, self.end)) + len(self.vectors)
 
     # ------------------------------------------------------------------ forward
 
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, given: Condition | Tensor | None = None
-    ) -> Heads:
-        """state {k: [b, c_k, h_k, w_k]} of any non-empty coarse suffix of `inputs`, t [b], what is given
-        beside
-        -> heads of {k: [b, c_k, h_k, w_k]} for the active ones of `outputs`, in the order of `state`."""
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        given: Condition | Tensor | None = None,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
+        """state {k: [b, c_k, h_k, w_k]} of any non-empty coarse suffix of `inputs`, t [b] or {k: [b]}, what
+        is given beside -> heads of {k: [b, c_k, h_k, w_k]} for the active ones of `outputs`, in the order of
+        `state`; and the hidden states, if some are asked for."""
         scales = active_scales(state, self.inputs, self.bands)
         given = Condition.of(given)
         refuse_unknown(given, self.condition)
-        condition, prefix = self._condition(t, given)
-        beside = self._given(given, t)
+        conditions, prefix = self._conditions(t, t_end, scales, given)
+        beside = self._given(given, state[scales[0]])
         if self.design.given_tokens == "in-context" and beside:
-            prefix = torch.cat([*([] if prefix is None else [prefix]), beside[0]], dim=1)
+            front = [beside[0]] * len(scales)
+            prefix = tuple(
+                front if prefix is None else [torch.cat(both, dim=1) for both in zip(prefix, front)]
+            )
             beside = []
         tokens = [self.embeds[str(k)](self._beside(state[k], k, given)) for k in scales]
         if prefix is not None:  # in front of every scale's own tokens, so that they are seen under every mask
-            tokens = [torch.cat([prefix, x], dim=1) for x in tokens]
+            tokens = [torch.cat([p, x], dim=1) for p, x in zip(prefix, tokens)]
         lengths = tuple(x.shape[1] for x in tokens)
         shared = self.design.experts == "shared"
-        names = (SHARED,) if shared else tuple(str(k) for k in scales)
-        groups = (torch.cat(tokens, dim=1),) if shared else tuple(tokens)
-        for i, block in enumerate(self.blocks):
-            groups = block(groups, condition, names, lengths, *beside[i : i + 1])
-        tokens = list(groups[0].split(lengths, dim=1)) if shared else list(groups)
-        if prefix is not None:
-            tokens = [x[:, prefix.shape[1] :] for x in tokens]
-        found = {k: self.finals[str(k)](x, condition) for k, x in zip(scales, tokens) if k in self.outputs}
+        names = tuple(SHARED if shared else str(k) for k in scales)
+        # With one expert and one condition for all, the tokens of all scales are one group.
+        joined = shared and isinstance(t, Tensor) and not isinstance(t_end, Mapping)
+        groups = (torch.cat(tokens, dim=1),) if joined else tuple(tokens)
+
+        def apart(groups: tuple[Tensor, ...]) -> list[Tensor]:
+            split = list(groups[0].split(lengths, dim=1)) if joined else list(groups)
+            return split if prefix is None else [x[:, prefix[0].shape[1] :] for x in split]
+
+        hidden: Hidden = {}
+        for i, (name, block) in enumerate(zip(self.hidden_names(), self.blocks)):
+            n = len(groups)
+            groups = block(groups, conditions[:n], names[:n], lengths, *beside[i : i + 1])
+            if name in return_hidden:
+                hidden[name] = dict(zip(scales, apart(groups)))
+        found = {
+            k: self.finals[str(k)](x, condition)
+            for k, x, condition in zip(scales, apart(groups), conditions)
+            if k in self.outputs
+        }
+        heads = self._heads({k: found[k] for k in state if k in found})
+        return (heads, hidden) if return_hidden else heads
+
+    def hidden_names(self) -> tuple[str, ...]:
+        """`block1`, `block2`, ...: the tokens after each block."""
+        return tuple(f"block{i + 1}" for i in range(self.design.depth))
+
+    def _heads(self, found: State) -> Heads:
         if not self.design.variance:
-            return {MAIN: {k: found[k] for k in state if k in found}}
-        halves = {k: found[k].chunk(2, dim=1) for k in state if k in found}
+            return {MAIN: found}
+        halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
         return {
             MAIN: {k: pair[0] for k, pair in halves.items()},
             VARIANCE: {k: pair[1] for k, pair in halves.items()},
@@ -226,10 +257,26 @@ class ScaleTransformer(nn.Module):
             )
         return torch.cat([x, given.image.value[scale].to(x.dtype)], dim=1)
 
-    def _condition(self, t: Tensor, given: Condition) -> tuple[Tensor | None, Tensor | None]:
+    def _conditions(
+        self, t: Times, t_end: Times | None, scales: Sequence[int], given: Condition
+    ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...] | None]:
+        """Of each scale the condition for modulation [b, d], or the tokens to prepend [b, 1 to 4, d]: made
+        once where the times are shared."""
+        if isinstance(t, Tensor) and not isinstance(t_end, Mapping):
+            found = [self._condition(t, t_end, given)] * len(scales)
+        else:
+            ends = {k: None if t_end is None else time_of(t_end, k) for k in scales}
+            found = [self._condition(time_of(t, k), ends[k], given) for k in scales]
+        if self.modulated:
+            return tuple(found), None
+        return (None,) * len(scales), tuple(found)
+
+    def _condition(self, t: Tensor, t_end: Tensor | None, given: Condition) -> Tensor:
         """The condition for modulation [b, d], its SiLU taken once for all layers; or the tokens to prepend
         [b, m, d]."""
         embedded = [self.time(t)]
+        if self.end is not None:
+            embedded.append(self.end(torch.zeros_like(t) if t_end is None else t_end - t))
         if self.label is not None:
             embedded.append(self.label(given.labels, t))
         if self.level is not None:
@@ -237,11 +284,7 @@ class ScaleTransformer(nn.Module):
             embedded.append(self.level(level))
         for name, embed in self.vectors.items():
             embedded.append(embed(given.parts.get(name), t))
-        return (
-            (F.silu(sum(embedded[1:], embedded[0])), None)
-            if self.modulated
-            else (None, torch.stack(embedded, dim=1))
-        )
+        return F.silu(sum(embedded[1:], embedded[0])) if self.modulated else torch.stack(embedded, dim=1)
 
     # ------------------------------------------------------------------ cost
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Heads
+from lapflow.core.backbone import MAIN, VARIANCE, Backbone
 from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_classes, refuse_unknown, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import BackendError, ConfigError, SizeError
+from lapflow.core.state import Times
 from lapflow.models.sizes import VarianceOption
 from lapflow.models.transformer import active_scales
 
@@ -129,8 +130,16 @@ class UNet(Backbone):
         )
 
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        *,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
+        self.require_inputs(t, t_end, return_hidden)
+        assert isinstance(t, Tensor), "one time for all scales"
         active_scales(state, tuple(self.bands), self.bands)
         given = Condition.of(condition)
         refuse_unknown(given, self.condition)

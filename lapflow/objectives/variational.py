@@ -65,6 +65,7 @@ class VariationalMSE(Objective):
             {k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment
         )
         head = flow.split(heads[VARIANCE], segment)
+        assert isinstance(point.clock, Tensor), "a path with discrete times has one time for all scales"
         after = flow.path.step_after(point.clock, segment)
         total = []
         for k, x1 in point.data.items():

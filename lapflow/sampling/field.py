@@ -18,7 +18,7 @@ from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, learned_variance
 from lapflow.core.random import Generators
 from lapflow.core.solver import Endpoints, Field
-from lapflow.core.state import State, batch_size, clock, map_state
+from lapflow.core.state import State, batch_size, clock, map_state, map_times
 
 
 class FlowField(Field):
@@ -126,7 +126,10 @@ class ModelField(FlowField):
     def _predict(self, state: Mapping[int, Tensor], t: float, condition: Condition) -> Heads:
         first = next(iter(state.values()))
         given = self.flow.network_input(state, clock(t), self.segment)
-        time = float(self.flow.path.model_time(clock(t), self.segment))
-        times = torch.full((first.shape[0],), time, dtype=torch.float32, device=first.device)
+        n, device = first.shape[0], first.device
+        times = map_times(
+            lambda time: torch.full((n,), float(time), dtype=torch.float32, device=device),
+            self.flow.model_time(clock(t), self.segment),
+        )
         heads = self.model(map_state(lambda x: x.to(self.dtype), given), times, condition)
         return {name: map_state(lambda v, x: v.to(x.dtype), head, state) for name, head in heads.items()}

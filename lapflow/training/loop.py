@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lapflow.config.building import Composition, build
 from lapflow.config.loading import difference, resolved
 from lapflow.config.schema import Config
+from lapflow.core import digest
 from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, LapflowError
 from lapflow.core.random import keyed_generator, rand
@@ -253,7 +254,7 @@ def _last_checkpoint(parts: Composition, module: TrainingStep, path: Path | None
     config = parts.config
     average = ["ema"] if config.training.ema_decay is not None else []
     saved = load_checkpoint(path, needs=(*module.parts, "optimizer", "state", "config", "classes", *average))
-    _same_run(saved, config, parts.dataset.class_names, path)
+    _same_run(saved, parts, path)
     return saved
 
 
@@ -314,9 +315,10 @@ def _left_out(
     raise engine.everywhere(error)
 
 
-def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path: Path) -> None:
-    """Raises `CheckpointError` unless a checkpoint is of this config and these classes: the data may have
-    changed meanwhile."""
+def _same_run(saved: Checkpoint, parts: Composition, path: Path) -> None:
+    """Raises `CheckpointError` unless a checkpoint is of this config, these classes and these frozen
+    networks: data and files may have changed meanwhile."""
+    config, classes = parts.config, parts.dataset.class_names
     if changes := other_run(difference(saved.documents["config"], resolved(config)), config):
         raise CheckpointError(
             f"the checkpoint {path} is of another run",
@@ -329,6 +331,13 @@ def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path:
             got=", ".join(classes) or "no classes",
             expected=", ".join(saved.documents["classes"]) or "no classes",
             remedy="bring the data back as it was, or train in a new folder",
+        )
+    if changes := digest.difference(saved.documents.get("frozen", {}), parts.frozen):
+        raise CheckpointError(
+            f"the objective's frozen networks are not those that {path} was trained with",
+            got="; ".join(changes),
+            expected="weights of the same SHA-256",
+            remedy="bring them back as they were, or train in a new folder",
         )
 
 
@@ -352,7 +361,7 @@ def _loss(
         given = given.drop(dropped).to(engine.device)
     total = torch.zeros((), device=engine.device)
     named: dict[str, Tensor] = {}
-    points = flow.training_points(x, generators, stage, given)
+    points = flow.training_points(x, generators, stage, given, second_time=parts.objective.second_time)
     with engine.autocast():
         losses = model(points)
     for point, parted in zip(points, losses, strict=True):

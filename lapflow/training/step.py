@@ -83,5 +83,6 @@ def _mark_batch_dynamic(point: TrainingPoint) -> None:
     # A second, which the first step of an optimizer takes in any case.
     from torch._dynamo import maybe_mark_dynamic
 
-    for x in (*point.state.values(), point.t, *point.condition.tensors()):
+    times = (point.t,) if isinstance(point.t, Tensor) else point.t.values()
+    for x in (*point.state.values(), *times, *point.condition.tensors()):
         maybe_mark_dynamic(x, 0)

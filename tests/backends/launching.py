@@ -73,9 +73,10 @@ def main():
 
     from lapflow.config.loading import load_config
     from lapflow.training.loop import train
-    from tests.training import critic
+    from tests.training import critic, probes
 
     critic.make_known()
+    probes.make_known()
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")  # the engines join the group that is there
     from lapflow.backends.engines.deepspeed import DeepSpeedEngine

@@ -15,7 +15,7 @@ from lapflow.training.events import read_events
 from lapflow.training.loop import _loss as whole_loss
 from lapflow.training.loop import train
 from tests.backends.launching import train_all
-from tests.training import critic
+from tests.training import critic, probes
 from tests.training.runs import last, losses
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -209,6 +209,41 @@ def test_an_objective_with_weights_trains_under_every_engine(engines, tmp_path, 
         folder = at_half(run, tmp_path / f"{name}-again")
         train(load_config(RECIPE, options), folder)
         assert deviation(last(folder), last(want)) <= 1e-5, name
+
+
+@pytest.mark.parametrize("kind", ["torch", "deepspeed"])
+def test_an_objective_may_ask_of_the_network_what_it_needs(kind, tmp_path, monkeypatch):
+    """Two evaluations a step, a teacher's velocity, a hidden state aligned to a frozen network's: on two
+    processes, its weights sharded or not, as on one."""
+    probes.make_known()
+    engines = TORCH if kind == "torch" else {"zero3": DEEPSPEED["zero3"]}
+    teacher = train(
+        load_config(RECIPE, [*TINY, "training.steps=1", "training.warmup_steps=0"]), tmp_path / "t"
+    )
+    options = [
+        *TINY,
+        *LAWS["balanced"],
+        "training.clip=null",
+        "training.steps=4",
+        "training.learning_rate=2e-4",
+    ]
+    asked = {
+        name: [
+            *options,
+            f"objective={{name: {name}{'' if name == 'test-twice' else f', teacher: {teacher}'}}}",
+        ]
+        for name in probes.PROBES
+    }
+    jobs = {(name, e): tmp_path / f"{name}-{e}" for name in asked for e in engines}
+    train_all([(RECIPE, [*asked[name], *engines[e]], out) for (name, e), out in jobs.items()])
+    monkeypatch.setattr(loop, "_loss", halves)
+    for name, overrides in asked.items():
+        want = train(load_config(RECIPE, overrides), tmp_path / name)
+        for e in engines:
+            found = last(jobs[name, e])
+            assert deviation(found, last(want)) <= 1e-5, (name, e)
+            assert losses(jobs[name, e]) == pytest.approx(losses(want), rel=1e-5), (name, e)
+            assert set(found.documents.get("frozen", {})) == (set() if name == "test-twice" else {"teacher"})
 
 
 @pytest.mark.parametrize("kind", ["torch", "deepspeed"])

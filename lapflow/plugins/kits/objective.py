@@ -81,7 +81,8 @@ class ObjectiveConformance(Conformance):
         given = Condition.of(labels).rows(rows)
         for seed in range(100):
             generators = [keyed_generator("sample", i) for i in range(6)]
-            point = flow.training_point(x[rows], generators[rows], keyed_generator("stage", seed), given)
+            stage, second = keyed_generator("stage", seed), self.make().second_time
+            point = flow.training_point(x[rows], generators[rows], stage, given, second_time=second)
             if point.segment == flow.segments[segment]:
                 return point
         raise AssertionError("a hundred draws did not meet the segment")
