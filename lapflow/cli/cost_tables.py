@@ -67,7 +67,7 @@ def sample_words(cost: Cost, solver: str) -> str:
         lines.append(f"  {_count(cost.mean)} an evaluation on average, where they spread evenly over t")
     else:
         lines.append(f"{cost.sample_to_single_scale:.4f} of {cost.evaluations} evaluations of one scale")
-    if cost.num_classes:
+    if cost.conditional:
         whole = "" if cost.sample is None else f": {_count(2 * cost.sample)} if all are guided"
         lines.append(f"a guided evaluation is two{whole}")
     return "\n".join(lines)

@@ -64,6 +64,6 @@ def _bands_of_an_image(config: Config) -> Image:
     from lapflow.sampling.pictures import band_picture
 
     parts = build(config, "meta")
-    sample, _, _ = read_or_substitute(parts.dataset, "train", 0)
-    latents = parts.encode(sample[None])
+    sample, _ = read_or_substitute(parts.dataset, "train", 0)
+    latents = parts.encode(sample.value[None])
     return band_picture({k: x[0] for k, x in parts.flow.decomposition.analyze(latents).items()}, latents[0])

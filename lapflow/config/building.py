@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,8 @@ from lapflow.core.attention import AttentionBackend
 from lapflow.core.autocast import autocast_dtype
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
+from lapflow.core.condition import Specs
+from lapflow.core.conditioner import Conditioner
 from lapflow.core.dataset import SPLITS, Dataset
 from lapflow.core.digest import difference, tensors_sha256
 from lapflow.core.engine import Engine
@@ -45,6 +47,7 @@ class Composition:
     flow: Flow
     dataset: Dataset
     codec: Codec
+    conditioner: Conditioner
     model: Backbone
     objective: Objective
 
@@ -101,7 +104,7 @@ class Composition:
         noise: {scale of the view: [n, c, *sizes]}, coarse to fine."""
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
-        samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0] for index in first])
+        samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0].value for index in first])
         with torch.no_grad():
             x = self.encode(
                 samples, [keyed_generator(seed, "sample", position) for position in range(len(first))]
@@ -297,12 +300,14 @@ def build(config: Config, device: torch.device | str = "cpu") -> Composition:
         shape = dataset.shape
     with _placed(config, "codec"):
         latent = codec.latent_shape(shape)
+    conditioner = build_conditioner(config, dataset.class_names)
     return Composition(
         config,
         flow,
         dataset,
         codec,
-        build_model(config, flow, latent, dataset.num_classes, device),
+        conditioner,
+        build_model(config, flow, latent, conditioner.parts(), device),
         build_objective(config),
     )
 
@@ -336,11 +341,11 @@ def build_model(
     config: Config,
     flow: Flow,
     shape: Shape,
-    num_classes: int,
+    condition: Specs | int,
     device: torch.device | str = "cpu",
 ) -> Backbone:
-    """The network for latents of `shape` (c, *sizes). Its first weights are a function of the config's seed
-    alone.
+    """The network for latents of `shape` (c, *sizes), with the parts of the condition that it embeds. Its
+    first weights are a function of the config's seed alone.
 
     Device `meta` allocates nothing.
     """
@@ -354,7 +359,7 @@ def build_model(
             config.model,
             "model",
             bands=bands,
-            num_classes=num_classes,
+            condition=condition,
             attention=attention,
         )
     return model
@@ -377,6 +382,14 @@ def build_codec(config: Config) -> Codec:
 def build_dataset(config: Config) -> Dataset:
     dataset: Dataset = _create(config, "dataset", config.data, "data")
     return dataset
+
+
+def build_conditioner(config: Config, class_names: Sequence[str]) -> Conditioner:
+    """The config's conditioner, for data of these classes."""
+    conditioner: Conditioner = _create(
+        config, "conditioner", config.conditioner, "conditioner", class_names=tuple(class_names)
+    )
+    return conditioner
 
 
 def build_images(dataset: Dataset) -> Dataset:

@@ -98,7 +98,7 @@ class TrainingConfig(Section):
         default=0.9999, description="decay of the weights' moving average; null: none is kept"
     )
     label_drop: Share = Field(
-        default=0.1, description="share of the labels replaced by the null class, for guidance"
+        default=0.1, description="share of the samples whose condition is replaced by its null, for guidance"
     )
     flip: bool = Field(default=False, description="mirror images at random")
     log_every: Positive = Field(default=50, description="steps between log lines")
@@ -205,6 +205,10 @@ class Config(Section):
         default={"name": "pixels"}, description="the space of the flow: pixels, or an autoencoder's latents"
     )
     data: Annotated[Spec, Named("dataset")] = Field(description="the images")
+    conditioner: Annotated[Spec, Named("conditioner")] = Field(
+        default={"name": "classes"},
+        description="what the network is told of a sample, out of what the data set says of it",
+    )
     objective: Annotated[Spec, Named("objective")] = Field(
         default={"name": "mse"}, description="what training minimises"
     )

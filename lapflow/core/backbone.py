@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from lapflow.core.attention import Mask
 from lapflow.core.component import Component
+from lapflow.core.condition import Condition, Specs
 from lapflow.core.errors import ConfigError, suggest
-from lapflow.core.state import State, Times, take_rows
+from lapflow.core.state import State, Times
 
 Heads = dict[str, State]
 
@@ -27,41 +28,16 @@ VARIANCE = "variance"
 """The head in which a network returns the learned range of a step's variance."""
 
 
-@dataclass(frozen=True)
-class Condition:
-    """What a prediction is conditioned on: class `labels` [b] (int64; the null class is `num_classes`), and
-    in a cascade the coarser `image` {k: [b, c, *sizes_k]} beside the state's scale k, corrupted at `level`
-    [b]."""
-
-    labels: Tensor | None = None
-    image: Mapping[int, Tensor] | None = None
-    level: Tensor | None = None
-
-    @staticmethod
-    def of(condition: Condition | Tensor | None) -> Condition:
-        """A bare tensor stands for class labels, None for no condition."""
-        return condition if isinstance(condition, Condition) else Condition(labels=condition)
-
-    def rows(self, index: Tensor | slice) -> Condition:
-        """What is given beside the samples `index` of the batch."""
-
-        def take(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[index]
-
-        image = None if self.image is None else take_rows(self.image, index)
-        return Condition(take(self.labels), image, take(self.level))
-
-
 class Backbone(nn.Module, Component):
     """A network over the active scales of a state.
 
-    Context: `bands` ({k: Band}, coarse to fine), `num_classes` (0: unconditional), `attention` (a backend or
-    its name).
-    """
+    Context: `bands` ({k: Band}, coarse to fine), `condition` (the specs of the parts that it embeds, by name;
+    a number stands for so many classes, 0 for nothing), `attention` (a backend or its name)."""
 
     kind = "backbone"
-    context = ("bands", "num_classes", "attention")
-    num_classes: int
+    context = ("bands", "condition", "attention")
+    condition: Specs = MappingProxyType({})
+    """The parts that it embeds. It refuses others by name."""
 
     heads: tuple[str, ...] = ()
     """The heads beside `main` that `forward` returns."""
@@ -104,12 +80,17 @@ class Backbone(nn.Module, Component):
     ) -> Any:
         """state {k: [b, c_k, *sizes_k]} with any non-empty suffix of the scales coarse to fine (or one alone,
         a merged image), t [b] the path's model time, in [0, 1] for most -> {"main": {k: [b, c_k, *sizes_k]}}
-        for the same scales, and the `heads`. Without labels a conditional network takes the null class.
+        for the same scales, and the `heads`. What it embeds and is not given is taken as null.
 
         `t` may be {k: [b]} if the network has `times_per_scale`. `t_end`, like `t`, is the time at which the
         predicted step ends, if it has a `second_time`; None: `t`, a step of no length. With `return_hidden`,
         some of `hidden_names()`, the result is (heads, {name: {k: tokens [b, n_k, d]}}). Raises `ConfigError`
         for what the network does not take (`require_inputs`)."""
+
+    def prepare(self, condition: Condition) -> Condition:
+        """The same condition, with what does not depend on state and time computed once, for all evaluations
+        of a sampling: `forward` takes it in the place of the condition, with the same result."""
+        return condition
 
     def require_inputs(self, t: Times, t_end: Times | None, return_hidden: Sequence[str]) -> None:
         """Raises `ConfigError` unless the network takes such times and has these hidden states."""

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import Condition
 from lapflow.core.bridge import Bridge, ConditionalBridge
+from lapflow.core.condition import IMAGE, Condition, Image
 from lapflow.core.coupling import Coupling, Independent
 from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.errors import ConfigError, suggest
@@ -246,7 +246,7 @@ class Flow:
             before = self.segments[segment.index - 1]
             level, pyramid = extra[0][rows], take_rows(extra[1], rows)
             image = self.condition_image({k: data[k] for k in before.scales}, pyramid, level, segment)
-            given = replace(given, image=image, level=level)
+            given = given.beside(IMAGE, Image(image, level))
         return TrainingPoint(
             self.show(self._given(bands, coefficients), segment),
             self.model_time(t, segment),
@@ -439,7 +439,8 @@ class Flow:
             self.bridge.level,
             device=next(iter(bands.values())).device,
         )
-        return Condition(None, self.condition_image(bands, corruption, level, after), level)
+        image = self.condition_image(bands, corruption, level, after)
+        return Condition({IMAGE: Image(image, level)})
 
     def condition_image(
         self, bands: Mapping[int, Tensor], corruption: Mapping[int, Tensor], level: Tensor, after: Segment

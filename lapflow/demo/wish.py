@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from lapflow.core.component import validate
+from lapflow.core.condition import Condition
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.guidance import Guidance
 from lapflow.core.solver import Solver
@@ -39,10 +39,10 @@ class Wish(BaseModel):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A wish, resolved: what the sampler takes (`labels` [1] or None), and the `command` that writes the same
-    picture."""
+    """A wish, resolved: what the sampler takes (`condition` of one sample), and the `command` that writes the
+    same picture."""
 
-    labels: Tensor | None
+    condition: Condition
     solver: Solver
     guidance: Guidance
     seed: int
@@ -73,7 +73,9 @@ def resolve(wish: Wish, offer: Offer) -> Drawing:
         raise ConfigError("a class is needed", got="none", expected=suggest("", pipeline.class_names[:50]))
     labels = None if wish.label is None else torch.tensor([pipeline.label(wish.label)])
     solver = offer.solver(wish.solver, wish.steps)
-    return Drawing(labels, solver, pipeline.require(solver, wish.guidance), wish.seed, command(wish, offer))
+    return Drawing(
+        Condition.of(labels), solver, pipeline.require(solver, wish.guidance), wish.seed, command(wish, offer)
+    )
 
 
 def command(wish: Wish, offer: Offer) -> str:

@@ -30,7 +30,8 @@ from lapflow.config.building import (
     working_dtype,
 )
 from lapflow.config.schema import Config
-from lapflow.core.backbone import Backbone, Condition
+from lapflow.core.backbone import Backbone
+from lapflow.core.condition import IMAGE, Condition, Image
 from lapflow.core.engine import Held
 from lapflow.core.errors import ConfigError
 from lapflow.core.flow import Flow
@@ -169,11 +170,13 @@ def _call(model: Backbone, flow: Flow, shape: tuple[int, int, int], segment: Seg
     beside = {
         k: torch.zeros(count, views[k].condition, *views[k].shape[1:]) for k in state if views[k].condition
     }
-    labels = torch.zeros(count, dtype=torch.int64) if model.num_classes else None
+    labels = torch.zeros(count, dtype=torch.int64) if model.condition else None
     return (
         state,
         torch.zeros(count),
-        Condition(labels, beside or None, torch.zeros(count) if beside else None),
+        Condition.of(labels).beside(IMAGE, Image(beside, torch.zeros(count)))
+        if beside
+        else Condition.of(labels),
     )
 
 

@@ -228,7 +228,7 @@ class LapFlowPipeline(DiffusionPipeline):
                     self.flow,
                     self.backbone,
                     (batch, *self.backbone.latent_shape),
-                    labels=labels,
+                    condition=labels,
                     solver=method,
                     guidance=self._guide(labels is not None),
                     generator=generator,
@@ -255,7 +255,9 @@ class LapFlowPipeline(DiffusionPipeline):
     def _guide(self, labelled: bool) -> Guidance:
         if self._guidance_scale is None and not labelled:
             return ClassifierFreeGuidance()
-        return choose_guidance(self.trained.config, self.flow, self.trained.class_names, self._guidance_scale)
+        return choose_guidance(
+            self.trained.config, self.flow, bool(self.backbone.condition), self._guidance_scale
+        )
 
     def _check_output(self, output_type: str) -> None:
         if output_type not in OUTPUTS:

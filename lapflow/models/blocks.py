@@ -10,7 +10,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -90,20 +90,29 @@ class MaskedAttention:
         self.backend, self.mask, self.heads = backend, mask, heads
         self._passed: dict[tuple[torch.device, torch.dtype, int, bool], str] = {}
 
-    def __call__(self, groups: Sequence[Tensor], lengths: tuple[int, ...]) -> list[Tensor]:
+    def __call__(
+        self, groups: Sequence[Tensor], lengths: tuple[int, ...], given: Tensor | None = None
+    ) -> list[Tensor]:
         """Groups of qkv [b, n_g, 3 d], one for each scale of these lengths, coarse to fine, or one for all ->
-        [b, n_g, d] each."""
+        [b, n_g, d] each. `given` [b, m, 2 d] are keys and values that all see."""
         split = len(groups) == 1 and self.mask != "none"
         parts = groups[0].split(lengths, dim=1) if split else groups
-        q, k, v = zip(
-            *(
-                [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in qkv.chunk(3, dim=-1)]
-                for qkv in parts
-            )
-        )
+        q, k, v = zip(*(self._heads(qkv, 3) for qkv in parts))
+        beside = None if given is None else self._heads(given, 2)
         _require(self, q[0].device, q[0].dtype, q[0].shape[-1], q[0].requires_grad)
-        attended = [x.transpose(1, 2).flatten(2) for x in scale_attention(self.backend, q, k, v, self.mask)]
+        attended = [
+            x.transpose(1, 2).flatten(2) for x in scale_attention(self.backend, q, k, v, self.mask, beside)
+        ]
         return [torch.cat(attended, dim=1)] if split and len(attended) > 1 else attended
+
+    def cross(self, q: Tensor, given: Tensor) -> Tensor:
+        """Queries [b, n, d] to keys and values [b, m, 2 d] -> [b, n, d], all seen."""
+        (queries,), (keys, values) = self._heads(q, 1), self._heads(given, 2)
+        _require(self, queries.device, queries.dtype, queries.shape[-1], queries.requires_grad)
+        return self.backend.attend(queries, keys, values).transpose(1, 2).flatten(2)
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return tuple(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in x.chunk(parts, dim=-1))
 
     def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str:
         """The kernel that runs there. Raises `BackendError` unless the backend can run."""
@@ -125,10 +134,16 @@ def _require(
 class Block(nn.Module):
     """Called once a step with the tokens of every active scale, so that it may be wrapped as one unit."""
 
-    def __init__(self, experts: dict[str, Expert], attention: MaskedAttention) -> None:
+    def __init__(
+        self,
+        experts: dict[str, Expert],
+        attention: MaskedAttention,
+        cross: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.experts = nn.ModuleDict(experts)
         self.attention = attention
+        self.cross = None if cross is None else nn.ModuleDict(cross)
 
     def forward(
         self,
@@ -136,13 +151,18 @@ class Block(nn.Module):
         conditions: tuple[Tensor | None, ...],
         names: tuple[str, ...],
         lengths: tuple[int, ...],
+        given: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """groups of tokens [b, n_g, d] with the `names` of their experts, coarse to fine; the condition of
-        each, [b, d] or None; `lengths`, the tokens of each scale -> the next groups."""
+        each, [b, d] or None; `lengths`, the tokens of each scale; `given`, keys and values [b, m, 2 d] that
+        all see, or for cross-attention tokens [b, m, d] -> the next groups."""
+        if self.cross is not None:
+            groups = tuple(self.cross[name](x, given) for name, x in zip(names, groups))
+            given = None
         experts = [cast(Expert, self.experts[name]) for name in names]
         modulations = [expert.modulations(c) for expert, c in zip(experts, conditions)]
         projected = [expert.project(x, m) for expert, x, m in zip(experts, groups, modulations)]
-        attended = self.attention(projected, lengths)
+        attended = self.attention(projected, lengths, given)
         return tuple(
             expert.finish(x, part, m) for expert, x, part, m in zip(experts, groups, attended, modulations)
         )

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lapflow.core.autocast import autocast_dtype
+from lapflow.core.condition import Vector, class_rows
 from lapflow.core.decomposition import Band
-from lapflow.core.errors import ConfigError
 from lapflow.core.remaking import is_remaking, remade
 from lapflow.models.linear import Linear, LinearGELU, gelu
 from lapflow.models.positions import Grid, position_embedding
@@ -112,18 +112,30 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """A table of num_classes + 1 rows; the last one, index num_classes, stands for no class."""
+    """A table of `count` + 1 rows; the last one stands for no class (`NULL`)."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, count: int, width: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.table = nn.Embedding(num_classes + 1, width)
+        self.table = nn.Embedding(count + 1, width)
 
     def forward(self, labels: Tensor | None, like: Tensor) -> Tensor:
         """labels [b], or None for no class -> [b, d]. `like` [b, ...] gives batch size and device."""
-        if labels is None:
-            labels = torch.full((like.shape[0],), self.num_classes, dtype=torch.int64, device=like.device)
-        return self.table(labels)
+        return self.table(class_rows(labels, self.table.num_embeddings - 1, like))
+
+
+class VectorEmbedder(nn.Module):
+    """Numbers -> a vector of the network's width, by an MLP; `null` stands for none given."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(Linear(size, width), nn.SiLU(), Linear(width, width))
+        self.null = nn.Parameter(torch.empty(width))
+
+    def forward(self, part: Vector | None, like: Tensor) -> Tensor:
+        """The part, or None for nothing given -> [b, d]. `like` [b, ...] gives the batch size."""
+        if part is None:
+            return self.null.expand(len(like), -1)
+        return torch.where(part.given[:, None], self.mlp(part.value.to(self.null.dtype)), self.null)
 
 
 class MLP(nn.Module):
@@ -157,12 +169,3 @@ class FinalLayer(nn.Module):
         if self.modulation is not None:
             x = modulate(x, *self.modulation(condition).unsqueeze(1).chunk(2, dim=-1))
         return unpatchify(self.linear(x), self.patch, self.grid)
-
-
-def refuse_labels() -> None:
-    """Raises the `ConfigError` for labels given to an unconditional network."""
-    raise ConfigError(
-        "labels were given to an unconditional network",
-        got="num_classes 0",
-        expected="no labels, or num_classes > 0",
-    )

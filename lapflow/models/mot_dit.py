@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import VARIANCE, Backbone, Condition
+from lapflow.core.backbone import VARIANCE, Backbone
+from lapflow.core.condition import Condition, Specs, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.state import Times
 from lapflow.models import sizes
@@ -34,7 +35,7 @@ class MoTDiT(Backbone):
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         attention: str | AttentionBackend = "auto",
         *,
         size: sizes.SizeOption = None,
@@ -51,10 +52,11 @@ class MoTDiT(Backbone):
         conditioning: sizes.ConditioningOption = "adaln-zero",
         variance: sizes.VarianceOption = False,
         second_time: sizes.SecondTimeOption = False,
+        given_tokens: sizes.GivenTokensOption = "group",
     ) -> None:
         super().__init__()
         self.heads, self.second_time = (VARIANCE,) if variance else (), second_time
-        self.num_classes, self.mask = num_classes, mask
+        self.condition, self.mask = specs(condition), mask
         design = sizes.architecture(
             bands,
             size=size,
@@ -68,8 +70,9 @@ class MoTDiT(Backbone):
             experts=experts,
             variance=variance,
             second_time=second_time,
+            given_tokens=given_tokens,
         )
-        self.transformer = ScaleTransformer(bands, num_classes, resolve(attention), design)
+        self.transformer = ScaleTransformer(bands, self.condition, resolve(attention), design)
 
     def forward(
         self,
@@ -85,6 +88,9 @@ class MoTDiT(Backbone):
 
     def hidden_names(self) -> tuple[str, ...]:
         return self.transformer.hidden_names()
+
+    def prepare(self, condition: Condition) -> Condition:
+        return self.transformer.prepare(condition)
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         return self.transformer.multiply_adds(scales)

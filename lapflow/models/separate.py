@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Condition
+from lapflow.core.backbone import MAIN, VARIANCE, Backbone
+from lapflow.core.condition import Condition, Specs, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.state import Times
 from lapflow.models import sizes
@@ -33,7 +34,7 @@ class Separate(Backbone):
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         attention: str | AttentionBackend = "auto",
         *,
         size: sizes.SizeOption = None,
@@ -46,10 +47,11 @@ class Separate(Backbone):
         conditioning: sizes.ConditioningOption = "adaln-zero",
         variance: sizes.VarianceOption = False,
         second_time: sizes.SecondTimeOption = False,
+        given_tokens: sizes.GivenTokensOption = "group",
     ) -> None:
         super().__init__()
         self.heads, self.second_time = (VARIANCE,) if variance else (), second_time
-        self.bands, self.num_classes, self.mask = dict(bands), num_classes, mask
+        self.bands, self.condition, self.mask = dict(bands), specs(condition), mask
         design = sizes.architecture(
             bands,
             size=size,
@@ -63,12 +65,13 @@ class Separate(Backbone):
             experts="shared",
             variance=variance,
             second_time=second_time,
+            given_tokens=given_tokens,
         )
         backend = resolve(attention)
         self.towers = nn.ModuleDict(
             {
                 str(k): ScaleTransformer(
-                    bands, num_classes, backend, design, self._seen(k, tuple(bands)), (k,)
+                    bands, self.condition, backend, design, self._seen(k, tuple(bands)), (k,)
                 )
                 for k in bands
             }

@@ -55,6 +55,16 @@ ConditioningOption = Annotated[
     ),
 ]
 
+GivenTokens = Literal["group", "cross-attention", "in-context"]
+GivenTokensOption = Annotated[
+    GivenTokens,
+    Field(
+        description="how given tokens (a caption's) enter: as a group of their own, computed once per "
+        "sample, that every scale reads; by cross-attention in every block; in-context, in front of every "
+        "scale's tokens"
+    ),
+]
+
 VarianceOption = Annotated[
     bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")
 ]
@@ -78,6 +88,7 @@ class Architecture:
     experts: Experts
     variance: bool = False
     second_time: bool = False
+    given_tokens: GivenTokens = "group"
 
     @property
     def hidden(self) -> int:
@@ -99,6 +110,7 @@ def architecture(
     experts: Experts,
     variance: bool,
     second_time: bool,
+    given_tokens: GivenTokens,
 ) -> Architecture:
     """Check the options against each other and against the bands. Raises `ConfigError` or `SizeError`."""
     if not bands:
@@ -122,7 +134,17 @@ def architecture(
     )
     check_patches(bands, patches)
     return Architecture(
-        depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, variance, second_time
+        depth,
+        width,
+        heads,
+        patches,
+        mlp_ratio,
+        mask,
+        conditioning,
+        experts,
+        variance,
+        second_time,
+        given_tokens,
     )
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lapflow.core.attention import Mask
-from lapflow.core.backbone import VARIANCE, Condition
+from lapflow.core.backbone import VARIANCE
+from lapflow.core.condition import Condition
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.random import keyed_generator, randn

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from lapflow.core.attention import Mask, visible
-from lapflow.core.backbone import MAIN, Condition, Heads
+from lapflow.core.backbone import MAIN, Heads
 from lapflow.core.bridge import ConditionalBridge
+from lapflow.core.condition import Condition
 from lapflow.core.field import Endpoints
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import MAIN, Condition, Heads
+from lapflow.core.backbone import MAIN, Heads
+from lapflow.core.condition import Condition
 from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.random import keyed_generator

@@ -21,7 +21,6 @@ from lapflow.config.building import Composition, build
 from lapflow.config.loading import difference, resolved
 from lapflow.config.schema import Config
 from lapflow.core import digest
-from lapflow.core.backbone import Condition
 from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, LapflowError
 from lapflow.core.random import keyed_generator, rand
@@ -363,15 +362,13 @@ def _loss(
     images = upload(batch.images, engine.device)
     with torch.no_grad():
         x = parts.encode(images, generators)
-    labels = None
-    if parts.num_classes:
+    given = parts.conditioner(batch.annotations)
+    if given.droppable:
         dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < label_drop
-        labels = upload(torch.where(dropped, parts.num_classes, batch.labels), engine.device)
+        given = given.drop(dropped).to(engine.device)
     total = torch.zeros((), device=engine.device)
     named: dict[str, Tensor] = {}
-    points = flow.training_points(
-        x, generators, stage, Condition(labels), second_time=parts.objective.second_time
-    )
+    points = flow.training_points(x, generators, stage, given, second_time=parts.objective.second_time)
     with engine.autocast():
         losses = model(points)
     for point, parted in zip(points, losses, strict=True):

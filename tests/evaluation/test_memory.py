@@ -13,7 +13,8 @@ from lapflow.backends.engines import TorchEngine
 from lapflow.cli.cost_tables import memory_words
 from lapflow.config.building import build
 from lapflow.config.loading import load_config
-from lapflow.core.backbone import Backbone, Condition
+from lapflow.core.backbone import Backbone
+from lapflow.core.condition import Condition, specs
 from lapflow.core.errors import ConfigError
 from lapflow.core.live_bytes import LiveBytes
 from lapflow.core.random import keyed_generator
@@ -157,7 +158,7 @@ def test_activations_of_sampling_are_those_measured(name, scale):
             parts.flow,
             parts.model,
             (BATCH, *parts.shape),
-            labels=labels,
+            condition=labels,
             solver=parts.solver,
             guidance=parts.guidance,
         )
@@ -290,9 +291,9 @@ def reads_numbers(monkeypatch):
 
     @register(name="reads-numbers")
     class ReadsNumbers(Backbone):
-        def __init__(self, bands, num_classes=0, attention="auto") -> None:
+        def __init__(self, bands, condition=0, attention="auto") -> None:
             super().__init__()
-            self.num_classes, self.weight = num_classes, nn.Parameter(torch.ones(3))
+            self.condition, self.weight = specs(condition), nn.Parameter(torch.ones(3))
 
         def forward(self, state, t, condition: Condition | None = None):
             factor = self.weight.sum() if float(t[0]) > 0.5 else self.weight[0]

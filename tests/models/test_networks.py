@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lapflow.backends.attention import SDPA, Flash, Flex
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import Condition
+from lapflow.core.condition import Condition
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.models import MoTDiT, Separate
 from lapflow.pyramids.wavelet import WaveletPyramid
@@ -98,7 +98,7 @@ def test_no_labels_means_the_null_class(options):
     model = small(BANDS, **options)
     state, t, _ = inputs(BANDS)
     null = torch.full((3,), 5)
-    for condition in (None, Condition(), Condition(labels=null)):
+    for condition in (None, Condition(), Condition.of(null)):
         for k, v in model(state, t, condition)["main"].items():
             assert torch.equal(v, model(state, t, null)["main"][k])
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lapflow.backends.engines import TorchEngine
+from lapflow.core.dataset import Sample
 from lapflow.core.errors import DataError
 from lapflow.core.solver import History
 from lapflow.data import Digits, PixelFeatures
@@ -137,8 +138,9 @@ class KeepsAnObject(Pixels):
 
 class MirrorsUpsideDown(Digits):
     def read_mirrored(self, split, index):
-        image, label = self.read(split, index)
-        return image.flip(-2), label
+        sample = self.read(split, index)
+        image, label = sample.value, sample.annotations.get("label", 0)
+        return Sample(image.flip(-2), {"label": label})
 
 
 class MirrorsInPlace(Digits):

@@ -78,7 +78,7 @@ def test_sampling_never_waits(monkeypatch, recipe, solver):
             parts.flow,
             model,
             (2, *parts.shape),
-            labels=torch.zeros(2, dtype=torch.int64),
+            condition=torch.zeros(2, dtype=torch.int64),
             solver=parts.solver,
             guidance=parts.guidance,
         )

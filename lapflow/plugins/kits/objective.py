@@ -8,7 +8,8 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from lapflow.core.backbone import Backbone, Condition, Heads
+from lapflow.core.backbone import Backbone, Heads
+from lapflow.core.condition import Condition
 from lapflow.core.flow import Flow, TrainingPoint
 from lapflow.core.objective import Objective
 from lapflow.core.random import keyed_generator
@@ -77,7 +78,7 @@ class ObjectiveConformance(Conformance):
         """A training pair in a segment, by default the last; `rows` of its six samples."""
         flow, x = self.flow(), normal(6, *self.image, key="x1", dtype=torch.float32)
         labels = torch.arange(6) % self.num_classes if self.num_classes else None
-        given = Condition(labels).rows(rows)
+        given = Condition.of(labels).rows(rows)
         for seed in range(100):
             generators = [keyed_generator("sample", i) for i in range(6)]
             stage, second = keyed_generator("stage", seed), self.make().second_time
