@@ -56,7 +56,7 @@ def one_step_distance(objective):
     model, generator = Average(), torch.Generator().manual_seed(2)
     objective.build(flow, flow.bands((2, 1, 1)), 0)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(2000):
+    for _ in range(1200):
         x = CENTRES[torch.randint(3, (256,))] + 0.1 * torch.randn(256, 2)
         point = flow.training_point(x[:, :, None, None], generator, second_time=objective.second_time)
         optimizer.zero_grad()
