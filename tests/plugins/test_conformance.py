@@ -117,6 +117,8 @@ CASES = [
     Case("backbone", "separate", depth=2, width=16, heads=2),
     Case("backbone", "unet", channels=[8, 8], layers=1, attention_levels=[1], head_width=4, groups=4),
     Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
+    Case("backbone", "mot-dit", depth=1, width=16, heads=2, second_time=True),
+    Case("backbone", "separate", depth=1, width=16, heads=2, second_time=True, conditioning="in-context"),
     Case("codec", "pixels", {"round_trip": 0.0}),
     Case("codec", "autoencoder-kl", factor=2, channels=2),
     Case("codec", "autoencoder-kl", factor=2, channels=2, posterior="sample"),

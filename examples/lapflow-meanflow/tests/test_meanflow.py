@@ -70,8 +70,8 @@ def one_step_distance(objective):
 
 def test_one_step_lands_on_the_points():
     plain, mean = one_step_distance(MSE()), one_step_distance(MeanFlow(instantaneous=0.5))
-    assert plain > 1.0
-    assert mean < 0.5, mean
+    assert plain > 1.5
+    assert mean < 0.7
 
 
 def test_it_trains_a_network_with_a_second_time(tmp_path):
