@@ -50,7 +50,7 @@ class Skeleton(Backbone):
         self.bands, self.num_classes, self.width = dict(bands), num_classes, width
         self.towers = nn.ModuleDict({str(k): Tower(band, num_classes, width) for k, band in bands.items()})
 
-    def forward(
+    def forward(  # type: ignore[override]  # one time for all scales, and nothing beside
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
         labels = Condition.of(condition).labels
