@@ -62,9 +62,7 @@ class VariationalMSE(Objective):
         assert isinstance(t, Tensor), "a path with discrete times has one time for all scales"
         bands, _ = flow.interpolate(point.data, point.noise, t, segment)
         state = flow.show(bands, segment)
-        predicted, _ = flow.endpoints(
-            {k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment
-        )
+        predicted, _ = flow.endpoints({k: x.detach() for k, x in heads[MAIN].items()}, state, t, segment)
         head = flow.split(heads[VARIANCE], segment)
         after = flow.path.step_after(t, segment)
         total = []
