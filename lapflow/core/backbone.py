@@ -84,7 +84,8 @@ class Backbone(nn.Module, Component):
 
         `t` may be {k: [b]} if the network has `times_per_scale`. `t_end`, like `t`, is the time at which the
         predicted step ends, if it has a `second_time`; None: `t`, a step of no length. With `return_hidden`,
-        some of `hidden_names()`, the result is (heads, {name: {k: tokens [b, n_k, d]}}). Raises `ConfigError`
+        some of `hidden_names()`, the result is (heads, {name: {k: tokens [b, n_k, d]}}). A network that
+        states none of these need not have the keywords: they are not given to it then. Raises `ConfigError`
         for what the network does not take (`require_inputs`)."""
 
     def prepare(self, condition: Condition) -> Condition:

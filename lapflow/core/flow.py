@@ -291,7 +291,8 @@ class Flow:
 
     def target(self, bands: State, data: State, noise: State, t: Tensor, segment: Segment) -> State:
         """What the network should return, in its view, at the bands x of the pair (x1, x0)."""
-        return self._target(bands, data, noise, segment, self.coefficients(t, segment, bands))
+        found = self.coefficients(segment.own_times(t), segment, bands)
+        return self._target(bands, data, noise, segment, found)
 
     def _target(
         self, bands: State, data: State, noise: State, segment: Segment, found: Mapping[int, Coefficients]
@@ -331,7 +332,9 @@ class Flow:
         """dx/dt [view], given the network's main output at `state`. `t` on the clock."""
         if segment.windows is not None:
             own = self._velocity(output, state, segment.own_times(t), segment)
-            return {k: v * segment.of(k).rate for k, v in own.items()}
+            rates = {k: segment.of(k).rate for k in own}
+            # A scale that waits does not move, whatever is predicted for it.
+            return {k: v * rates[k] if rates[k] else torch.zeros_like(v) for k, v in own.items()}
         return self._velocity(output, state, t, segment)
 
     def _velocity(

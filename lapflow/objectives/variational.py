@@ -75,18 +75,16 @@ class VariationalMSE(Objective):
         return losses
 
     def _term(self, heads: Heads, point: TrainingPoint) -> Tensor:
-        flow, segment = self.flow, point.segment
-        bands, _ = flow.interpolate(point.data, point.noise, point.clock, segment)
+        flow, segment, t = self.flow, point.segment, point.clock
+        assert isinstance(t, Tensor), "a path with discrete times has one time for all scales"
+        bands, _ = flow.interpolate(point.data, point.noise, t, segment)
         state = flow.show(bands, segment)
-        predicted, _ = flow.endpoints(
-            {k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment
-        )
+        predicted, _ = flow.endpoints({k: x.detach() for k, x in heads[MAIN].items()}, state, t, segment)
         head = flow.split(heads[VARIANCE], segment)
-        assert isinstance(point.clock, Tensor), "a path with discrete times has one time for all scales"
-        after = discrete(flow.path).step_after(point.clock, segment)
+        after = discrete(flow.path).step_after(t, segment)
         total = []
         for k, x1 in point.data.items():
-            c, d = (flow.path.coefficients(t, segment, k).expand(x1) for t in (point.clock, after))
+            c, d = (flow.path.coefficients(u, segment, k).expand(x1) for u in (t, after))
             total.append(self._band(c, d, bands[k], x1, predicted[k], head[k], flow.noise_std(k, segment)))
         return torch.stack(total).sum()
 

@@ -167,6 +167,8 @@ CASES = [
     Case("conditioner", "classes"),
     Case("conditioner", "vector", names=["angle"], mean=[1.0], std=[2.0]),
     Case("conditioner", "bytes", length=20),
+    Case("backbone", "mot-dit", depth=1, width=16, heads=2, second_time=True),
+    Case("backbone", "separate", depth=1, width=16, heads=2, second_time=True, conditioning="in-context"),
     Case("codec", "pixels", {"round_trip": 0.0}),
     *(Case("codec", "pixels", {"round_trip": 0.0, "shape": s}) for s in ((1, 32), (2, 4, 8, 8))),
     Case("codec", "autoencoder-kl", factor=2, channels=2),

@@ -28,15 +28,15 @@ def teacher(tmp_path_factory):
     )
 
 
-def aligned(teacher, *overrides):
-    spec = f"objective={{name: alignment, teacher: {teacher}, width: 16, hidden: {{hidden}}}}"
-    options = ["training.steps=60", "training.log_every=20", "training.learning_rate=3e-3", *overrides]
-    return lambda hidden: load_config("lapflow-digits", [*SMALL, *options, spec.format(hidden=hidden)])
+def aligned(teacher, hidden):
+    spec = f"objective={{name: alignment, teacher: {teacher}, width: 16, hidden: {hidden}}}"
+    options = ["training.steps=60", "training.log_every=20", "training.learning_rate=3e-3"]
+    return load_config("lapflow-digits", [*SMALL, *options, spec])
 
 
 def test_it_aligns_and_leaves_the_teacher_alone(teacher, tmp_path):
     before = lapflow.load(teacher, device="cpu").model.state_dict()
-    run = train(aligned(teacher)("block1"), tmp_path / "run")
+    run = train(aligned(teacher, "block1"), tmp_path / "run")
     logged = [e["loss/align1"] for e in read_events(run) if e["event"] == "train"]
     assert logged[-1] < 0.7 * logged[0]
     saved = load_checkpoint(latest_checkpoint(run / "checkpoints"))
@@ -48,5 +48,5 @@ def test_it_aligns_and_leaves_the_teacher_alone(teacher, tmp_path):
 
 def test_a_hidden_state_that_the_network_lacks_is_refused_before_work(teacher, tmp_path):
     with pytest.raises(ConfigError, match="block2"):
-        train(aligned(teacher)("block7"), tmp_path / "run")
+        train(aligned(teacher, "block7"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

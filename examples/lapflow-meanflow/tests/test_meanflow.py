@@ -56,7 +56,7 @@ def one_step_distance(objective):
     model, generator = Average(), torch.Generator().manual_seed(2)
     objective.build(flow, flow.bands((2, 1, 1)), 0)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(2000):
+    for _ in range(1200):
         x = CENTRES[torch.randint(3, (256,))] + 0.1 * torch.randn(256, 2)
         point = flow.training_point(x[:, :, None, None], generator, second_time=objective.second_time)
         optimizer.zero_grad()
@@ -70,8 +70,8 @@ def one_step_distance(objective):
 
 def test_one_step_lands_on_the_points():
     plain, mean = one_step_distance(MSE()), one_step_distance(MeanFlow(instantaneous=0.5))
-    assert plain > 1.0
-    assert mean < 0.5, mean
+    assert plain > 1.5
+    assert mean < 0.7
 
 
 def test_it_trains_a_network_with_a_second_time(tmp_path):

@@ -23,6 +23,7 @@ SMALL = [
     "model.depth=1",
     "training.batch_size=8",
     "training.warmup_steps=0",
+    "training.steps=2",
 ]
 
 

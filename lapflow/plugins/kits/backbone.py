@@ -163,6 +163,43 @@ class BackboneConformance(Conformance):
             other = model(self.state(scales), t, condition)["main"]
             assert all(torch.equal(first[k], other[k]) for k in scales)
 
+    def test_it_takes_the_times_that_it_says(self) -> None:
+        """A time for each scale, equal ones as the shared one and others not; a second time that matters; or
+        it refuses them."""
+        model, scales = self.network(), tuple(self.bands)
+        state, labels = self.state(scales), self.labels()
+        t = torch.full((self.batch,), 0.4, dtype=torch.float64)
+        first = model(state, t, labels)["main"]
+        if model.times_per_scale:
+            same = model(state, dict.fromkeys(scales, t), labels)["main"]
+            other = model(state, {k: t + 0.1 * k for k in scales}, labels)["main"]
+            assert all((first[k] - same[k]).abs().max() <= 1e-12 * first[k].abs().max() for k in scales)
+            assert any((first[k] - other[k]).abs().max() > 1e-9 for k in scales)
+        else:
+            error_of(ConfigError, lambda: model.require_inputs(dict.fromkeys(scales, t), None, ()))
+        if model.second_time:
+            later = model(state, t, labels, t_end=t + 0.2)["main"]
+            none = model(state, t, labels, t_end=t)["main"]
+            assert all((first[k] - later[k]).abs().max() > 1e-9 for k in scales)
+            assert all(torch.equal(first[k], none[k]) for k in scales)
+        else:
+            error_of(ConfigError, lambda: model.require_inputs(t, t, ()))
+
+    def test_hidden_states_are_those_that_it_names(self) -> None:
+        """Tokens of each active scale, beside the same heads; an unknown name is refused."""
+        model, scales = self.network(), tuple(self.bands)
+        given = self.state(scales), torch.full((self.batch,), 0.4, dtype=torch.float64), self.labels()
+        error_of(ConfigError, lambda: model.require_inputs(given[1], None, ("no such state",)))
+        if not (names := model.hidden_names()):
+            return
+        heads, hidden = model(*given, return_hidden=names)
+        assert tuple(hidden) == names
+        assert all(list(tokens) == list(scales) for tokens in hidden.values())
+        assert all(
+            x.ndim == 3 and len(x) == self.batch for tokens in hidden.values() for x in tokens.values()
+        )
+        assert all(torch.equal(heads["main"][k], x) for k, x in model(*given)["main"].items())
+
     def test_gradients_reach_every_parameter(self) -> None:
         """When all scales are active, everything given and withheld in one batch."""
         model, scales = self.network().train(), tuple(self.bands)

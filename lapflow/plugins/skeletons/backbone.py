@@ -54,7 +54,7 @@ class Skeleton(Backbone):
         classes = num_classes(condition)
         self.towers = nn.ModuleDict({str(k): Tower(band, classes, width) for k, band in bands.items()})
 
-    def forward(
+    def forward(  # type: ignore[override]  # one time for all scales, and nothing beside
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
         given = Condition.of(condition)
