@@ -98,7 +98,10 @@ class MaskedAttention:
         split = len(groups) == 1 and self.mask != "none"
         parts = groups[0].split(lengths, dim=1) if split else groups
         q, k, v = zip(*(self._heads(qkv, 3) for qkv in parts))
-        beside = None if given is None else self._heads(given, 2)
+        beside = None
+        if given is not None:
+            keys, values = self._heads(given, 2)
+            beside = keys, values
         _require(self, q[0].device, q[0].dtype, q[0].shape[-1], q[0].requires_grad)
         attended = [
             x.transpose(1, 2).flatten(2) for x in scale_attention(self.backend, q, k, v, self.mask, beside)

@@ -82,7 +82,7 @@ class BandOracle(Oracle):
         self.std = {k: std[k] * self.bands[k].direction_std for k in segment.scales}
         self.mean = {k: mean[k] for k in segment.scales}
         if condition is not None and condition.image is not None:
-            self._condition_on(self.split(condition.image))
+            self._condition_on(self.split(condition.image.value))
 
     def _condition_on(self, image: State) -> None:
         before, bridge = self.flow.segments[self.segment.index - 1], self.flow.bridge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import torch
@@ -62,4 +63,4 @@ class ConditionerConformance(Conformance):
         conditioner({name: self.annotations[name] for name in conditioner.needs})
         for name in conditioner.needs:
             rest = {other: values for other, values in self.annotations.items() if other != name}
-            assert name in str(error_of(DataError, lambda rest=rest: conditioner(rest)))
+            assert name in str(error_of(DataError, functools.partial(conditioner, rest)))
