@@ -54,10 +54,6 @@ class Backbone(nn.Module, Component):
     guided: tuple[str, ...] = (MAIN,)
     """The heads that guidance combines; the others are those of the condition asked for."""
 
-    remakes: bool = False
-    """Whether its units take part in `training.recompute=cheap`: they compute norms and activation functions
-    by `remade`."""
-
     def fit(self, examples: Callable[[int], State]) -> None:
         """Set from training data what is not trained, such as codebooks or statistics: called once before the
         first step of a run, and not when one goes on, since the state dict holds it. `examples(n)` gives the

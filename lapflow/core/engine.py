@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -17,16 +16,6 @@ from lapflow.core.errors import LapflowError
 Result = TypeVar("Result")
 Calls = Sequence[tuple[Any, ...]]
 """The arguments of each call of a network."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """What one process holds of something, in `bytes`; whether the processes have `divided` it among them
-    (each would hold all of it otherwise), and whether it is `offloaded` to the CPU's memory."""
-
-    bytes: int
-    divided: bool = False
-    offloaded: bool = False
 
 
 class Together(nn.Module):
@@ -127,15 +116,6 @@ class Engine(Component):
     def explain(self, error: RuntimeError) -> LapflowError | None:
         """What an error of a collective call says to the user, if another process is its cause; None: it is
         something else."""
-        return None
-
-    # ------------------------------------------------------------------ memory
-
-    def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held] | None:
-        """What the first of `processes` holds while it trains `model` with AdamW, activations apart:
-        `weights`, `gradients`, `moments`, `average` (that of `shards`; only a run that keeps one has it), and
-        under other names what the engine adds, each at its most. Asked of an engine that was not started, of
-        a model on any device. None: it is not stated."""
         return None
 
     # ------------------------------------------------------------------ steps

@@ -27,8 +27,6 @@ class MoTDiT(Backbone):
     Time enters as a sinusoid of 1000 t, t the path's model time (in [0, 1] for most paths).
     """
 
-    remakes = True
-
     def __init__(
         self,
         bands: Mapping[int, Band],

@@ -26,8 +26,6 @@ class Separate(Backbone):
     single-scale model under causal, where towers that read all tokens would cost 1.37.
     """
 
-    remakes = True
-
     def __init__(
         self,
         bands: Mapping[int, Band],

@@ -180,7 +180,7 @@ def _restored(
         progress = Progress(**saved.documents["state"])
     model = engine.prepare(learner.module, _optimizer(config), clip=settings.clip, units=parts.model.units())
     if settings.recompute:
-        recompute(parts.model, settings.recompute)  # around what the engine compiled
+        recompute(parts.model)  # around what the engine compiled
     ema = None if settings.ema_decay is None else EMA(learner.averaged(engine.shards()), settings.ema_decay)
     if saved is not None:
         engine.restore(saved.tensors["optimizer"])

@@ -33,7 +33,7 @@ TINY = [
     "training.learning_rate=2e-3",
 ]
 LAWS = {
-    "batch": ["flow.intervals.draw=batch", "training.recompute=cheap"],
+    "batch": ["flow.intervals.draw=batch"],
     "balanced": [
         "flow.intervals.draw=balanced",
         "training.accumulation=2",

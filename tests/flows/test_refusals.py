@@ -172,10 +172,6 @@ def test_the_discrete_path_needs_no_more_than_its_own_betas():
         (("lapflow-k2-digits", "flow.prediction=noise"), "divides by alpha"),
         (("edify-shipped-digits", "flow.path.enter=200.0"), "above what is trained"),
         (("cascaded-digits", "flow.noise=blurred"), "white"),
-        (
-            ("ldm-digits", "training.recompute=cheap"),
-            r"what of it is cheap[\s\S]*UNet[\s\S]*recompute=true or false",
-        ),
     ],
 )
 def test_what_would_fail_later_is_refused_before_any_work(overrides, words):

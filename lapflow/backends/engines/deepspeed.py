@@ -13,10 +13,9 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.backends.engines.held import ITEM, MOMENTS, count, part, whole
 from lapflow.backends.engines.processes import DeviceOption, PrecisionOption, ProcessEngine, TimeoutOption
 from lapflow.backends.engines.torch import split_state_name
-from lapflow.core.engine import Calls, Held, Together
+from lapflow.core.engine import Calls, Together
 from lapflow.core.errors import BackendError
 
 STEP = "step"
@@ -28,10 +27,6 @@ LINEAR = torch.nn.functional.linear
 
 LARGEST_BUCKET = 500_000_000
 """Gradients reduced at once, in elements."""
-
-MOST_GATHERED = 1_000_000_000
-"""Weights that stage 3 keeps gathered, in elements (DeepSpeed's default): those of a smaller network stay in
-the whole step."""
 
 
 class DeepSpeedEngine(ProcessEngine):
@@ -63,25 +58,6 @@ class DeepSpeedEngine(ProcessEngine):
             raise BackendError(
                 "offload keeps a sharded optimizer on the CPU", got="zero: 0", expected="zero: 1, 2 or 3"
             )
-
-    def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held]:
-        """Stages 1 to 3 step on a `working copy` of each process's part of the weights. Gradients are reduced
-        in `buckets`, which from stage 2 on the gradients themselves fill first. Stage 3 has weights
-        `gathered` for use."""
-        elements = count(model.parameters())
-        found, bucket = whole(model), ITEM * min(elements, LARGEST_BUCKET)
-        if self.zero:
-            size = part(elements, processes)
-            found["moments"] = Held(MOMENTS * size, True, self.offload)
-            found["working copy"] = Held(size, True, self.offload)
-        if self.zero >= 2:
-            found["gradients"] = Held(size, True, self.offload)
-        if self.zero == 3:
-            found["weights"] = found["average"] = Held(
-                sum(part(p.numel(), processes) for p in model.parameters()), True
-            )
-            found["gathered"] = Held(ITEM * min(elements, MOST_GATHERED))
-        return {**found, "buckets": Held(bucket if self.zero < 2 else 2 * bucket)}
 
     def start(self) -> None:
         if self.device.type == "cpu":
@@ -141,9 +117,8 @@ class DeepSpeedEngine(ProcessEngine):
 
     def _config(self) -> dict[str, Any]:
         # A bucket as large as the model at most: DeepSpeed's own takes 2 GB.
-        elements = count(self.parameters.values())
+        elements = sum(p.numel() for p in self.parameters.values())
         zero: dict[str, Any] = {"stage": self.zero, "reduce_bucket_size": min(elements, LARGEST_BUCKET)}
-        zero["stage3_max_live_parameters"] = MOST_GATHERED
         if self.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
         return {
