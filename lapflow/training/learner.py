@@ -77,9 +77,10 @@ def arguments(point: TrainingPoint) -> tuple[Any, ...]:
     condition = point.condition()
     call = (point.state, point.t, condition)
     if not point.flow.intervals.common and len(point.flow.segments) > 1:
-        from torch._dynamo import (
-            maybe_mark_dynamic,
-        )  # a second, which the first step of an optimizer takes in any case
+        # Private, since `torch.compiler` has no name for it: `torch.compile(dynamic=True)` would leave every
+        # size of the network open, not the batch's alone. Its import takes a second, which the first step of
+        # an optimizer takes in any case.
+        from torch._dynamo import maybe_mark_dynamic
 
         for x in (
             *point.state.values(),

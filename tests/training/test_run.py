@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
+from torch._dynamo.utils import counters  # private: nothing public counts graphs
 
 from lapflow.config.loading import load_config
 from lapflow.core.errors import BackendError, CheckpointError, ConfigError, DataError

@@ -150,7 +150,7 @@ class DeepSpeedEngine(ProcessEngine):
             return float("nan")
         self.engine.step()
         self._forget()
-        return float(self.norm if self.zero == 0 else self.optimizer._global_grad_norm)
+        return float(self.norm if self.zero == 0 else self.engine.get_global_grad_norm())
 
     def _norm(self) -> Tensor:
         """Stage 0: the norm of the gradients as they stand."""
@@ -250,7 +250,9 @@ class DeepSpeedEngine(ProcessEngine):
             for (_, key), value in values.items():
                 if key not in inner:
                     inner[key] = value.to(flat.device, copy=True) if key == STEP else torch.zeros_like(flat)
-        if self.zero < 3:
+        if (
+            self.zero < 3
+        ):  # private: the public setter below finds what this makes, and nothing public makes it
             self.optimizer._lazy_init_hp_params_optimizer_state()
         for (name, key), value in values.items():
             if key == STEP:
