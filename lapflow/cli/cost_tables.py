@@ -1,4 +1,4 @@
-"""The tables that `lapflow flops` prints, each with the lines below it."""
+"""The tables that `lapflow flops` and `lapflow train --dry-run` print, each with the lines below it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from lapflow.cli.output import new_table
 from lapflow.evaluation.flops import Cost, SegmentCost
 from lapflow.evaluation.published import MILLISECONDS, SINGLE, SOURCE, Implied
+from lapflow.training.dry_run import DryRun
 
 COUNTED = (
     "counted: token-wise layers, attention over the pairs seen, modulation\n"
@@ -71,6 +72,38 @@ def sample_words(cost: Cost, solver: str) -> str:
         whole = "" if cost.sample is None else f": {_count(2 * cost.sample)} if all are guided"
         lines.append(f"a guided evaluation is two{whole}")
     return "\n".join(lines)
+
+
+def step_table(found: DryRun) -> Table:
+    """What a dry run measured."""
+    among = f", {found.processes} processes" if found.processes > 1 else ""
+    table = new_table(f"The second of two training steps, on {found.device}{among}")
+    table.add_column("of a step")
+    table.add_column("", justify="right")
+    memory = "allocated on the device" if found.device.startswith("cuda") else "resident, the whole process"
+    for name, value in (
+        ("seconds", f"{found.seconds:.3f}"),
+        (f"peak memory ({memory})", f"{_count(found.memory)}B"),
+        ("parameters", f"{found.parameters / 1e6:.2f} M"),
+        ("multiply-adds", _count(found.multiply_adds)),
+        ("images", str(found.images)),
+        ("loss", f"{found.loss:.4g}"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def step_words(found: DryRun) -> str:
+    """What is said below it."""
+    lines = ["memory: of the process that needed most"] if found.processes > 1 else []
+    return "\n".join(
+        [
+            *lines,
+            "multiply-adds: as the network counts them for the scales that this step drew, times three for",
+            "  forward and backward; recomputation, codec and the objective's own networks are not counted",
+            "nothing was written",
+        ]
+    )
 
 
 def paper_table(rows: Sequence[Implied]) -> Table:

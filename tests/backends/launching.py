@@ -42,8 +42,8 @@ def torchrun(*command, processes=2, **more):
 
 
 def train_all(jobs, processes=2, **more):
-    """Train each of `jobs` (recipe, overrides, folder), one after the other in the same processes; their
-    output."""
+    """Train each of `jobs` (recipe, overrides, folder), one after the other in the same processes, and take a
+    dry run of the last; their output."""
     process = torchrun(
         "tests.backends.launching",
         json.dumps([[r, list(o), str(f)] for r, o, f in jobs]),
@@ -72,6 +72,7 @@ def main():
     import torch
 
     from lapflow.config.loading import load_config
+    from lapflow.training.dry_run import dry_run
     from lapflow.training.loop import train
     from tests.training import critic
 
@@ -93,8 +94,11 @@ def main():
         DeepSpeedEngine._forget = lambda engine: None
     if position := os.environ.get("LAPFLOW_TEST_INFINITE"):
         make_infinite({int(position)})
-    for recipe, overrides, folder in json.loads(sys.argv[1]):
+    jobs = json.loads(sys.argv[1])
+    for recipe, overrides, folder in jobs:
         train(load_config(recipe, overrides), Path(folder))
+    if (found := dry_run(load_config(*jobs[-1][:2]))) is not None:
+        print(found)
     sys.stdout.flush()
     os._exit(0)  # as `lapflow.cli.program` ends: the group's threads may abort a process that tears down
 

@@ -1,6 +1,7 @@
 """Every engine on two real processes: the run of one process with the same batches, and whatever engine goes
 on with it."""
 
+import re
 import shutil
 
 import pytest
@@ -102,9 +103,11 @@ def together(request, launched, tmp_path_factory):
         folder = tmp_path_factory.mktemp(request.param)
         engines = TORCH if request.param == "torch" else DEEPSPEED
         jobs = {(name, law): folder / f"{name}-{law}" for name in engines for law in LAWS}
-        train_all([(RECIPE, [*TINY, *LAWS[law], *engines[name]], out) for (name, law), out in jobs.items()])
-        launched[request.param] = jobs
-    return launched[request.param]
+        output = train_all(
+            [(RECIPE, [*TINY, *LAWS[law], *engines[name]], out) for (name, law), out in jobs.items()]
+        )
+        launched[request.param] = jobs, output
+    return launched[request.param][0]
 
 
 def test_two_processes_train_as_one(alone, together):
@@ -120,6 +123,17 @@ def test_two_processes_train_as_one(alone, together):
         assert deviation(found, want) <= 1e-5, (name, law)
         assert found.documents["state"] == want.documents["state"]
         assert losses(run) == pytest.approx(losses(alone["whole", law]), rel=1e-5), (name, law)
+
+
+def test_a_dry_run_is_that_of_all_processes(together, launched):
+    """Two micro-batches of 16 images; of each the first of two segments has half."""
+    parts = build(load_config(RECIPE, TINY))
+    a, b = (sum(parts.model.multiply_adds(s.scales).values()) for s in parts.flow.segments)
+    whole = sum(p.numel() for p in parts.model.parameters())
+    for _, output in launched.values():
+        (said,) = re.findall(r"DryRun\(.*\)", output)
+        assert "device='cpu', processes=2," in said
+        assert f"parameters={whole}, multiply_adds={3 * 16 * (a + b)}, images=32," in said
 
 
 def at_half(run, folder):
