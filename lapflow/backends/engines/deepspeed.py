@@ -250,9 +250,8 @@ class DeepSpeedEngine(ProcessEngine):
             for (_, key), value in values.items():
                 if key not in inner:
                     inner[key] = value.to(flat.device, copy=True) if key == STEP else torch.zeros_like(flat)
-        if (
-            self.zero < 3
-        ):  # private: the public setter below finds what this makes, and nothing public makes it
+        if self.zero < 3:
+            # Private: the public setters below fill what this makes, and nothing public makes it.
             self.optimizer._lazy_init_hp_params_optimizer_state()
         for (name, key), value in values.items():
             if key == STEP:
