@@ -127,9 +127,7 @@ class Composition:
         codec, sampling settings that do not fit the flow, a codec that cannot be loaded, nothing to
         recompute, a kernel that cannot run on the engine's device in its precision."""
         self._require_images()
-        require_processes(
-            self.config, self.flow, self.engine, self.config.training.batch_size, self.engine.world_size
-        )
+        require_processes(self.config, self.flow, self.engine)
         require_sampling(self.config, self.solver, self.guidance, self.flow)
         with _placed(self.config, "codec"):
             self.codec.load()
@@ -183,17 +181,12 @@ class Composition:
 
     def _require_recompute(self) -> None:
         """The network has the parts that are to be recomputed."""
-        how, name = self.config.training.recompute, type(self.model).__name__
         with _placed(self.config, "training", "recompute"):
-            if how and not self.model.units():
+            if self.config.training.recompute and not self.model.units():
                 raise ConfigError(
-                    "the network names no units to recompute", got=name, expected="training.recompute=false"
-                )
-            if how == "cheap" and not self.model.remakes:
-                raise ConfigError(
-                    "the network does not say what of it is cheap to recompute",
-                    got=name,
-                    expected="training.recompute=true or false",
+                    "the network names no units to recompute",
+                    got=type(self.model).__name__,
+                    expected="training.recompute=false",
                 )
 
     def _require_images(self) -> None:
@@ -241,10 +234,11 @@ def require_sampling(config: Config, solver: Solver, guidance: Guidance, flow: F
         guidance.require(flow.levels)
 
 
-def require_processes(config: Config, flow: Flow, engine: Engine, batch: int, processes: int) -> None:
-    """Raises `ConfigError` unless each of `processes` gets its share of a training batch, and what the engine
-    needs to be alike in all of them is."""
-    intervals, segments = flow.intervals, len(flow.segments)
+def require_processes(config: Config, flow: Flow, engine: Engine) -> None:
+    """Raises `ConfigError` unless each process gets its share of a training batch, and what the engine needs
+    to be alike in all of them is."""
+    intervals, segments, processes = flow.intervals, len(flow.segments), engine.world_size
+    batch = config.training.batch_size
     multiple = processes * (intervals.share_multiple(segments) if processes > 1 else 1)
     if batch % multiple:
         raise ConfigError(

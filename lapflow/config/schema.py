@@ -117,11 +117,10 @@ class TrainingConfig(Section):
         "the step out",
     )
     most_skipped: Positive = Field(default=100, description="steps that may be left out before the run stops")
-    recompute: bool | Literal["cheap"] = Field(
+    recompute: bool = Field(
         default=False,
-        description="compute in the backward pass anew, instead of keeping it: true, each unit of the "
-        "network; cheap, its norms and "
-        "activation functions alone",
+        description="activation checkpointing: keep the inputs of each unit of the network alone, and "
+        "compute its activations anew in the backward pass",
     )
     workers: int = Field(
         default=0, ge=0, description="processes that read images; 0: the training process itself"

@@ -47,6 +47,7 @@ class Backbone(nn.Module, Component):
 
     mask: Mask = "none"
     """Which scales the output of a scale depends on, as `Field.mask`; `none` is always safe."""
+
     times_per_scale: bool = False
     """Whether `forward` takes a time for each scale."""
 
@@ -56,10 +57,6 @@ class Backbone(nn.Module, Component):
     def hidden_names(self) -> tuple[str, ...]:
         """The hidden states that `forward` can return, in the order in which they are computed."""
         return ()
-
-    remakes: bool = False
-    """Whether its units take part in `training.recompute=cheap`: they compute norms and activation functions
-    by `remade`."""
 
     def fit(self, examples: Callable[[int], State]) -> None:
         """Set from training data what is not trained, such as codebooks or statistics: called once before the

@@ -11,16 +11,13 @@ them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, Mask, scale_attention
-from lapflow.core.remaking import remade
-from lapflow.models.layers import MLP, for_products, modulate
-from lapflow.models.linear import Linear
+from lapflow.models.layers import MLP, modulate
 
 Modulation = tuple[Tensor, ...]
 
@@ -31,8 +28,8 @@ class Expert(nn.Module):
     def __init__(self, width: int, hidden: int, affine: bool = True) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, elementwise_affine=affine, eps=1e-6)
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=affine, eps=1e-6)
         self.mlp = MLP(width, hidden)
 
@@ -42,12 +39,12 @@ class Expert(nn.Module):
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens [b, n, d] -> queries, keys and values [b, n, 3 d]."""
-        return remade(self.qkv, partial(_normed, self.norm1), x)
+        return self.qkv(self.norm1(x))
 
     def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         """Tokens and what they attended to, both [b, n, d] -> the next tokens."""
         x = x + self.proj(attended)
-        return x + remade(self.mlp, partial(_normed, self.norm2), x)
+        return x + self.mlp(self.norm2(x))
 
 
 class ModulatedExpert(Expert):
@@ -56,27 +53,19 @@ class ModulatedExpert(Expert):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(width, hidden, affine=False)
-        self.modulation = Linear(width, 6 * width)
+        self.modulation = nn.Linear(width, 6 * width)
 
     def modulations(self, condition: Tensor | None) -> Modulation:
         return self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         shift, scale, *_ = modulation
-        return remade(self.qkv, partial(_modulated, self.norm1), x, shift, scale)
+        return self.qkv(modulate(self.norm1(x), shift, scale))
 
     def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         _, _, gate1, shift, scale, gate2 = modulation
         x = torch.addcmul(x, gate1, self.proj(attended))
-        return torch.addcmul(x, gate2, remade(self.mlp, partial(_modulated, self.norm2), x, shift, scale))
-
-
-def _normed(norm: nn.Module, x: Tensor) -> Tensor:
-    return for_products(norm(x))
-
-
-def _modulated(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return for_products(remade(lambda normed: modulate(normed, shift, scale), norm, x))
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift, scale)))
 
 
 class MaskedAttention:

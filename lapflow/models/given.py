@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from lapflow.core.condition import Part, Tokens, TokensSpec
 from lapflow.models.blocks import Expert, MaskedAttention
-from lapflow.models.layers import for_products
-from lapflow.models.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class TokenEmbedder(nn.Module):
         super().__init__()
         self.spec = spec
         self.table = nn.Embedding(spec.vocabulary, width) if spec.vocabulary else None
-        self.proj = Linear(spec.width, width) if spec.width else None
+        self.proj = nn.Linear(spec.width, width) if spec.width else None
         self.position = nn.Parameter(torch.empty(spec.length, width))
         self.null = nn.Parameter(torch.empty(width))
 
@@ -70,7 +68,7 @@ class TokenGroup(nn.Module):
         super().__init__()
         self.attention = attention
         self.layers = nn.ModuleList(Expert(width, hidden) for _ in range(depth - 1))
-        self.norm, self.last = nn.LayerNorm(width, eps=1e-6), Linear(width, 2 * width)
+        self.norm, self.last = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, 2 * width)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[b, m, d] -> keys and values [b, m, 2 d] of each layer."""
@@ -81,7 +79,7 @@ class TokenGroup(nn.Module):
             found.append(qkv[..., x.shape[-1] :])
             (attended,) = self.attention([qkv], (x.shape[1],))
             x = layer.finish(x, attended, ())
-        return [*found, self.last(for_products(self.norm(x)))]
+        return [*found, self.last(self.norm(x))]
 
 
 class CrossAttention(nn.Module):
@@ -91,13 +89,13 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads, self.attention = heads, attention
         self.norm, self.norm_given = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.query, self.given = Linear(width, width), Linear(width, 2 * width)
-        self.proj = Linear(width, width)
+        self.query, self.given = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x [b, n, d], tokens [b, m, d] -> [b, n, d]."""
-        q = self.query(for_products(self.norm(x)))
-        return x + self.proj(self.attention.cross(q, self.given(for_products(self.norm_given(tokens)))))
+        q = self.query(self.norm(x))
+        return x + self.proj(self.attention.cross(q, self.given(self.norm_given(tokens))))
 
 
 def multiply_adds(lengths: Sequence[int], depth: int, width: int, hidden: int) -> int:

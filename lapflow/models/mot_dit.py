@@ -29,7 +29,6 @@ class MoTDiT(Backbone):
     Time enters as a sinusoid of 1000 t, t the path's model time (in [0, 1] for most paths).
     """
 
-    remakes = True
     times_per_scale = True
 
     def __init__(

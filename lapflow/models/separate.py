@@ -28,7 +28,6 @@ class Separate(Backbone):
     single-scale model under causal, where towers that read all tokens would cost 1.37.
     """
 
-    remakes = True
     times_per_scale = True
 
     def __init__(

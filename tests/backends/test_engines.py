@@ -1,6 +1,7 @@
 """Every engine on two real processes: the run of one process with the same batches, and whatever engine goes
 on with it."""
 
+import re
 import shutil
 
 import pytest
@@ -33,7 +34,7 @@ TINY = [
     "training.learning_rate=2e-3",
 ]
 LAWS = {
-    "batch": ["flow.intervals.draw=batch", "training.recompute=cheap"],
+    "batch": ["flow.intervals.draw=batch"],
     "balanced": [
         "flow.intervals.draw=balanced",
         "training.accumulation=2",
@@ -153,8 +154,8 @@ def launch(kind, alone, root):
         ("uncured", name): (RECIPE, [*TINY, *LAWS["batch"], *DEEPSPEED[name]], root / f"uncured-{name}")
         for name in ours["uncured"]
     }
-    train_all(jobs.values(), uncured=uncured.values())
-    return {key: folder for key, (*_, folder) in {**jobs, **uncured}.items()}
+    output = train_all(jobs.values(), uncured=uncured.values())
+    return {key: folder for key, (*_, folder) in {**jobs, **uncured}.items()} | {("output",): output}
 
 
 @pytest.fixture(scope="module", params=OF_KIND)
@@ -181,6 +182,16 @@ def test_two_processes_train_as_one(alone, together):
         assert deviation(found, want) <= 1e-5, (name, law)
         assert found.documents["state"] == want.documents["state"]
         assert losses(run) == pytest.approx(losses(alone["whole", law]), rel=1e-5), (name, law)
+
+
+def test_a_dry_run_is_that_of_all_processes(together):
+    """Two micro-batches of 16 images; of each the first of two segments has half."""
+    parts = build(load_config(RECIPE, TINY))
+    a, b = (sum(parts.model.multiply_adds(s.scales).values()) for s in parts.flow.segments)
+    whole = sum(p.numel() for p in parts.model.parameters())
+    (said,) = re.findall(r"DryRun\(.*\)", together["output",])
+    assert "device='cpu', processes=2," in said
+    assert f"parameters={whole}, multiply_adds={3 * 16 * (a + b)}, images=32," in said
 
 
 def test_one_process_goes_on_with_the_run_of_two(alone, together, tmp_path, monkeypatch):

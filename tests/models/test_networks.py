@@ -174,7 +174,7 @@ def test_position_buffers_are_not_saved():
 @pytest.mark.parametrize("cls", [MoTDiT, Separate])
 @pytest.mark.parametrize("attention", ["sdpa", "auto"])
 def test_compiles_without_a_graph_break(cls, attention):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model = small(BANDS, cls=cls, attention=attention).double()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     state, t, labels = inputs(BANDS)
@@ -185,7 +185,7 @@ def test_compiles_without_a_graph_break(cls, attention):
 
 
 def test_a_backend_that_cannot_run_says_so_under_compile_too():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(small(BANDS, attention=Flash()), backend="eager")
     with pytest.raises(Exception, match="the attention backend Flash cannot run here"):
         compiled(*inputs(BANDS))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
+from torch._dynamo.utils import counters  # private: nothing public counts graphs
 
 from lapflow.config.loading import load_config
 from lapflow.core.errors import BackendError, CheckpointError, ConfigError, DataError
@@ -146,8 +146,7 @@ def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
 
 def test_recomputed_activations_change_nothing(tmp_path):
     whole = train(tiny("training.steps=4"), tmp_path / "whole")
-    for how in ("true", "cheap"):
-        same(last(whole), last(train(tiny("training.steps=4", f"training.recompute={how}"), tmp_path / how)))
+    same(last(whole), last(train(tiny("training.steps=4", "training.recompute=true"), tmp_path / "anew")))
 
 
 def test_balanced_draws_train_every_segment_in_every_step(tmp_path):

@@ -25,8 +25,6 @@ from lapflow.core.condition import (
 )
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
-from lapflow.core.live_bytes import LiveBytes
-from lapflow.core.remaking import under_remaking
 from lapflow.core.state import State
 from lapflow.plugins.kits.base import Conformance, error_of, normal
 
@@ -229,40 +227,20 @@ class BackboneConformance(Conformance):
         units = model.units()
         assert len({id(unit) for unit in units}) == len(units)
         assert all(any(unit is module for module in model.modules()) for unit in units)
-        want, _ = self.gradients(model)
+        want = self.gradients(model)
         for unit in units:
             unit.forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
-        got, _ = self.gradients(model)
+        got = self.gradients(model)
         assert got.keys() == want.keys()
         assert all(torch.equal(got[name], want[name]) for name in want)
 
-    def test_units_that_remake_what_is_cheap_keep_less(self) -> None:
-        """A network `remakes` if, and only if, less is kept for the backward pass within `remaking`; its
-        gradients are the same."""
-        model = self.network().train()
-        self.gradients(model)  # a network may make and keep something at its first call
-        want, whole = self.gradients(model)
-        for unit in model.units():
-            unit.forward = under_remaking(unit.forward)
-        got, less = self.gradients(model)
-        assert (less < whole) == model.remakes
-        assert got.keys() == want.keys()
-        assert all(torch.equal(got[name], want[name]) for name in want)
-
-    def gradients(self, model: Backbone) -> tuple[dict[str, Tensor], int]:
-        """Of the mean square of all predictions, by the parameter's name; and the bytes that were kept for
-        them."""
+    def gradients(self, model: Backbone) -> dict[str, Tensor]:
+        """Of the mean square of all predictions, by the parameter's name."""
         model.zero_grad()
-        with LiveBytes() as live:
-            heads = model(
-                self.state(tuple(self.bands)),
-                torch.full((self.batch,), 0.4, dtype=torch.float64),
-                self.given(),
-            )
-            loss = torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum()
-            kept = live.live
-        loss.backward()
-        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, kept
+        t = torch.full((self.batch,), 0.4, dtype=torch.float64)
+        heads = model(self.state(tuple(self.bands)), t, self.given())
+        torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     def test_it_runs_in_training_and_in_low_precision(self) -> None:
         """A bfloat16 network gives bfloat16 predictions."""
