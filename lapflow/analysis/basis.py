@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.state import Shape, State
+from lapflow.flows.flow import Flow
 
-END_WITH_DEAD_NOISE = 1 - 1e-8
+SOLVE_T_MAX_WITH_DEAD_NOISE = 1 - 1e-8
 """Noise in a dead direction has velocity (sigma'/sigma) x, 0/0 at t = 1; integration then ends just
 before."""
 
@@ -27,35 +27,41 @@ class Basis:
         self.flow, self.shape, self.calls = flow, shape, calls
         self.sizes = {k: math.prod(s) for k, s in flow.noise.white_shapes(shape).items()}
         self.each = sum(self.sizes.values())
-        self.rows = 1 + self.each * (len(flow.pyramids()) + calls)
+        self.rows = 1 + self.each * (len(flow.finest_noise_scales()) + calls)
         self.asked = 0
         dead = any(flow.noise.dead_std(band) for band in flow.bands(shape).values())
-        self.end = END_WITH_DEAD_NOISE if dead else 1.0
+        self.solve_t_max = SOLVE_T_MAX_WITH_DEAD_NOISE if dead else 1.0
 
-    def pyramids(self) -> list[State]:
+    def noise_draws(self) -> list[State]:
         """The noise pyramids of the batch."""
-        return [self._pyramid(1 + i * self.each, finest) for i, finest in enumerate(self.flow.pyramids())]
+        return [
+            self._noise_draw(1 + i * self.each, finest)
+            for i, finest in enumerate(self.flow.finest_noise_scales())
+        ]
 
     def fresh(self, segment: Segment, like: Mapping[int, Tensor]) -> State:
-        """The next fresh draw, as bands in the segment's unit. Beyond `calls` they are counted, and zero."""
+        """The next fresh draw, as bands at the segment's noise scale. Beyond `calls` they are counted, and
+        zero."""
         self.asked += 1
         if self.asked > self.calls:
             return {k: torch.zeros_like(x) for k, x in like.items()}
-        finest = self.flow.pyramids()[self.flow.bridge.pyramid(segment)]
-        drawn = self._pyramid(1 + (len(self.flow.pyramids()) + self.asked - 1) * self.each, finest)
-        return {k: drawn[k] * segment.unit for k in like}
+        finest = self.flow.finest_noise_scales()[self.flow.bridge.noise_index(segment)]
+        drawn = self._noise_draw(
+            1 + (len(self.flow.finest_noise_scales()) + self.asked - 1) * self.each, finest
+        )
+        return {k: drawn[k] * segment.noise_scale for k in like}
 
-    def unit_noise(self, segment: Segment) -> State:
+    def noise_rows(self, segment: Segment) -> State:
         """One row per white draw of a single pyramid, as the bands of the segment's noise."""
-        finest = self.flow.pyramids()[self.flow.bridge.pyramid(segment)]
+        finest = self.flow.finest_noise_scales()[self.flow.bridge.noise_index(segment)]
         columns = self._white(0, self.each)
         return {
-            k: x * segment.unit
+            k: x * segment.noise_scale
             for k, x in self.flow.noise.from_white(columns, finest).items()
             if k in segment.scales
         }
 
-    def _pyramid(self, start: int, finest: int) -> State:
+    def _noise_draw(self, start: int, finest: int) -> State:
         return self.flow.noise.from_white(self._white(start, self.rows), finest)
 
     def _white(self, start: int, rows: int) -> dict[int, Tensor]:

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lapflow.analysis.basis import Basis
+from lapflow.analysis.expectation import errors
+from lapflow.analysis.oracle import BandOracle, MatrixOracle, Oracle
 from lapflow.core.attention import Mask
 from lapflow.core.backbone import VARIANCE, Condition
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
-from lapflow.core.random import keyed_generator, randn
 from lapflow.core.solver import Solver
 from lapflow.core.state import Shape, State
+from lapflow.flows.flow import Flow
 from lapflow.plugins.registry import config_model
-from lapflow.sampling.basis import Basis
-from lapflow.sampling.expectation import errors
-from lapflow.sampling.oracle import BandOracle, MatrixOracle, Oracle
 from lapflow.sampling.sampler import Integration, integrate
+from lapflow.util.random import keyed_generator, randn
 
 DEFAULT_STD = (0.3, 0.6, 1.2, 2.5)
 """Stds lam_k of the bands of the default Gaussian data, fine to coarse."""
@@ -76,13 +76,15 @@ def check_bands(
     mean = flow.decomposition.analyze(
         randn((1, *shape), keyed_generator("oracle", "mean"), dtype=torch.float64, device="cpu")
     )
-    unit = flow.decomposition.analyze(torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape))
-    run = _run(flow, shape, solver, _band_oracle(flow, lam, mean, unit))
+    identity = flow.decomposition.analyze(
+        torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
+    )
+    run = _run(flow, shape, solver, _band_oracle(flow, lam, mean, identity))
     bands, rows = flow.bands(shape), []
     expected = errors(flow, bands, {k: lam[k] * bands[k].direction_std for k in bands}, mean)
-    for k, x in flow.split(run.state, flow.segments[-1]).items():
+    for k, x in flow.to_bands(run.state, flow.segments[-1]).items():
         offset, columns = x[0].flatten(), (x[1:] - x[0]).flatten(1)
-        got, want = columns.T @ columns, lam[k] ** 2 * unit[k].flatten(1).T @ unit[k].flatten(1)
+        got, want = columns.T @ columns, lam[k] ** 2 * identity[k].flatten(1).T @ identity[k].flatten(1)
         m = mean[k].flatten()
         inside = flow.decomposition.project(columns.reshape(-1, *x.shape[1:]), k)
         std_error = (inside.norm() / want.trace().sqrt()).item() - 1
@@ -98,14 +100,16 @@ def unstated(solver: Solver) -> list[str]:
     return [name for name in solver.heads if name != VARIANCE]
 
 
-def _band_oracle(flow: Flow, lam: Mapping[int, float], mean: State, unit: State) -> Make:
+def _band_oracle(flow: Flow, lam: Mapping[int, float], mean: State, identity: State) -> Make:
     if flow.noise.white:
         return lambda segment, condition, basis: BandOracle(flow, segment, basis, lam, mean, condition)
     # Coloured noise mixes the bands: the optimum is a matrix. The pixels' covariance whose bands have the
     # stds lam_k:
     parts = {
-        k: flow.decomposition.synthesize({j: x if j == k else torch.zeros_like(x) for j, x in unit.items()})
-        for k in unit
+        k: flow.decomposition.synthesize(
+            {j: x if j == k else torch.zeros_like(x) for j, x in identity.items()}
+        )
+        for k in identity
     }
     covariance = torch.stack([lam[k] ** 2 * (p := part.flatten(1)).T @ p for k, part in parts.items()]).sum(0)
     return lambda segment, condition, basis: MatrixOracle(flow, segment, basis, covariance, mean)
@@ -115,11 +119,11 @@ def _run(flow: Flow, shape: Shape, solver: Solver, make: Make) -> Integration:
     """The sampler on a basis of its noise. A first run on one sample counts the fresh draws of a stochastic
     solver."""
     counting = Basis(flow, shape)
-    first = [{k: x[:1] for k, x in pyramid.items()} for pyramid in counting.pyramids()]
+    first = [{k: x[:1] for k, x in pyramid.items()} for pyramid in counting.noise_draws()]
     integrate(flow, lambda segment, condition: make(segment, condition, counting), first, solver)
     basis = Basis(flow, shape, counting.asked)
     run = integrate(
-        flow, lambda segment, condition: make(segment, condition, basis), basis.pyramids(), solver
+        flow, lambda segment, condition: make(segment, condition, basis), basis.noise_draws(), solver
     )
     assert basis.asked == counting.asked, "a solver draws as often for a batch as for one sample"
     return run
@@ -171,7 +175,7 @@ def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int | None = Non
     bands = flow.decomposition.analyze(
         torch.eye(covariance.shape[0], dtype=torch.float64).reshape(-1, *shape)
     )
-    final = flow.split(run.state, flow.segments[-1])
+    final = flow.to_bands(run.state, flow.segments[-1])
     got = {k: (x[1:] - x[0]).flatten(1) for k, x in final.items()}
     want = {k: torch.linalg.cholesky(covariance).T @ bands[k].flatten(1) for k in got}
     std = {k: (got[k].norm() / want[k].norm()).item() - 1 for k in got}

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from lapflow.core.backbone import MAIN, Condition, Heads
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
-from lapflow.core.random import keyed_generator
 from lapflow.core.solver import Solver
 from lapflow.core.state import Shape, map_state
+from lapflow.flows.flow import Flow
 from lapflow.sampling.field import FlowField
 from lapflow.sampling.sampler import integrate
+from lapflow.util.random import keyed_generator
 
 
 class _Silent(FlowField):
@@ -34,7 +34,7 @@ class _Silent(FlowField):
 
 
 def evaluation_times(flow: Flow, solver: Solver) -> list[list[float]] | None:
-    """The clock times at which sampling evaluates the network, segment by segment; None for a solver that
+    """The times at which sampling evaluates the network, segment by segment; None for a solver that
     chooses its steps by what it finds. Guidance doubles an evaluation and does not add one."""
     if not solver.fixed_work:
         return None

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from lapflow.core.bridge import ConditionalBridge
 from lapflow.core.decomposition import Band
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
-from lapflow.core.state import clock
+from lapflow.core.state import scalar_time
+from lapflow.flows.flow import Flow
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
     in the band; entries are shaped like `like` [1, c, *sizes]."""
     zero = torch.zeros_like(like)
     law: Law | None = None
-    for segment in (s for s in flow.segments if band.scale in s.entry):
+    for segment in (s for s in flow.segments if band.scale in s.scale_starts):
         noise = flow.noise_std(band.scale, segment)
-        c = flow.path.coefficients(clock(segment.begin), segment, band.scale).expand(like)
+        c = flow.path.coefficients(scalar_time(segment.sampling_start), segment, band.scale).expand(like)
         bridge, d2, mean = flow.bridge, torch.full_like(like, std**2), zero + 1
         entered = Law(zero, (c.sigma * noise).square() + zero)
         if law is None or isinstance(bridge, ConditionalBridge):
@@ -49,14 +49,16 @@ def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
             start = Law(c.alpha * law.factor, c.alpha**2 * law.variance + (c.sigma * noise).square())
         else:  # the law check found the crossing exact: the law stays what it is relative to the path's
             before = flow.segments[segment.index - 1]
-            last = flow.path.coefficients(clock(flow.last(before)), before, band.scale).expand(like)
-            jump = c.sigma * segment.unit / (last.sigma * before.unit)
+            last = flow.path.coefficients(scalar_time(flow.solve_t_max(before)), before, band.scale).expand(
+                like
+            )
+            jump = c.sigma * segment.noise_scale / (last.sigma * before.noise_scale)
             jump = torch.where(last.sigma > 0, jump, torch.ones_like(jump))  # it had finished: it is the data
             start = Law(law.factor * jump, law.variance * jump**2)
         given: Law | None = None
         if isinstance(bridge, ConditionalBridge) and law is not None:
             given, mean, d2 = _conditional(flow, bridge, band, segment, law, d2)
-        end = flow.path.coefficients(clock(flow.last(segment)), segment, band.scale).expand(like)
+        end = flow.path.coefficients(scalar_time(flow.solve_t_max(segment)), segment, band.scale).expand(like)
         before_v, after_v = (x.alpha**2 * d2 + (x.sigma * noise) ** 2 for x in (c, end))
         slope = (after_v / before_v).sqrt()
         shift = end.alpha - slope * c.alpha  # of the mean, which may itself be random: the conditional one
@@ -72,10 +74,10 @@ def _conditional(
 ) -> tuple[Law, Tensor, Tensor]:
     """In a cascade: the law of the conditional mean m + gain (z - a m), z = a y + s n, with y of law
     `coarse`; its mean's factor; and the conditional variance."""
-    before, s = flow.segments[segment.index - 1], bridge.level
+    before, s = flow.segments[segment.index - 1], bridge.corruption_level
     a2, g2 = (
         1 - s**2,
-        (s * bridge.corruption_unit(before, segment) * flow.noise.direction_std(band)) ** 2,
+        (s * bridge.corruption_noise_scale(before, segment) * flow.noise.direction_std(band)) ** 2,
     )
     total = a2 * d2 + g2
     gain = a2**0.5 * d2 / total

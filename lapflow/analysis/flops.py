@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lapflow.analysis.evaluations import evaluation_times
 from lapflow.config.building import (
     build_codec,
     build_dataset,
@@ -25,9 +26,8 @@ from lapflow.config.building import (
 from lapflow.config.loading import load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.backbone import Backbone
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
-from lapflow.sampling.rehearsal import evaluation_times
+from lapflow.flows.flow import Flow
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Cost:
 
     @property
     def mean(self) -> float:
-        """The time-weighted mean over the clock: the cost of an evaluation when steps are uniform in t."""
+        """The time-weighted mean over t: the cost of an evaluation when steps are uniform in t."""
         return sum((s.stop - s.start) * s.total for s in self.segments)
 
     @property
@@ -164,7 +164,7 @@ def cost(config: Config) -> Cost:
 
 def seen(flow: Flow, segment: Segment) -> tuple[int, ...]:
     """The scales that the network is given in a segment, coarse to fine."""
-    return segment.scales if flow.view == "bands" else (segment.finest,)
+    return segment.scales if flow.representation == "bands" else (segment.finest,)
 
 
 def _on_meta(config: Config) -> tuple[Flow, Backbone]:

@@ -27,17 +27,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lapflow.analysis.basis import Basis
 from lapflow.core.attention import Mask, visible
 from lapflow.core.backbone import MAIN, Condition, Heads
 from lapflow.core.bridge import ConditionalBridge
 from lapflow.core.field import Endpoints
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, posterior_variance
-from lapflow.core.random import Generators
-from lapflow.core.state import State, clock
-from lapflow.sampling.basis import Basis
+from lapflow.core.state import State, scalar_time
+from lapflow.flows.flow import Flow
 from lapflow.sampling.field import FlowField
+from lapflow.util.random import Generators
 
 
 class Oracle(FlowField):
@@ -45,7 +45,7 @@ class Oracle(FlowField):
     linearly."""
 
     def __init__(self, flow: Flow, segment: Segment, basis: Basis) -> None:
-        super().__init__(flow, segment, basis.shape, basis.end)
+        super().__init__(flow, segment, basis.shape, basis.solve_t_max)
         self.basis = basis
 
     @abstractmethod
@@ -53,9 +53,9 @@ class Oracle(FlowField):
         """E[x1 | x] and E[x0 | x], as bands."""
 
     def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
-        bands = self.split(state)
+        bands = self.to_bands(state)
         data, noise = self.expectation(bands, t)
-        return {MAIN: self.flow.target(bands, data, noise, clock(t), self.segment)}
+        return {MAIN: self.flow.target(bands, data, noise, scalar_time(t), self.segment)}
 
     def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
         return self.basis.fresh(self.segment, bands)
@@ -81,15 +81,15 @@ class BandOracle(Oracle):
         self.std = {k: std[k] * self.bands[k].direction_std for k in segment.scales}
         self.mean = {k: mean[k] for k in segment.scales}
         if condition is not None and condition.image is not None:
-            self._condition_on(self.split(condition.image))
+            self._condition_on(self.to_bands(condition.image))
 
     def _condition_on(self, image: State) -> None:
         before, bridge = self.flow.segments[self.segment.index - 1], self.flow.bridge
         assert isinstance(bridge, ConditionalBridge), "only a cascade hands an image on"
-        s, unit = bridge.level, bridge.corruption_unit(before, self.segment)
+        s, noise_scale = bridge.corruption_level, bridge.corruption_noise_scale(before, self.segment)
         a2 = 1 - s**2
         for k in before.scales:
-            d2, g2 = self.std[k] ** 2, (s * unit * self.flow.noise.direction_std(self.bands[k])) ** 2
+            d2, g2 = self.std[k] ** 2, (s * noise_scale * self.flow.noise.direction_std(self.bands[k])) ** 2
             gain = a2**0.5 * d2 / (a2 * d2 + g2)
             self.mean[k] = self.mean[k] + gain * (image[k] - a2**0.5 * self.mean[k])
             self.std[k] = (d2 * g2 / (a2 * d2 + g2)) ** 0.5
@@ -147,7 +147,7 @@ class MatrixOracle(Oracle):
         )
         self.shapes = {k: images[k].shape[1:] for k in segment.scales}
         self.sizes = [images[k][0].numel() for k in segment.scales]
-        split, spread = self._flat(images), self._flat(basis.unit_noise(segment))
+        split, spread = self._flat(images), self._flat(basis.noise_rows(segment))
         self.data_covariance, self.noise_covariance = split.T @ covariance @ split, spread.T @ spread
         self.mean = (
             torch.zeros(sum(self.sizes), dtype=torch.float64) if mean is None else self._flat(dict(mean))[0]

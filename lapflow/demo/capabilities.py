@@ -14,21 +14,21 @@ from lapflow.config.loading import load_config, recipes, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError, LapflowError
 from lapflow.core.solver import Solver
-from lapflow.flows.guidance import ClassifierFreeGuidance
 from lapflow.plugins.registry import config_model, create, names
 from lapflow.sampling.exported import is_exported
+from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.sampling.pipeline import Pipeline, solver_spec
 from lapflow.sampling.writing import STRIP_TIMES
 from lapflow.training.checkpoint import checkpoint_name
 
-MOST_GUIDANCE = 20.0
-MOST_STEPS = 500
+MAX_GUIDANCE = 20.0
+MAX_STEPS = 500
 """Of a segment. What the config's own solver takes is not bounded by it."""
-MOST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
-class Offer:
+class Capabilities:
     """`pipeline` of the folder `run`; the names of the `solvers` that fit it, its own first; `unguided`, why
     guidance cannot be chosen, or None; `title`, the recipe's name or the folder's.
 
@@ -43,7 +43,7 @@ class Offer:
     title: str
 
     @classmethod
-    def of(cls, run: Path, pipeline: Pipeline, options: Mapping[str, str]) -> Offer:
+    def of(cls, run: Path, pipeline: Pipeline, options: Mapping[str, str]) -> Capabilities:
         own = str(pipeline.config.sampling.solver["name"])
         fitting = [
             name for name in dict.fromkeys([own, *names("solver")]) if name == own or _fits(pipeline, name)
@@ -78,9 +78,9 @@ class Offer:
             "times": list(STRIP_TIMES),
             "segments": len(pipeline.flow.segments),
             "classes": list(pipeline.class_names),
-            "guidance": {"least": 0, "most": MOST_GUIDANCE, "refused": self.unguided},
-            "steps": {"least": 1, "most": MOST_STEPS},
-            "seed": {"least": 0, "most": MOST_SEED},
+            "guidance": {"min": 0, "max": MAX_GUIDANCE, "refused": self.unguided},
+            "steps": {"min": 1, "max": MAX_STEPS},
+            "seed": {"min": 0, "max": MAX_SEED},
             "solvers": [{"name": name, **self._steps(name)} for name in self.solvers],
             "panels": self._panels(),
         }
@@ -93,7 +93,7 @@ class Offer:
         steps = solver_spec(self.pipeline.config, name, None).get("steps", fields["steps"].default)
         return {
             "takes_steps": True,
-            "steps": steps if isinstance(steps, int) and steps <= MOST_STEPS else None,
+            "steps": steps if isinstance(steps, int) and steps <= MAX_STEPS else None,
         }
 
     def _panels(self) -> dict[str, dict[str, Any]]:

@@ -15,13 +15,13 @@ from lapflow.core.component import validate
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.guidance import Guidance
 from lapflow.core.solver import Solver
-from lapflow.demo.offer import MOST_GUIDANCE, MOST_SEED, MOST_STEPS, Offer
+from lapflow.demo.capabilities import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, Capabilities
 
-MOST_BYTES = 4096
+MAX_BYTES = 4096
 """Of a request's body."""
 
 
-class Wish(BaseModel):
+class DrawRequest(BaseModel):
     """The settings of a panel. None is the run's own, as where `lapflow sample` is not given the option."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
@@ -30,11 +30,11 @@ class Wish(BaseModel):
         default=None, alias="class", max_length=200, description="a class's name or number"
     )
     guidance: float | None = Field(
-        default=None, ge=0, le=MOST_GUIDANCE, description="scale of classifier-free guidance"
+        default=None, ge=0, le=MAX_GUIDANCE, description="scale of classifier-free guidance"
     )
     solver: str = Field(max_length=100, description="a solver that fits the run")
-    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS, description="steps in each segment")
-    seed: int = Field(ge=0, le=MOST_SEED, description="the seed of the noise")
+    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="steps in each segment")
+    seed: int = Field(ge=0, le=MAX_SEED, description="the seed of the noise")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Drawing:
     command: str
 
 
-def read_wish(body: bytes) -> Wish:
+def read_draw_request(body: bytes) -> DrawRequest:
     """The wish in a request's body. Raises `ConfigError` naming the field that is wrong."""
     try:
         values = json.loads(body)
@@ -57,40 +57,48 @@ def read_wish(body: bytes) -> Wish:
         values = None
     if not isinstance(values, dict):
         raise ConfigError("the request cannot be read", expected="a JSON object with the settings of a panel")
-    checked = validate(Wish, values, "the request")
-    assert isinstance(checked, Wish)
+    checked = validate(DrawRequest, values, "the request")
+    assert isinstance(checked, DrawRequest)
     return checked
 
 
-def resolve(wish: Wish, offer: Offer) -> Drawing:
+def resolve(draw_request: DrawRequest, capabilities: Capabilities) -> Drawing:
     """The drawing of a wish. Raises `ConfigError` for what the run has not, before any work."""
-    pipeline = offer.pipeline
-    if wish.solver not in offer.solvers:
+    pipeline = capabilities.pipeline
+    if draw_request.solver not in capabilities.solvers:
         raise ConfigError(
-            "this solver does not fit the run", got=wish.solver, expected=suggest(wish.solver, offer.solvers)
+            "this solver does not fit the run",
+            got=draw_request.solver,
+            expected=suggest(draw_request.solver, capabilities.solvers),
         )
-    if wish.label is None and pipeline.class_names:
+    if draw_request.label is None and pipeline.class_names:
         raise ConfigError("a class is needed", got="none", expected=suggest("", pipeline.class_names[:50]))
-    labels = None if wish.label is None else torch.tensor([pipeline.label(wish.label)])
-    solver = offer.solver(wish.solver, wish.steps)
-    return Drawing(labels, solver, pipeline.require(solver, wish.guidance), wish.seed, command(wish, offer))
+    labels = None if draw_request.label is None else torch.tensor([pipeline.label(draw_request.label)])
+    solver = capabilities.solver(draw_request.solver, draw_request.steps)
+    return Drawing(
+        labels,
+        solver,
+        pipeline.require(solver, draw_request.guidance),
+        draw_request.seed,
+        command(draw_request, capabilities),
+    )
 
 
-def command(wish: Wish, offer: Offer) -> str:
+def command(draw_request: DrawRequest, capabilities: Capabilities) -> str:
     """The line for a shell that writes this very picture, as the one image of its folder."""
     chosen = {
-        "--class": wish.label,
-        "--guidance": wish.guidance,
-        "--solver": wish.solver,
-        "--steps": wish.steps,
-        "--seed": wish.seed,
+        "--class": draw_request.label,
+        "--guidance": draw_request.guidance,
+        "--solver": draw_request.solver,
+        "--steps": draw_request.steps,
+        "--seed": draw_request.seed,
     }
-    options = {name: value for name, value in {**chosen, **offer.options}.items() if value is not None}
+    options = {name: value for name, value in {**chosen, **capabilities.options}.items() if value is not None}
     return shlex.join(
         [
             "lapflow",
             "sample",
-            str(offer.run),
+            str(capabilities.run),
             "--num",
             "1",
             *(str(word) for pair in options.items() for word in pair),

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, DataError
-from lapflow.core.files import take_lock
 from lapflow.evaluation.sealed import read_sealed, write_sealed, writing
+from lapflow.util.files import take_lock
 
 FOLDER, LOCK = "evaluation", ".evaluating"
 """In the folder of the results: what interrupted walks left, and the file that says that somebody works
@@ -43,7 +43,7 @@ def uncounted(what: str, total: int) -> Iterator[Progress]:
     yield lambda count: None
 
 
-class Bench:
+class Workspace:
     """Where an evaluation into the folder `out` keeps its unfinished work, and the processes (`engine`) that
     share it; the first one shows its progress by `counter`, the others' is much the same.
 
@@ -58,7 +58,7 @@ class Bench:
         self._lock: TextIO | None = None
         engine.first(self._open)
 
-    def walk(
+    def loop(
         self,
         name: str,
         what: str,
@@ -66,31 +66,31 @@ class Bench:
         count: int,
         size: int,
         make: Callable[[range], Mapping[str, Tensor]],
-    ) -> Walk:
+    ) -> ResumableLoop:
         """Do all blocks of `size` of `count` images: `make` gives the tensors of the images numbered so.
 
         `settings` are all that they depend on, as JSON values; `what` is said to `counter`. Collective.
         """
         key = hashlib.sha256(json.dumps([settings, count, size], sort_keys=True).encode()).hexdigest()
-        walk = Walk(self.out / FOLDER / f"{name}-{key[:12]}", key, count, size)
-        self.used.append(walk.folder)
+        loop = ResumableLoop(self.out / FOLDER / f"{name}-{key[:12]}", key, count, size)
+        self.used.append(loop.folder)
         rank, processes = self.engine.rank, self.engine.world_size
-        mine = range(rank, walk.blocks, processes)
-        missing = self.engine.jointly(lambda: [block for block in mine if walk.read(block) is None])
+        mine = range(rank, loop.blocks, processes)
+        missing = self.engine.jointly(lambda: [block for block in mine if loop.read(block) is None])
         todo = sorted(block for blocks in self.engine.exchange(missing) for block in blocks)[rank::processes]
-        done = sum(len(walk.rows(block)) for block in set(mine) - set(missing))
+        done = sum(len(loop.rows(block)) for block in set(mine) - set(missing))
 
         def go(progress: Progress) -> None:
             if done:
                 progress(done)
             for block in todo:
-                rows = walk.rows(block)
-                walk.write(block, make(rows))
+                rows = loop.rows(block)
+                loop.write(block, make(rows))
                 progress(len(rows))
 
-        with self.counter(what, done + sum(len(walk.rows(block)) for block in todo)) as progress:
+        with self.counter(what, done + sum(len(loop.rows(block)) for block in todo)) as progress:
             self.engine.jointly(lambda: go(progress))
-        return walk
+        return loop
 
     def clear(self) -> None:
         """Remove what the walks kept: all is done. Collective."""
@@ -121,8 +121,8 @@ class Bench:
             left.rmdir()
 
 
-class Walk:
-    """The blocks on the disk. Made by `Bench.walk`."""
+class ResumableLoop:
+    """The blocks on the disk. Made by `Workspace.loop`."""
 
     def __init__(self, folder: Path, key: str, count: int, size: int) -> None:
         self.folder, self.key, self.count, self.size = folder, key, count, size

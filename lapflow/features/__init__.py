@@ -1,7 +1,7 @@
 """Feature extractors: pixels, the Inception network of FID, a user's own."""
 
-from lapflow.data.features.inception import InceptionFeatures
-from lapflow.data.features.module import ModuleFeatures
-from lapflow.data.features.pixels import PixelFeatures
+from lapflow.features.inception import InceptionFeatures
+from lapflow.features.module import ModuleFeatures
+from lapflow.features.pixels import PixelFeatures
 
 __all__ = ["InceptionFeatures", "ModuleFeatures", "PixelFeatures"]

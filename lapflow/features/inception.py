@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.features import FeatureExtractor
-from lapflow.core.pixels import eight_bits
+from lapflow.util.pixels import eight_bits
 
 STANDARD = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 """SHA-256 of NVIDIA's inception-2015-12-05.pt, as k-diffusion and others state it."""

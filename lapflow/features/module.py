@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import LapflowError, PluginError
 from lapflow.core.features import FeatureExtractor
+from lapflow.util.digest import tensors_sha256
 
 
 class ModuleFeatures(FeatureExtractor):

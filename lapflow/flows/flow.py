@@ -1,8 +1,8 @@
 """The mathematics of a composition: the only place where a training pair is made and where a sampler's state
 starts, crosses from segment to segment and ends, so that training and sampling cannot drift apart.
 
-All of it is done on bands. A *view* says what the network and the solver see of them: the bands themselves,
-or merged into the one image that the active bands make.
+All of it is done on bands. A *representation* says what the network and the solver see of them: the bands
+themselves, or merged into the one image that the active bands make.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.noise import DecomposedNoise, Noise
 from lapflow.core.path import Coefficients, Path
 from lapflow.core.prediction import Prediction, VelocityPrediction
-from lapflow.core.random import Generators, first_generator, rand
-from lapflow.core.state import Shape, State, clock, take_rows
+from lapflow.core.state import Shape, State, scalar_time, take_rows
 from lapflow.core.time_law import TimeLaw, Uniform
+from lapflow.util.random import Generators, first_generator, rand
 
-View = Literal["bands", "merged"]
-VIEWS: tuple[View, ...] = ("bands", "merged")
+Representation = Literal["bands", "merged"]
+REPRESENTATIONS: tuple[Representation, ...] = ("bands", "merged")
 
-LATE = 1e-3
+T_EPS = 1e-3
 """How much of a segment a prediction that divides by alpha skips where alpha starts at 0, and one that
 divides by sigma where sigma ends at 0 (SiT's t0 and 1 - t1)."""
 
@@ -42,8 +42,8 @@ class TrainingPoint:
     What the network is given, `network(point.state, point.t, point.condition)`: `state` maps the view's
     scales to [n, c_k, *sizes_k], `t` [n] is its time, and `condition` holds the rows of what is given beside
     (in a cascade the coarser image and its level too). `target` is what its head `main` should return, at
-    `weights` per scale (a number, or [n]). Behind it: clock times `clock` [n], bands of `data` (x1) and
-    `noise` (x0, in the segment's unit). `fraction` is n over the batch size.
+    `weights` per scale (a number, or [n]). Behind it: the path's times `path_time` [n], bands of `data` (x1)
+    and `noise` (x0, at the segment's noise scale). `fraction` is n over the batch size.
     """
 
     state: State
@@ -55,7 +55,7 @@ class TrainingPoint:
     noise: State
     index: Tensor | None
     fraction: float
-    clock: Tensor
+    path_time: Tensor
     condition: Condition
 
 
@@ -78,30 +78,34 @@ class Flow:
         time_law: TimeLaw | None = None,
         coupling: Coupling | None = None,
         prediction: Prediction | None = None,
-        view: View = "bands",
+        representation: Representation = "bands",
     ) -> None:
-        if view not in VIEWS:
-            raise ConfigError("unknown view", got=repr(view), expected=suggest(str(view), VIEWS))
+        if representation not in REPRESENTATIONS:
+            raise ConfigError(
+                "unknown representation",
+                got=repr(representation),
+                expected=suggest(str(representation), REPRESENTATIONS),
+            )
         self.decomposition, self.intervals, self.path, self.bridge = decomposition, intervals, path, bridge
         self.noise = noise or DecomposedNoise(decomposition)
         self.time_law, self.coupling = time_law or Uniform(), coupling or Independent()
-        self.prediction, self.view = prediction or VelocityPrediction(), view
+        self.prediction, self.representation = prediction or VelocityPrediction(), representation
         self.levels = decomposition.levels
         self.segments = self._placed(intervals.segments(self.levels, decomposition.contractions))
         self.time_law.require(self.levels)
         self._refuse_what_does_not_fit()
 
-    # ------------------------------------------------------------------ bands and views
+    # ------------------------------------------------------------------ bands and representations
 
     def bands(self, shape: Shape) -> dict[int, Band]:
         """The bands of a sample of `shape`, coarse to fine."""
         return self.decomposition.bands(shape)
 
-    def views(self, shape: Shape) -> dict[int, Band]:
+    def network_bands(self, shape: Shape) -> dict[int, Band]:
         """What a network sees of an image of `shape`: the bands, or the merged images at the resolutions of
         the segments, coarse to fine, with the channels of the condition that comes beside each."""
         bands = self.bands(shape)
-        if self.view == "bands":
+        if self.representation == "bands":
             return bands
         found = {}
         for segment in self.segments:
@@ -112,23 +116,23 @@ class Flow:
             found[segment.finest] = Band(segment.finest, c, tuple(sizes), std, std, condition)
         return dict(sorted(found.items(), reverse=True))
 
-    def show(self, bands: Mapping[int, Tensor], segment: Segment) -> State:
-        """The view of the active bands: themselves, or {finest: the image that they make}."""
-        if self.view == "bands":
+    def to_image(self, bands: Mapping[int, Tensor], segment: Segment) -> State:
+        """The representation of the active bands: themselves, or {finest: the image that they make}."""
+        if self.representation == "bands":
             return dict(bands)
         return {segment.finest: self.decomposition.synthesize(bands, segment.finest)}
 
-    def split(self, state: Mapping[int, Tensor], segment: Segment) -> State:
-        """The active bands of a view: the inverse of `show`."""
+    def to_bands(self, state: Mapping[int, Tensor], segment: Segment) -> State:
+        """The active bands of a representation: the inverse of `to_image`."""
         return (
             dict(state)
-            if self.view == "bands"
+            if self.representation == "bands"
             else self.decomposition.analyze(state[segment.finest], segment.finest)
         )
 
     def noise_std(self, scale: int, segment: Segment) -> float:
         """Std of a segment's noise per orthonormal direction of the range of band `scale`."""
-        return self._direction[scale] * segment.unit
+        return self._direction[scale] * segment.noise_scale
 
     # ------------------------------------------------------------------ training
 
@@ -158,17 +162,17 @@ class Flow:
             image = self.decomposition.synthesize(self.noise.from_white(white))
             rows = self.coupling.pair(x, image, given.labels)
             white = white if rows is None else take_rows(white, rows)
-        finest = self.pyramids()
+        finest = self.finest_noise_scales()
         noise = {
             k: self.noise.from_white(white, k)
-            for k in {finest[self.bridge.pyramid(d.segment)] for d in draws}
+            for k in {finest[self.bridge.noise_index(d.segment)] for d in draws}
         }
         extra = None
         if isinstance(self.bridge, ConditionalBridge):
-            level = self.bridge.draw_level(rand((batch,), generator, dtype=dtype, device=x.device))
+            level = self.bridge.draw_corruption_level(rand((batch,), generator, dtype=dtype, device=x.device))
             extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
         return [
-            self._point(data, noise[finest[self.bridge.pyramid(d.segment)]], d, batch, given, extra)
+            self._point(data, noise[finest[self.bridge.noise_index(d.segment)]], d, batch, given, extra)
             for d in draws
         ]
 
@@ -183,13 +187,13 @@ class Flow:
     ) -> list[Draw]:
         """Which samples of a batch train in which segment, at which times: what `training_points` draws
         first."""
-        ends = [self.path.trained_to(segment) for segment in self.segments]
+        train_t_max = [self.path.train_t_max(segment) for segment in self.segments]
         return self.intervals.draw(
             self.segments,
             batch,
             generator=generator,
             stage_generator=stage_generator,
-            ends=ends,
+            train_t_max=train_t_max,
             time_law=self.time_law,
             dtype=dtype,
             device=device,
@@ -226,11 +230,11 @@ class Flow:
         given = given.rows(rows)
         data = take_rows({k: data[k] for k in segment.scales}, rows)
         noise = {
-            k: x if segment.unit == 1 else x * segment.unit
+            k: x if segment.noise_scale == 1 else x * segment.noise_scale
             for k, x in take_rows(noise, rows).items()
             if k in segment.scales
         }
-        t = self.path.snap(draw.t, segment)
+        t = self.path.discretize(draw.t, segment)
         coefficients = self.coefficients(t, segment, data)
         bands = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in coefficients.items()}
         target = self._target(bands, data, noise, segment, coefficients)
@@ -240,7 +244,7 @@ class Flow:
             image = self.condition_image({k: data[k] for k in before.scales}, pyramid, level, segment)
             given = replace(given, image=image, level=level)
         return TrainingPoint(
-            self.show(self._given(bands, coefficients), segment),
+            self.to_image(self._given(bands, coefficients), segment),
             self.path.model_time(t, segment),
             target,
             self._weights(t, segment),
@@ -256,21 +260,21 @@ class Flow:
     def coefficients(
         self, t: Tensor, segment: Segment, like: Mapping[int, Tensor]
     ) -> dict[int, Coefficients]:
-        """The path's coefficients of the active bands at clock times `t`, shaped to multiply the bands
+        """The path's coefficients of the active bands at times `t`, shaped to multiply the bands
         `like`."""
         return {k: self.path.coefficients(t, segment, k).expand(like[k]) for k in segment.scales}
 
     def interpolate(
         self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], t: Tensor, segment: Segment
     ) -> tuple[State, State]:
-        """(bands, velocities) of the segment's scales at clock times `t`: x = alpha x1 + sigma x0 and its
-        d/dt, with x0 in the segment's unit."""
+        """(bands, velocities) of the segment's scales at times `t`: x = alpha x1 + sigma x0 and its
+        d/dt, with x0 at the segment's noise scale."""
         found = self.coefficients(t, segment, data)
         state = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
         return state, {k: c.velocity(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
 
     def target(self, bands: State, data: State, noise: State, t: Tensor, segment: Segment) -> State:
-        """What the network should return, in its view, at the bands x of the pair (x1, x0)."""
+        """What the network should return, in its representation, at the bands x of the pair (x1, x0)."""
         return self._target(bands, data, noise, segment, self.coefficients(t, segment, bands))
 
     def _target(
@@ -282,13 +286,13 @@ class Flow:
             )
             for k, c in found.items()
         }
-        return self.show(target, segment)
+        return self.to_image(target, segment)
 
     def _weights(self, t: Tensor, segment: Segment) -> dict[int, Tensor | float]:
-        """Per scale of the view. Merged, the coarsest band's coefficients weigh the image."""
+        """Per scale of the representation. Merged, the coarsest band's coefficients weigh the image."""
         weights: dict[int, Tensor | float] = {}
-        for k in segment.scales if self.view == "bands" else (segment.finest,):
-            c = self.path.coefficients(t, segment, k if self.view == "bands" else self.levels - 1)
+        for k in segment.scales if self.representation == "bands" else (segment.finest,):
+            c = self.path.coefficients(t, segment, k if self.representation == "bands" else self.levels - 1)
             weight, scale = (
                 self.prediction.weight(c, self.noise_std(k, segment)),
                 self.intervals.scale_weight(k, self.levels),
@@ -299,31 +303,31 @@ class Flow:
     # ------------------------------------------------------------------ what a prediction means
 
     def network_input(self, state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> State:
-        """The state [view] as the network is given it: preconditioned. `t` scalar or [b], on the clock."""
+        """The state [representation] as the network is given it: preconditioned. `t` scalar or [b]."""
         if not self.prediction.preconditions:
             return dict(state)
-        bands = self.split(state, segment)
-        return self.show(self._given(bands, self.coefficients(t, segment, bands)), segment)
+        bands = self.to_bands(state, segment)
+        return self.to_image(self._given(bands, self.coefficients(t, segment, bands)), segment)
 
     def velocity(
         self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
     ) -> State:
-        """dx/dt [view], given the network's main output at `state`."""
+        """dx/dt [representation], given the network's main output at `state`."""
         if self.prediction.is_velocity:
             return dict(output)
-        bands, predicted = self.split(state, segment), self.split(output, segment)
+        bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
         found = self.coefficients(t, segment, bands)
         velocity = {
             k: self.prediction.velocity(c, bands[k], predicted[k], self.noise_std(k, segment))
             for k, c in found.items()
         }
-        return self.show({k: v.to(bands[k].dtype) for k, v in velocity.items()}, segment)
+        return self.to_image({k: v.to(bands[k].dtype) for k, v in velocity.items()}, segment)
 
     def endpoints(
         self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
     ) -> tuple[State, State]:
-        """(x1, x0) as bands, given the network's main output at `state` [view]."""
-        bands, predicted = self.split(state, segment), self.split(output, segment)
+        """(x1, x0) as bands, given the network's main output at `state` [representation]."""
+        bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
         found = self.coefficients(t, segment, bands)
         pairs = {
             k: self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment))
@@ -338,15 +342,16 @@ class Flow:
 
     # ------------------------------------------------------------------ sampling
 
-    def last(self, segment: Segment) -> float:
-        """The last clock time of a segment at which the velocity is finite: the path's, or a thousandth of
+    def solve_t_max(self, segment: Segment) -> float:
+        """The last time of a segment at which the velocity is finite: the path's, or a thousandth of
         the segment before where the prediction needs some noise and there is none (SiT's t1)."""
-        last = self.path.last(segment)
+        last = self.path.solve_t_max(segment)
         if self.prediction.needs_noise:
             least = min(
-                self.path.coefficients(clock(last), segment, k).sigma.min().item() for k in segment.scales
+                self.path.coefficients(scalar_time(last), segment, k).sigma.min().item()
+                for k in segment.scales
             )
-            last = last if least > 0 else last - LATE * (segment.stop - segment.start)
+            last = last if least > 0 else last - T_EPS * (segment.stop - segment.start)
         return last
 
     def draw_noise(
@@ -359,7 +364,7 @@ class Flow:
         device: torch.device | str,
     ) -> list[State]:
         """All the noise that starts, bridges and conditions of `batch` samples of `shape` need:
-        the noise pyramids, in the order in which `Bridge.pyramid` names them."""
+        the noise pyramids, in the order in which `Bridge.noise_index` names them."""
         return self.noise_from(self.draw_white(shape, batch, generator, dtype=dtype, device=device))
 
     def draw_white(
@@ -375,27 +380,30 @@ class Flow:
         `Noise.white_shapes` names."""
         return [
             self.noise.draw_white(shape, batch, generator, dtype=dtype, device=device)
-            for _ in self.pyramids()
+            for _ in self.finest_noise_scales()
         ]
 
     def noise_from(self, white: Sequence[Mapping[int, Tensor]]) -> list[State]:
         """The noise pyramids of white draws: `draw_noise` is `noise_from` of `draw_white`."""
-        return [self.noise.from_white(draws, k) for draws, k in zip(white, self.pyramids(), strict=True)]
-
-    def pyramids(self) -> list[int]:
-        """The finest scale for which each of a sample's noise pyramids is used."""
-        finest = {self.bridge.pyramid(segment): segment.finest for segment in self.segments}
         return [
-            finest.get(i, 0) if self.bridge.pyramids(len(self.segments)) > 1 else 0
+            self.noise.from_white(draws, k)
+            for draws, k in zip(white, self.finest_noise_scales(), strict=True)
+        ]
+
+    def finest_noise_scales(self) -> list[int]:
+        """The finest scale for which each of a sample's noise pyramids is used."""
+        finest = {self.bridge.noise_index(segment): segment.finest for segment in self.segments}
+        return [
+            finest.get(i, 0) if self.bridge.num_noise_draws(len(self.segments)) > 1 else 0
             for i in range(self._count)
         ]
 
     def enter(self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]) -> State:
-        """The state [view] at the start of segment `index`, from that at the end of the one before (empty for
-        the first) and the sample's noise pyramids."""
+        """The state [representation] at the start of segment `index`, from that at the end of the one before
+        (empty for the first) and the sample's noise pyramids."""
         after, before = self.segments[index], self.segments[index - 1] if index else None
-        bands = {} if before is None else self.split(state, before)
-        return self.show(self.bridge.cross(bands, noise, before, after, self.path), after)
+        bands = {} if before is None else self.to_bands(state, before)
+        return self.to_image(self.bridge.cross(bands, noise, before, after, self.path), after)
 
     def condition(
         self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]
@@ -405,10 +413,10 @@ class Flow:
         if not isinstance(self.bridge, ConditionalBridge) or index == 0:
             return Condition()
         before, after = self.segments[index - 1], self.segments[index]
-        bands, corruption = self.split(state, before), noise[self.bridge.pyramid(after) + 1]
+        bands, corruption = self.to_bands(state, before), noise[self.bridge.noise_index(after) + 1]
         level = torch.full(
             (next(iter(bands.values())).shape[0],),
-            self.bridge.level,
+            self.bridge.corruption_level,
             device=next(iter(bands.values())).device,
         )
         return Condition(None, self.condition_image(bands, corruption, level, after), level)
@@ -420,34 +428,36 @@ class Flow:
         here."""
         assert isinstance(self.bridge, ConditionalBridge), "only a cascade hands an image on"
         before = self.segments[after.index - 1]
-        return self.show(self.bridge.corrupt(bands, corruption, level, before, after), after)
+        return self.to_image(self.bridge.corrupt(bands, corruption, level, before, after), after)
 
     def finish(self, state: Mapping[int, Tensor]) -> Tensor:
-        """The samples [b, c, *sizes] that the final state [view] stands for."""
-        return self.decomposition.synthesize(self.split(state, self.segments[-1]))
+        """The samples [b, c, *sizes] that the final state [representation] stands for."""
+        return self.decomposition.synthesize(self.to_bands(state, self.segments[-1]))
 
     # ------------------------------------------------------------------ set-up
 
     def _placed(self, segments: Sequence[Segment]) -> tuple[Segment, ...]:
         bands = self.decomposition.bands(self.decomposition.smallest)
         self._direction = {k: self.noise.direction_std(band) for k, band in bands.items()}
-        self._count = self.bridge.pyramids(len(segments))
-        units = [1 / bands[s.finest].direction_std if self.intervals.unit_noise else 1.0 for s in segments]
+        self._count = self.bridge.num_noise_draws(len(segments))
+        noise_scales = [
+            1 / bands[s.finest].direction_std if self.intervals.unit_pixel_variance else 1.0 for s in segments
+        ]
         return tuple(
-            replace(s, unit=unit, late=self._first(s) - s.start)
-            for s, unit in zip(segments, units, strict=True)
+            replace(s, noise_scale=noise_scale, t_eps=self._first(s) - s.start)
+            for s, noise_scale in zip(segments, noise_scales, strict=True)
         )
 
     def _first(self, segment: Segment) -> float:
-        """The clock time at which sampling enters a segment: the path's, or later where the prediction needs
+        """The time at which sampling enters a segment: the path's, or later where the prediction needs
         some data."""
         first = self.path.first(segment)
         if self.prediction.needs_data:
             least = min(
-                self.path.coefficients(clock(first), segment, k).alpha.abs().min().item()
+                self.path.coefficients(scalar_time(first), segment, k).alpha.abs().min().item()
                 for k in segment.scales
             )
-            first = first if least > 0 else first + LATE * (segment.stop - segment.start)
+            first = first if least > 0 else first + T_EPS * (segment.stop - segment.start)
         return first
 
     def _refuse_what_does_not_fit(self) -> None:
@@ -461,23 +471,23 @@ class Flow:
         conditional = isinstance(self.bridge, ConditionalBridge)
         if conditional and not self.noise.white:
             raise ConfigError("a cascade's noise is white", got="blurred noise", expected="noise: decomposed")
-        if any(s.late and s.index and not (conditional or self.bridge.designed) for s in self.segments):
+        if any(s.t_eps and s.index and not (conditional or self.bridge.designed) for s in self.segments):
             raise ConfigError(
                 f"{name} divides by alpha, and a scale enters a later segment where it is 0",
                 got=f"{name} with {len(self.segments)} segments",
                 expected="prediction: velocity, denoised or edm",
             )
-        if conditional and self.view == "bands":
+        if conditional and self.representation == "bands":
             raise ConfigError(
                 f"{type(self.bridge).__name__} hands an image on",
-                got="view: bands",
-                expected="view: merged",
-                remedy="set flow.view=merged",
+                got="representation: bands",
+                expected="representation: merged",
+                remedy="set flow.representation=merged",
             )
-        if self.view == "merged" and any(
+        if self.representation == "merged" and any(
             b.finest == a.finest for a, b in zip(self.segments, self.segments[1:])
         ):
             raise ConfigError(
                 "two segments have the same resolution",
-                expected="one resolution per segment in the merged view",
+                expected="one resolution per segment in the merged representation",
             )

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from lapflow.core.bridge import ConditionalBridge
 from lapflow.core.errors import LawError
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
-from lapflow.core.random import keyed_generator, randn
-from lapflow.core.state import Shape, State, clock
+from lapflow.core.state import Shape, State, scalar_time
+from lapflow.flows.flow import Flow
+from lapflow.util.random import keyed_generator, randn
 
 PRIOR_BOUND = 0.15
 """The largest alpha / sigma at which a scale may enter from pure noise."""
@@ -36,7 +36,7 @@ _White = Mapping[tuple[int, int], Tensor]
 
 @dataclass(frozen=True)
 class LawRow:
-    """One band at one place of the clock: the sampler's law beside the training law.
+    """One band at one place in time: the sampler's law beside the training law.
 
     `place` is `start`, `bridge` or `end`. Noise stds are per direction that the band's noise excites;
     `noise_error` and `mean_error` are relative deviations of the covariance and of the mean operator. `prior`
@@ -120,16 +120,18 @@ def check_laws(flow: Flow, *, tolerance: float = 1e-9) -> LawReport:
 
 def _left(flow: Flow, segment: Segment) -> float:
     """How far from the data a segment ends: the noise and the missing mean where sampling leaves it."""
-    found = [flow.path.coefficients(clock(flow.last(segment)), segment, k) for k in segment.scales]
+    found = [
+        flow.path.coefficients(scalar_time(flow.solve_t_max(segment)), segment, k) for k in segment.scales
+    ]
     return max(max(c.sigma.max().item(), (c.alpha - 1).abs().max().item()) for c in found)
 
 
 def _end(flow: Flow, tolerance: float) -> list[LawRow]:
     """The last segment must end at the data, up to what the path says that it leaves (VP ends short of t =
     1)."""
-    last, allowed, rows = flow.segments[-1], max(tolerance, 1.01 * flow.path.residual), []
+    last, allowed, rows = flow.segments[-1], max(tolerance, 1.01 * flow.path.sigma_min), []
     for k in last.scales:
-        c = flow.path.coefficients(clock(flow.path.last(last)), last, k)
+        c = flow.path.coefficients(scalar_time(flow.path.solve_t_max(last)), last, k)
         alpha, sigma = (c.alpha - 1).abs().max().item(), c.sigma.max().item()
         rows.append(LawRow(last.index, last.stop, "end", k, sigma, 0.0, sigma, alpha, 0.0, allowed))
     return rows
@@ -151,8 +153,8 @@ class _Crossing:
             return set(self.segment.scales)
         return set(self.segment.scales) - set(self.before.scales)
 
-    def pyramids(self, white: Mapping[tuple[int, int], Tensor]) -> list[State]:
-        finest = self.flow.pyramids()
+    def noise_draws(self, white: Mapping[tuple[int, int], Tensor]) -> list[State]:
+        finest = self.flow.finest_noise_scales()
         return [
             self.flow.noise.from_white({j: w for (i, j), w in white.items() if i == p}, k)
             for p, k in enumerate(finest)
@@ -160,24 +162,26 @@ class _Crossing:
 
     def sampled(self, data: State, white: Mapping[tuple[int, int], Tensor]) -> State:
         """The bands where sampling enters."""
-        noise, state = self.pyramids(white), {}
+        noise, state = self.noise_draws(white), {}
         if self.before is not None:
-            bands = self._trained(data, noise, self.before, self.flow.last(self.before))
-            state = self.flow.show(bands, self.before)
-        return self.flow.split(self.flow.enter(self.segment.index, state, noise), self.segment)
+            bands = self._trained(data, noise, self.before, self.flow.solve_t_max(self.before))
+            state = self.flow.to_image(bands, self.before)
+        return self.flow.to_bands(self.flow.enter(self.segment.index, state, noise), self.segment)
 
     def trained(self, data: State, white: Mapping[tuple[int, int], Tensor]) -> State:
         """The bands at the same time in training."""
-        return self._trained(data, self.pyramids(white), self.segment, self.segment.begin)
+        return self._trained(data, self.noise_draws(white), self.segment, self.segment.sampling_start)
 
-    def unit(self, white: Mapping[tuple[int, int], Tensor]) -> State:
+    def segment_noise(self, white: Mapping[tuple[int, int], Tensor]) -> State:
         """The noise of the segment."""
-        noise = self.pyramids(white)[self.flow.bridge.pyramid(self.segment)]
-        return {k: noise[k] * self.segment.unit for k in self.segment.scales}
+        noise = self.noise_draws(white)[self.flow.bridge.noise_index(self.segment)]
+        return {k: noise[k] * self.segment.noise_scale for k in self.segment.scales}
 
     def _trained(self, data: State, noise: Sequence[State], segment: Segment, t: float) -> State:
-        own = {k: noise[self.flow.bridge.pyramid(segment)][k] * segment.unit for k in segment.scales}
-        return self.flow.interpolate({k: data[k] for k in segment.scales}, own, clock(t), segment)[0]
+        own = {
+            k: noise[self.flow.bridge.noise_index(segment)][k] * segment.noise_scale for k in segment.scales
+        }
+        return self.flow.interpolate({k: data[k] for k in segment.scales}, own, scalar_time(t), segment)[0]
 
     def rows(self, data: State, shape: Shape, place: str, allowed: float) -> list[LawRow]:
         """The two laws' mean operators on `data`, their covariances on random vectors."""
@@ -185,37 +189,41 @@ class _Crossing:
         shapes = flow.noise.white_shapes(shape)
         white = {
             (i, j): torch.zeros(1, *s, dtype=torch.float64, device="cpu")
-            for i in range(len(flow.pyramids()))
+            for i in range(len(flow.finest_noise_scales()))
             for j, s in shapes.items()
         }
         got_mean, want_mean = self.sampled(data, white), self.trained(data, white)
         probe = {k: _random(want_mean[k].shape, k) for k in segment.scales}
         nothing = {k: torch.zeros_like(x) for k, x in data.items()}
-        got, want, unit = (
+        got, want, segment_noise = (
             _covariance(law, white, probe)
-            for law in (lambda w: self.sampled(nothing, w), lambda w: self.trained(nothing, w), self.unit)
+            for law in (
+                lambda w: self.sampled(nothing, w),
+                lambda w: self.trained(nothing, w),
+                self.segment_noise,
+            )
         )
         found = []
         for k in segment.scales:
             # Along the probe, noise of unit path coefficient has the variance p.C p, and `noise_std` per
             # direction.
-            per_direction = flow.noise_std(k, segment) ** 2 / (probe[k] * unit[k]).sum()
+            per_direction = flow.noise_std(k, segment) ** 2 / (probe[k] * segment_noise[k]).sum()
             std, want_std = (
                 ((probe[k] * c[k]).sum() * per_direction).clamp(min=0).sqrt().item() for c in (got, want)
             )
             # A scale that has finished holds no noise: what is too much is then measured by the segment's
             # own.
-            size = want[k].norm() if want[k].any() else unit[k].norm()
+            size = want[k].norm() if want[k].any() else segment_noise[k].norm()
             noise_error = ((got[k] - want[k]).norm() / size).item()
             entered = k in self.entered
-            c = flow.path.coefficients(clock(segment.begin), segment, k)
+            c = flow.path.coefficients(scalar_time(segment.sampling_start), segment, k)
             prior = (c.alpha / c.sigma).abs().max().item() if entered else 0.0
             difference = got_mean[k] if entered else got_mean[k] - want_mean[k]
             mean_error = (difference.norm() / data[k].norm()).item()
             designed = flow.bridge.designed and self.before is not None
             row = LawRow(
                 segment.index,
-                segment.begin,
+                segment.sampling_start,
                 place,
                 k,
                 std,

@@ -46,7 +46,7 @@ class ClassifierFreeGuidance(Guidance):
         self.channels = channels
         if not 0 <= self.first <= self.last <= 1:
             raise ConfigError(
-                "guidance.interval is not an interval of the clock",
+                "guidance.interval is not an interval of times",
                 got=list(interval),
                 expected="0 <= first <= last <= 1",
             )

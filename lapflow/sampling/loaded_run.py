@@ -24,7 +24,7 @@ GROUPS = {"ema": "ema", "raw": "model"}
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoadedRun:
     """`tensors` by the network's own names, and the config of their run. `shape` (c, *sizes) is that of the
     images, not of their latents; `class_names` are in label order; `step` is the training step, `weights` ema
     or raw, `source` where they come from."""
@@ -56,7 +56,7 @@ def config_of(document: Mapping[str, Any], attention: str | None) -> Config:
 
 def read_run(
     run: Path, *, checkpoint: str | None = None, weights: str | None = None, attention: str | None = None
-) -> Trained:
+) -> LoadedRun:
     """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw
     weights (None: as the config's sampling.weights says). Raises `CheckpointError` for what is not a whole
     run."""
@@ -83,6 +83,6 @@ def read_run(
     # A checkpoint of an older lapflow does not say.
     shape = tuple(saved.documents.get("shape") or build_dataset(config).shape)
     classes = tuple(saved.documents["classes"])
-    return Trained(
+    return LoadedRun(
         config, shape, classes, saved.documents["state"]["step"], weights, saved.tensors[group], path
     )

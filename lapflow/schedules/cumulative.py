@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import Field
 
 from lapflow.core.intervals import Segment
-from lapflow.pyramids.draws import (
-    DrawOption,
+from lapflow.schedules.draws import (
+    SegmentSamplingOption,
     UniformDraws,
     WeightsOption,
     check_levels,
@@ -33,11 +33,11 @@ class CumulativeIntervals(UniformDraws):
         starts: Annotated[
             Sequence[float], Field(description="start times of the scales, coarse to fine; the first is 0")
         ] = (0.0, 0.5),
-        draw: DrawOption = "batch",
+        segment_sampling: SegmentSamplingOption = "batch",
         weights: WeightsOption = None,
     ) -> None:
         self.starts = tuple(float(s) for s in starts)
-        self.law, self.weights = draw, None if weights is None else tuple(weights)
+        self.segment_sampling, self.weights = segment_sampling, None if weights is None else tuple(weights)
         check_starts(self.starts)
         check_weights(self.weights, len(self.starts))
 

@@ -12,13 +12,13 @@ from pydantic import Field
 
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
-from lapflow.core.random import Generators, rand
 from lapflow.core.time_law import TimeLaw
-from lapflow.core.transfer import upload
+from lapflow.util.random import Generators, rand
+from lapflow.util.transfer import upload
 
-Law = Literal["batch", "sample", "balanced"]
-DrawOption = Annotated[
-    Law,
+SegmentSampling = Literal["batch", "sample", "balanced"]
+SegmentSamplingOption = Annotated[
+    SegmentSampling,
     Field(
         description="draw one segment per batch, or one per sample, or give every segment equally many "
         "samples of each batch"
@@ -31,27 +31,27 @@ WeightsOption = Annotated[
 
 
 class UniformDraws(IntervalSchedule):
-    """A schedule that draws segments uniformly, and times up to `until` by the time law.
+    """A schedule that draws segments uniformly, and times up to `train_t_max` by the time law.
 
-    `law`: `batch` draws one segment for a batch, `sample` one for each sample; `balanced` deals the segments
-    out to the samples in turn, beginning at a drawn one, so that a batch holds all of them in numbers that
-    differ by one at most: less variance, and the same work in every process.
+    `segment_sampling`: `batch` draws one segment for a batch, `sample` one for each sample; `balanced` deals
+    the segments out to the samples in turn, beginning at a drawn one, so that a batch holds all of them in
+    numbers that differ by one at most: less variance, and the same work in every process.
     """
 
-    law: Law
+    segment_sampling: SegmentSampling
     weights: tuple[float, ...] | None
 
-    def until(self, segment: Segment, end: float) -> float:
-        """The time up to which a segment trains; `end` is where the path ends, perhaps past the segment's
+    def train_t_max(self, segment: Segment, t_max: float) -> float:
+        """The time up to which a segment trains; `t_max` is where the path ends, perhaps past the segment's
         stop."""
-        return end
+        return t_max
 
     @property
     def common(self) -> bool:  # type: ignore[override]
-        return self.law != "sample"
+        return self.segment_sampling != "sample"
 
     def share_multiple(self, segments: int) -> int:
-        return segments if self.law == "balanced" else 1
+        return segments if self.segment_sampling == "balanced" else 1
 
     def draw(
         self,
@@ -60,25 +60,25 @@ class UniformDraws(IntervalSchedule):
         *,
         generator: Generators,
         stage_generator: torch.Generator,
-        ends: Sequence[float],
+        train_t_max: Sequence[float],
         time_law: TimeLaw,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> list[Draw]:
-        until = [self.until(segment, end) for segment, end in zip(segments, ends, strict=True)]
-        if self.law != "sample":
+        t_max = [self.train_t_max(segment, t) for segment, t in zip(segments, train_t_max, strict=True)]
+        if self.segment_sampling != "sample":
             index = int(
                 torch.randint(len(segments), (1,), generator=stage_generator, device=stage_generator.device)
             )
         levels = 1 + max(segments[0].scales)
 
         def times(segment: Segment, u: torch.Tensor) -> torch.Tensor:
-            return _times(segment, time_law.quantile(u, segment.finest, levels), until[segment.index])
+            return _times(segment, time_law.quantile(u, segment.finest, levels), t_max[segment.index])
 
-        if self.law == "batch":
+        if self.segment_sampling == "batch":
             u = rand((batch,), generator, dtype=dtype, device=device)
             return [Draw(segments[index], times(segments[index], u))]
-        if self.law == "balanced":
+        if self.segment_sampling == "balanced":
             stage = (torch.arange(batch) + index) % len(segments)
         else:
             stage = (

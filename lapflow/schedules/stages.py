@@ -1,9 +1,9 @@
 """One resolution per segment: the schedule of Pyramidal Flow, EdifyImage, Relay Diffusion and cascades.
 
 Segment i works on the image at scale K-1-i, with all the bands that it holds. What the segments' windows are
-of the path's variable u is the difference between the systems:
+of the local time u is the difference between the systems:
 
-* `continuous`: u is the clock; a segment goes on where the one before stopped (EdifyImage).
+* `continuous`: u is t; a segment goes on where the one before stopped (EdifyImage).
 * `full`: each segment runs over the whole of [0, 1] (a cascade, Relay).
 * `pyramidal`: windows [s_i, e_i] that overlap (Pyramidal Flow): e_i = (i+1)/S, s_0 = 0, s_(i+1) = e_i / (e_i
   + c (1 - e_i)) with c = 2^(n/2) for n halved axes (e_i / (2 - e_i) for an image's two), so that a transition
@@ -19,8 +19,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lapflow.core.intervals import Segment
-from lapflow.pyramids.draws import (
-    DrawOption,
+from lapflow.schedules.draws import (
+    SegmentSamplingOption,
     UniformDraws,
     WeightsOption,
     check_levels,
@@ -33,7 +33,7 @@ class Stages(UniformDraws):
     """One resolution per segment, coarse to fine; the noise has unit variance per pixel at every
     resolution."""
 
-    unit_noise = True
+    unit_pixel_variance = True
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class Stages(UniformDraws):
                 description="start times of the segments; null: evenly, or in proportion to pyramidal windows"
             ),
         ] = None,
-        draw: DrawOption = "batch",
+        segment_sampling: SegmentSamplingOption = "batch",
         weights: WeightsOption = None,
     ) -> None:
-        self.windows, self.law = windows, draw
+        self.windows, self.segment_sampling = windows, segment_sampling
         self.starts = None if starts is None else tuple(float(s) for s in starts)
         self.weights = None if weights is None else tuple(weights)
         if self.starts is not None:
@@ -71,8 +71,8 @@ class Stages(UniformDraws):
             for i in range(levels)
         )
 
-    def until(self, segment: Segment, end: float) -> float:
-        return min(segment.stop, end)
+    def train_t_max(self, segment: Segment, t_max: float) -> float:
+        return min(segment.stop, t_max)
 
     def _windows(self, levels: int, contractions: Sequence[float] | None) -> list[tuple[float, float] | None]:
         if self.windows == "continuous":

@@ -11,7 +11,7 @@ from lapflow.core.backbone import Backbone
 from lapflow.core.remaking import under_remaking
 
 
-def recompute(model: Backbone, how: Literal[True, "cheap"]) -> None:
+def checkpoint_activations(model: Backbone, how: Literal[True, "cheap"]) -> None:
     """Make each unit of the network keep less for the backward pass, which computes it anew: True, all but
     its inputs (Chen et al. 2016); "cheap", norms and activation functions alone (Korthikanti et al. 2022), if
     the network `remakes` them."""

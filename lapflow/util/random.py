@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.errors import ConfigError
-from lapflow.core.transfer import upload
+from lapflow.util.transfer import upload
 
 Generators = torch.Generator | Sequence[torch.Generator]
 

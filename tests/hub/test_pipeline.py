@@ -17,11 +17,11 @@ from accelerate.hooks import CpuOffload
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 
 from lapflow.core.errors import ConfigError
-from lapflow.core.random import keyed_generator
-from lapflow.flows.guidance import ClassifierFreeGuidance
 from lapflow.hub import LapFlowPipeline
+from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.sampling.sampler import sample
 from lapflow.solvers import Euler
+from lapflow.util.random import keyed_generator
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -49,7 +49,7 @@ def test_saved_and_loaded_it_draws_the_same_images(system, tmp_path, accelerate)
     pipe, steps = system
     pipe.save_pretrained(tmp_path)
     loaded = quiet(LapFlowPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=accelerate))
-    assert loaded.trained.config == pipe.trained.config
+    assert loaded.loaded_run.config == pipe.loaded_run.config
     assert torch.equal(draw(loaded, num_inference_steps=steps), draw(pipe, num_inference_steps=steps))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lapflow.core.time_law import Uniform
-from lapflow.pyramids import CumulativeIntervals
+from lapflow.schedules import CumulativeIntervals
 from lapflow.schedules.time_laws import LogitNormal, Shifted
 from tests.support import seeded
 
@@ -38,7 +38,7 @@ def test_a_schedule_draws_by_the_law_of_its_finest_scale(draw):
             200,
             generator=seeded(step),
             stage_generator=seeded(step + 1000),
-            ends=[1.0, 1.0],
+            train_t_max=[1.0, 1.0],
             time_law=law,
             dtype=torch.float64,
             device="cpu",

@@ -37,23 +37,26 @@ class ConditionBridge(ConditionalBridge):
             Literal["before", "after"],
             Field(description="add the noise before upsampling (CDM), or after it (Imagen)"),
         ] = "before",
-        level: Annotated[float, Field(ge=0, lt=1, description="level s at which sampling corrupts")] = 0.1,
-        most: Annotated[
-            float, Field(ge=0, lt=1, description="training draws s uniformly on [0, most]")
+        corruption_level: Annotated[
+            float, Field(ge=0, lt=1, description="level s at which sampling corrupts")
+        ] = 0.1,
+        max_corruption_level: Annotated[
+            float, Field(ge=0, lt=1, description="training draws s uniformly on [0, max_corruption_level]")
         ] = 0.5,
     ) -> None:
-        if level > most:
+        if corruption_level > max_corruption_level:
             raise ConfigError(
                 "sampling would corrupt more than training ever does",
-                got=f"level {level}, most {most}",
-                expected="level <= most",
+                got=f"corruption_level {corruption_level}, max_corruption_level {max_corruption_level}",
+                expected="corruption_level <= max_corruption_level",
             )
-        self.where, self.level, self.most = corrupt, level, most
+        self.where, self.corruption_level = corrupt, corruption_level
+        self.max_corruption_level = max_corruption_level
 
-    def pyramids(self, segments: int) -> int:
+    def num_noise_draws(self, segments: int) -> int:
         return 2 * segments - 1
 
-    def pyramid(self, segment: Segment) -> int:
+    def noise_index(self, segment: Segment) -> int:
         return 0 if segment.index == 0 else 2 * segment.index - 1
 
     def cross(
@@ -64,7 +67,7 @@ class ConditionBridge(ConditionalBridge):
         after: Segment,
         path: Path,
     ) -> State:
-        return {k: entering(noise[self.pyramid(after)], after, k, path) for k in after.scales}
+        return {k: entering(noise[self.noise_index(after)], after, k, path) for k in after.scales}
 
     def corrupt(
         self,
@@ -79,14 +82,16 @@ class ConditionBridge(ConditionalBridge):
             s = expand_time(level, noise[k]).to(noise[k].dtype)
             whole = self.where == "after" or k in image
             out[k] = (
-                s * self.corruption_unit(before, after) * noise[k] if whole else torch.zeros_like(noise[k])
+                s * self.corruption_noise_scale(before, after) * noise[k]
+                if whole
+                else torch.zeros_like(noise[k])
             )
             if k in image:
                 out[k] = out[k] + (1 - s**2).sqrt() * image[k]
         return out
 
-    def corruption_unit(self, before: Segment, after: Segment) -> float:
-        return before.unit if self.where == "before" else after.unit
+    def corruption_noise_scale(self, before: Segment, after: Segment) -> float:
+        return before.noise_scale if self.where == "before" else after.noise_scale
 
-    def draw_level(self, unit: Tensor) -> Tensor:
-        return self.most * unit
+    def draw_corruption_level(self, u: Tensor) -> Tensor:
+        return self.max_corruption_level * u

@@ -17,8 +17,8 @@ from torch import Tensor
 from lapflow.core.bridge import Bridge, entering
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Path
-from lapflow.core.state import State, clock
-from lapflow.core.transfer import upload
+from lapflow.core.state import State, scalar_time
+from lapflow.util.transfer import upload
 
 
 class RenoiseBridge(Bridge):
@@ -27,10 +27,10 @@ class RenoiseBridge(Bridge):
 
     designed = True
 
-    def pyramids(self, segments: int) -> int:
+    def num_noise_draws(self, segments: int) -> int:
         return segments
 
-    def pyramid(self, segment: Segment) -> int:
+    def noise_index(self, segment: Segment) -> int:
         return segment.index
 
     def cross(
@@ -45,6 +45,6 @@ class RenoiseBridge(Bridge):
         for k in after.scales:
             out[k] = entering(noise[after.index], after, k, path)
             if k in state:
-                c = path.coefficients(clock(after.begin), after, k).expand(state[k])
+                c = path.coefficients(scalar_time(after.sampling_start), after, k).expand(state[k])
                 out[k] = out[k] + upload(c.alpha, state[k].device, state[k].dtype) * state[k]
         return out

@@ -19,7 +19,7 @@ from torch import Tensor
 from lapflow.core.bridge import Bridge, entering
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Path
-from lapflow.core.state import State, clock
+from lapflow.core.state import State, scalar_time
 
 
 class TransitionBridge(Bridge):
@@ -45,6 +45,6 @@ class TransitionBridge(Bridge):
 
 def jump(before: Segment, after: Segment, scale: int, path: Path) -> float:
     """a: the noise of band `scale` at the start of `after` over its noise at the end of `before`."""
-    left = path.coefficients(clock(path.last(before)), before, scale)
-    right = path.coefficients(clock(after.begin), after, scale)
-    return (right.sigma * after.unit / (left.sigma * before.unit)).item()
+    left = path.coefficients(scalar_time(path.solve_t_max(before)), before, scale)
+    right = path.coefficients(scalar_time(after.sampling_start), after, scale)
+    return (right.sigma * after.noise_scale / (left.sigma * before.noise_scale)).item()

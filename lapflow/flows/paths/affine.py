@@ -5,7 +5,7 @@ Scale k, which starts at T, has on [T, 1]
     alpha_k(t) = a((t - T) / (1 - T)),        sigma_k(t) = b(t),
 
 so its velocity target is a'((t - T) / (1 - T)) / (1 - T) x1_k + b'(t) x0_k, and at its own start it is b(T)
-x0_k. Here t is the segment's variable u: the clock, unless the schedule gives the segment a window (a
+x0_k. Here t is the segment's local time u: t itself, unless the schedule gives the segment a window (a
 cascade's stages each run over the whole of [0, 1]).
 """
 
@@ -31,7 +31,7 @@ class AffinePath(Path):
         """b(u) and b'(u)."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        u, start, rate = segment.variable(t), segment.entry[scale], segment.rate
+        u, start, rate = segment.local_time(t), segment.scale_starts[scale], segment.rate
         a, da = self.data_part((u - start) / (1 - start))
         b, db = self.noise_part(u)
         return Coefficients(a, b, da * (rate / (1 - start)), db * rate)

@@ -1,8 +1,8 @@
 """Variance-exploding paths with EDM's noise levels: plain, EdifyImage's band attenuation, Relay Diffusion's
 blurring.
 
-x = sum_k alpha_k bands + s eps. The clock is the quantile of the training law of the noise level s, so that
-uniform draws of u train ln s ~ N(-1.2, 1.2^2) (Karras et al. 2022), here cut to s <= 80 and s >= .002:
+x = sum_k alpha_k bands + s eps. The local time u is the quantile of the training law of the noise level s, so
+that uniform draws of u train ln s ~ N(-1.2, 1.2^2) (Karras et al. 2022), here cut to s <= 80 and s >= .002:
 
     s(u) = exp(-1.2 + 1.2 Phi^-1(q)),    q = Phi(z(80)) (1 - u),    z(s) = (ln s + 1.2) / 1.2,
 
@@ -36,23 +36,23 @@ x1) / s is lost to rounding."""
 class EDMPath(Path):
     """alpha = 1 and the noise level s(u) of EDM; wants prediction `edm`."""
 
-    residual = 2 * SIGMA_MIN * TAIL
+    sigma_min = 2 * SIGMA_MIN * TAIL
 
     def range(self, segment: Segment) -> tuple[float, float]:
         """Quantiles of the highest and the lowest noise level."""
         return _quantile(SIGMA_MAX), _quantile(SIGMA_MIN)
 
     def lowest(self, segment: Segment) -> float:
-        """The clock time of the lowest noise level."""
+        """The time of the lowest noise level."""
         most, least = self.range(segment)
-        return segment.clock(1 - least / most)
+        return segment.global_time(1 - least / most)
 
-    def trained_to(self, segment: Segment) -> float:
+    def train_t_max(self, segment: Segment) -> float:
         return self.lowest(segment)
 
-    def end_of(self, segment: Segment) -> float:
+    def t_max(self, segment: Segment) -> float:
         most, least = self.range(segment)
-        return segment.clock(1 - TAIL * least / most)
+        return segment.global_time(1 - TAIL * least / most)
 
     def sigma(self, level: Tensor, segment: Segment) -> Tensor:
         """The std of the segment's noise at `level`."""
@@ -66,15 +66,15 @@ class EDMPath(Path):
         return torch.ones_like(level), torch.zeros_like(level)
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        u = segment.variable(t)
-        level, rate = self.level(u, segment)
+        u = segment.local_time(t)
+        level, rate = self.noise_level(u, segment)
         alpha, slope = self.alpha(u, level, rate, segment, scale)
         sigma, dsigma = self.sigma(level, segment), self.sigma(rate, segment) * segment.rate
         if alpha.ndim > t.ndim:  # one alpha per sub-band
             sigma, dsigma = (v.unsqueeze(-1).expand(alpha.shape) for v in (sigma, dsigma))
         return Coefficients(alpha, sigma, slope * segment.rate, dsigma, pattern=alpha.ndim > t.ndim)
 
-    def level(self, u: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+    def noise_level(self, u: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
         """s(u) and its derivative by u."""
         most, least = self.range(segment)
         wide = u.double()
@@ -83,7 +83,7 @@ class EDMPath(Path):
         s = torch.exp(MEAN + SPREAD * z)
         rate = -most * s * SPREAD * math.sqrt(2 * math.pi) * torch.exp(z**2 / 2)
         # From the lowest level to 0: a parabola in the time left that goes on with the same slope.
-        lowest, left = _level(least), least / most
+        lowest, left = _noise_level(least), least / most
         w = (wide - 1 + left) / left
         bend = SPREAD * math.sqrt(2 * math.pi) * math.exp(NormalDist().inv_cdf(least) ** 2 / 2) * least
         s = torch.where(w > 0, lowest * (1 - bend * w - (1 - bend) * w**2), s)
@@ -91,18 +91,20 @@ class EDMPath(Path):
         return s.to(u.dtype), rate.to(u.dtype)
 
     def time(self, level: float, segment: Segment) -> float:
-        """The clock time of a noise level not below the lowest."""
-        return segment.clock(1 - _quantile(level) / self.range(segment)[0])
+        """The time of a noise level not below the lowest."""
+        return segment.global_time(1 - _quantile(level) / self.range(segment)[0])
 
     def grid(self, segment: Segment, steps: int) -> list[float]:
         last = self.lowest(segment)
         finishes = segment.stop > last
-        top, bottom = (self._level_at(t, segment) for t in (segment.begin, min(segment.stop, last)))
+        top, bottom = (
+            self._noise_level_at(t, segment) for t in (segment.sampling_start, min(segment.stop, last))
+        )
         count = steps - 1 if finishes else steps
         roots = top ** (1 / RHO), bottom ** (1 / RHO)
         levels = [(roots[0] + (roots[1] - roots[0]) * i / count) ** RHO for i in range(1, count)]
         return [
-            segment.begin,
+            segment.sampling_start,
             *(self.time(s, segment) for s in levels),
             *([last] if finishes and count else []),
             segment.stop,
@@ -110,16 +112,17 @@ class EDMPath(Path):
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
         """EDM's c_noise = ln(s) / 4, with s per pixel of the segment's resolution."""
-        return torch.log(self.sigma(self.level(segment.variable(t), segment)[0], segment)) / 4
+        return torch.log(self.sigma(self.noise_level(segment.local_time(t), segment)[0], segment)) / 4
 
-    def _level_at(self, t: float, segment: Segment) -> float:
-        return float(self.level(segment.variable(torch.tensor(t, dtype=torch.float64)), segment)[0])
+    def _noise_level_at(self, t: float, segment: Segment) -> float:
+        return float(self.noise_level(segment.local_time(torch.tensor(t, dtype=torch.float64)), segment)[0])
 
 
 class EdifyPath(EDMPath):
     """EdifyImage's band attenuation (NVIDIA 2024): the coarsest band is whole throughout, alpha_k = max(0, 1
-    - s / s*_k) for the finer ones. s is in units of the full image, s / unit per pixel of a resolution. The
-      form of alpha_k is ours: the paper does
+    - s / s*_k) for the finer ones. s is in units of the full image, s / noise_scale per pixel of a
+      resolution. The
+    form of alpha_k is ours: the paper does
     not publish it. s*_k is the level at which scale k enters, unless `edges` says; the shipped model enters
     at `enter`, below it."""
 
@@ -141,14 +144,14 @@ class EdifyPath(EDMPath):
         ] = None,
     ) -> None:
         self.edges, self.enter = None if edges is None else tuple(edges), enter
-        self.residual = (
+        self.sigma_min = (
             25 * 2 * SIGMA_MIN * TAIL
         )  # alpha_k = 1 - s / s*_k is not 1 either, for s*_k down to 1/25
 
     def first(self, segment: Segment) -> float:
         if self.enter is None or segment.index == 0:
             return segment.start
-        top = self._level_at(segment.start, segment)
+        top = self._noise_level_at(segment.start, segment)
         if self.enter > top:
             raise ConfigError(
                 "sampling would enter above what is trained",
@@ -158,12 +161,12 @@ class EdifyPath(EDMPath):
         return self.time(self.enter, segment)
 
     def sigma(self, level: Tensor, segment: Segment) -> Tensor:
-        return level / segment.unit
+        return level / segment.noise_scale
 
     def alpha(
         self, u: Tensor, level: Tensor, rate: Tensor, segment: Segment, scale: int
     ) -> tuple[Tensor, Tensor]:
-        if scale == max(segment.entry):
+        if scale == max(segment.scale_starts):
             return super().alpha(u, level, rate, segment, scale)
         edge = self._edge(segment, scale)
         return (1 - level / edge).clamp(min=0), torch.where(
@@ -171,9 +174,11 @@ class EdifyPath(EDMPath):
         )
 
     def _edge(self, segment: Segment, scale: int) -> float:
-        coarsest = max(segment.entry)
+        coarsest = max(segment.scale_starts)
         if self.edges is None:
-            return float(self.level(torch.tensor(segment.entry[scale], dtype=torch.float64), segment)[0])
+            return float(
+                self.noise_level(torch.tensor(segment.scale_starts[scale], dtype=torch.float64), segment)[0]
+            )
         if coarsest > len(self.edges):
             raise ConfigError(
                 "path.edges must name every finer scale",
@@ -207,13 +212,13 @@ class RelayPath(EDMPath):
         ] = 0.9,
     ) -> None:
         self.quantile, self.blur, self.enter = quantile, blur, enter
-        if enter > _level(quantile):
+        if enter > _noise_level(quantile):
             raise ConfigError(
                 "sampling would enter above what is trained",
                 got=f"enter {enter}",
-                expected=f"at most {_level(quantile):.3g}",
+                expected=f"at most {_noise_level(quantile):.3g}",
             )
-        self.residual = 2 * self.SIGMA_LEAST * TAIL * 1.05  # the blurred noise has variance 1.0225
+        self.sigma_min = 2 * self.SIGMA_LEAST * TAIL * 1.05  # the blurred noise has variance 1.0225
 
     def range(self, segment: Segment) -> tuple[float, float]:
         return super().range(segment) if segment.index == 0 else (self.quantile, _quantile(self.SIGMA_LEAST))
@@ -241,6 +246,6 @@ def _quantile(level: float) -> float:
     return 0.5 * math.erfc(-(math.log(level) - MEAN) / SPREAD / math.sqrt(2))
 
 
-def _level(quantile: float) -> float:
+def _noise_level(quantile: float) -> float:
     """The inverse of `_quantile`."""
     return math.exp(MEAN + SPREAD * NormalDist().inv_cdf(quantile))

@@ -2,7 +2,7 @@
 2022; SiT).
 
 LapFlow's paper names a per-scale GVP and does not publish its form; this one is ours: the trigonometric base
-over the scale's own interval for the data, over the whole clock for the noise.
+over the scale's own interval for the data, over [0, 1] for the noise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from lapflow.flows.affine import AffinePath
+from lapflow.flows.paths.affine import AffinePath
 
 HALF_PI = math.pi / 2
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.flows.affine import AffinePath
+from lapflow.flows.paths.affine import AffinePath
 
 
 class LinearPath(AffinePath):
@@ -25,12 +25,12 @@ class LinearPath(AffinePath):
             float, Field(ge=0, lt=0.1, description="std of the noise left at t = 1; LFM has 1e-5")
         ] = 0.0,
     ) -> None:
-        self.residual = noise_floor
+        self.sigma_min = noise_floor
 
     def data_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
         return u, torch.ones_like(u)
 
     def noise_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        slope = 1 - self.residual
-        b = 1 - slope * u if self.residual else 1 - u
+        slope = 1 - self.sigma_min
+        b = 1 - slope * u if self.sigma_min else 1 - u
         return b, -slope * torch.ones_like(u)

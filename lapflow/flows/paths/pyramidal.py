@@ -1,7 +1,7 @@
 """Pyramidal Flow's path (Jin et al. 2024, "Pyramidal Flow Matching for Efficient Video Generative Modeling",
 eq. 7-12).
 
-A stage runs over a window [s, e] of the path's variable u, at one resolution, with the same noise n
+A stage runs over a window [s, e] of the local time u, at one resolution, with the same noise n
 throughout:
 
     from   s U(D x) + (1 - s) n   to   e x + (1 - e) n,    x the image at the stage's resolution.
@@ -25,7 +25,7 @@ class PyramidalPath(Path):
     `transition`."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        u, rate = segment.variable(t), segment.rate
+        u, rate = segment.local_time(t), segment.rate
         first, last = segment.window or (segment.start, segment.stop)
         one = torch.ones_like(t)
         own = scale == segment.finest and segment.index > 0

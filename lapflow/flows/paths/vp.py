@@ -4,7 +4,7 @@
     to 20.
 
 a(0) = 0.0066, so sampling from pure noise has a small prior error, which `lapflow check` reports. b' is
-infinite at t = 1: times stay at or below `end` = 1 - 1e-5, where the noise left has std 1e-3.
+infinite at t = 1: times stay at or below `u_max` = 1 - 1e-5, where the noise left has std 1e-3.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lapflow.flows.affine import AffinePath
+from lapflow.flows.paths.affine import AffinePath
 
 BETA_MIN, BETA_MAX = 0.1, 20.0
 
@@ -20,8 +20,8 @@ BETA_MIN, BETA_MAX = 0.1, 20.0
 class VPPath(AffinePath):
     """Variance-preserving path with linear beta; starts at a(0) = 0.0066 rather than 0."""
 
-    end = 1 - 1e-5
-    residual = 1.0005e-3  # b(end)
+    u_max = 1 - 1e-5
+    sigma_min = 1.0005e-3  # b(u_max)
 
     def data_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
         log_a, rate = self._log(u)

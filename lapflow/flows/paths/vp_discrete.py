@@ -1,7 +1,7 @@
 """The discrete variance-preserving path of DDPM, DiT and LDM (Ho et al. 2020; Nichol & Dhariwal 2021).
 
 Times n = 0 .. N-1, n = N-1 the noisiest; abar_n = prod_(m <= n) (1 - beta_m), alpha = sqrt(abar), sigma =
-sqrt(1 - abar). On the clock n + 1 = N (1 - u), so u = 0 is n = N-1 and u = 1 is "n = -1", the data (abar =
+sqrt(1 - abar). In u, n + 1 = N (1 - u), so u = 0 is n = N-1 and u = 1 is "n = -1", the data (abar =
 1). Between the integers ln abar is interpolated (cubic Hermite), which gives the derivatives that an ODE
 solver asks for; training and the ancestral solvers stay on the integers. The network's time is n / 1000,
 which its sinusoid of 1000 t turns into DiT's.
@@ -23,7 +23,7 @@ from torch import Tensor
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, DiscretePath
-from lapflow.core.transfer import upload
+from lapflow.util.transfer import upload
 
 
 class DiscreteVPPath(DiscretePath):
@@ -54,11 +54,11 @@ class DiscreteVPPath(DiscretePath):
         self._knots = torch.cat([log_abar[:1] if not clean_end else torch.zeros_like(log_abar[:1]), log_abar])
         steps = log_abar.diff()
         self._slopes = torch.cat([steps[:1], (steps[1:] + steps[:-1]) / 2, steps[-1:]])  # at n = 0 .. N-1
-        self.end = 1.0 if clean_end else 1 - 1 / times
-        self.residual = 0.0 if clean_end else float((-torch.expm1(log_abar[0])).sqrt()) * 1.0001
+        self.u_max = 1.0 if clean_end else 1 - 1 / times
+        self.sigma_min = 0.0 if clean_end else float((-torch.expm1(log_abar[0])).sqrt()) * 1.0001
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        u, rate = segment.variable(t), segment.rate
+        u, rate = segment.local_time(t), segment.rate
         position = self._position(u)
         log_abar, slope = self._log(position)
         alpha, sigma = torch.exp(log_abar / 2), torch.sqrt(-torch.expm1(log_abar))
@@ -75,8 +75,8 @@ class DiscreteVPPath(DiscretePath):
             dalpha = torch.where(low, -sigma * dsigma / alpha, dalpha)
         return Coefficients(alpha, sigma, dalpha, dsigma)
 
-    def trained_to(self, segment: Segment) -> float:
-        return segment.clock(1.0)  # n = 0 trains, wherever sampling ends
+    def train_t_max(self, segment: Segment) -> float:
+        return segment.global_time(1.0)  # n = 0 trains, wherever sampling ends
 
     def grid(self, segment: Segment, steps: int) -> list[float]:
         if self.spacing == "leading" and self.times % steps:
@@ -105,20 +105,20 @@ class DiscreteVPPath(DiscretePath):
                 if steps > 1
                 else [self.times - 1]
             )
-        return [*(segment.clock(1 - (n + 1) / self.times) for n in reversed(found)), segment.stop]
+        return [*(segment.global_time(1 - (n + 1) / self.times) for n in reversed(found)), segment.stop]
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
-        return (self._position(segment.variable(t)) - 1) / 1000
+        return (self._position(segment.local_time(t)) - 1) / 1000
 
-    def snap(self, t: Tensor, segment: Segment) -> Tensor:
-        """The clock time of the integer n + 1 = ceil(N (1 - u)) in 1 .. N, which is uniform if u is."""
-        position = torch.ceil((1 - segment.variable(t)) * self.times).clamp(1, self.times)
+    def discretize(self, t: Tensor, segment: Segment) -> Tensor:
+        """The time of the integer n + 1 = ceil(N (1 - u)) in 1 .. N, which is uniform if u is."""
+        position = torch.ceil((1 - segment.local_time(t)) * self.times).clamp(1, self.times)
         u = 1 - position / self.times
         return u if segment.window is None else segment.start + (u - segment.window[0]) / segment.rate
 
-    def step_after(self, t: Tensor, segment: Segment) -> Tensor:
-        """The clock time of n - 1; the data's after n = 0."""
-        return (t + 1 / (self.times * segment.rate)).clamp(max=segment.clock(1.0))
+    def next_timestep(self, t: Tensor, segment: Segment) -> Tensor:
+        """The time of n - 1; the data's after n = 0."""
+        return (t + 1 / (self.times * segment.rate)).clamp(max=segment.global_time(1.0))
 
     def _position(self, u: Tensor) -> Tensor:
         """n + 1 = N (1 - u), an integer where rounding alone keeps it from one: beside a knot the slopes are
