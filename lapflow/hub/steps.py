@@ -4,7 +4,7 @@ an interruption."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -18,11 +18,19 @@ from lapflow.core.state import Shape, State, batch_size
 from lapflow.flows.flow import Flow
 from lapflow.sampling.field import ModelField
 
-if TYPE_CHECKING:
-    from lapflow.hub.pipeline import LapFlowPipeline
-
-Callback = Callable[["LapFlowPipeline", int, float, dict[str, Any]], Mapping[str, Any] | None]
+Callback = Callable[[Any, int, float, dict[str, Any]], Mapping[str, Any] | None]
+"""Called with the pipeline, the step, the time reached, and the tensors asked for; gives those to change."""
 LATENTS = "latents"
+
+
+class Interruptible(Protocol):
+    """A pipeline, as far as its steps ask it."""
+
+    @property
+    def flow(self) -> Flow: ...
+
+    @property
+    def interrupt(self) -> bool: ...
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -48,7 +56,7 @@ class StepEnd:
 
     def __init__(
         self,
-        pipe: LapFlowPipeline,
+        pipe: Interruptible,
         solver: Solver,
         callback: Callback | None,
         tensors: Sequence[str],
