@@ -57,8 +57,8 @@ def call_observer(observe: Observer | None, t: float, state: State, history: His
 
 
 class Solver(Component, Generic[F]):
-    """A method that carries a state from a segment's begin to its stop, never evaluating outside, nor past
-    the field's `solve_t_max`. `F` is the type of the fields that it takes."""
+    """A method that carries a state from a segment's `sampling_start` to its stop, never evaluating outside,
+    nor past the field's `solve_t_max`. `F` is the type of the fields that it takes."""
 
     kind = "solver"
 

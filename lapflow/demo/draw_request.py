@@ -39,8 +39,8 @@ class DrawRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A wish, resolved: what the sampler takes (`labels` [1] or None), and the `command` that writes the same
-    picture."""
+    """A request, resolved: what the sampler takes (`labels` [1] or None), and the `command` that writes the
+    same picture."""
 
     labels: Tensor | None
     solver: Solver
@@ -50,7 +50,7 @@ class Drawing:
 
 
 def read_draw_request(body: bytes) -> DrawRequest:
-    """The wish in a request's body. Raises `ConfigError` naming the field that is wrong."""
+    """What a request's body asks for. Raises `ConfigError` naming the field that is wrong."""
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):
@@ -63,7 +63,7 @@ def read_draw_request(body: bytes) -> DrawRequest:
 
 
 def resolve(draw_request: DrawRequest, capabilities: Capabilities) -> Drawing:
-    """The drawing of a wish. Raises `ConfigError` for what the run has not, before any work."""
+    """The drawing of a request. Raises `ConfigError` for what the run has not, before any work."""
     pipeline = capabilities.pipeline
     if draw_request.solver not in capabilities.solvers:
         raise ConfigError(

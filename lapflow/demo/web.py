@@ -61,7 +61,7 @@ def application(capabilities: Capabilities, worker: Worker, names: tuple[str, ..
 
 
 class _Draw:
-    """Answers a wish with its events, and cancels the drawing when the page has gone."""
+    """Answers a request with its events, and cancels the drawing when the page has gone."""
 
     def __init__(self, capabilities: Capabilities, worker: Worker) -> None:
         self.capabilities, self.worker = capabilities, worker

@@ -45,7 +45,7 @@ class Measured:
 
 
 FEATURES, ROWS = "features", "rows"
-"""In a block of a walk: the features [n, f] of the images that could be read, and the numbers [n] of these
+"""In a block of a loop: the features [n, f] of the images that could be read, and the numbers [n] of these
 images."""
 
 

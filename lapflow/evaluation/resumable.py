@@ -25,7 +25,7 @@ from lapflow.evaluation.sealed import read_sealed, write_sealed, writing
 from lapflow.util.files import take_lock
 
 FOLDER, LOCK = "evaluation", ".evaluating"
-"""In the folder of the results: what interrupted walks left, and the file that says that somebody works
+"""In the folder of the results: what interrupted loops left, and the file that says that somebody works
 there."""
 
 BLOCKS = "block-*.safetensors"
@@ -34,7 +34,7 @@ Progress = Callable[[int], Any]
 """Called with the number of images done after each block."""
 
 Counter = Callable[[str, int], AbstractContextManager[Progress]]
-"""Shows a walk: (what is done, how many images) -> the function that counts them."""
+"""Shows a loop: (what is done, how many images) -> the function that counts them."""
 
 
 @contextmanager
@@ -93,7 +93,7 @@ class Workspace:
         return loop
 
     def clear(self) -> None:
-        """Remove what the walks kept: all is done. Collective."""
+        """Remove what the loops kept: all is done. Collective."""
         self.engine.first(self._clear)
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class ResumableLoop:
 
     def read(self, block: int, *names: str) -> dict[str, Tensor] | None:
         """Those of a block's tensors (default: all); None where the file is missing, damaged or of another
-        walk."""
+        loop."""
         try:
             head, tensors = read_sealed(self.path(block), *names)
         except (OSError, ValueError):

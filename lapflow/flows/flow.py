@@ -39,11 +39,11 @@ divides by sigma where sigma ends at 0 (SiT's t0 and 1 - t1)."""
 class TrainingPoint:
     """A training pair: the samples `index` of the batch (None: all) in `segment`.
 
-    What the network is given, `network(point.state, point.t, point.condition)`: `state` maps the view's
-    scales to [n, c_k, *sizes_k], `t` [n] is its time, and `condition` holds the rows of what is given beside
-    (in a cascade the coarser image and its level too). `target` is what its head `main` should return, at
-    `weights` per scale (a number, or [n]). Behind it: the path's times `path_time` [n], bands of `data` (x1)
-    and `noise` (x0, at the segment's noise scale). `fraction` is n over the batch size.
+    What the network is given, `network(point.state, point.t, point.condition)`: `state` maps the
+    representation's scales to [n, c_k, *sizes_k], `t` [n] is its time, and `condition` holds the rows of what
+    is given beside (in a cascade the coarser image and its level too). `target` is what its head `main`
+    should return, at `weights` per scale (a number, or [n]). Behind it: the path's times `path_time` [n],
+    bands of `data` (x1) and `noise` (x0, at the segment's noise scale). `fraction` is n over the batch size.
     """
 
     state: State

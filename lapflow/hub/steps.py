@@ -69,7 +69,7 @@ class StepEnd:
         self.done = 0
 
     def observer(self, current: Field) -> Observer:
-        """What is called with (t, state): first at the segment's begin, then after each of its steps."""
+        """What is called with (t, state): first at the segment's start, then after each of its steps."""
         field = cast(ModelField, current)
         field.guidance = self.guide()
         begun = False

@@ -7,7 +7,7 @@ of the local time u is the difference between the systems:
 * `full`: each segment runs over the whole of [0, 1] (a cascade, Relay).
 * `pyramidal`: windows [s_i, e_i] that overlap (Pyramidal Flow): e_i = (i+1)/S, s_0 = 0, s_(i+1) = e_i / (e_i
   + c (1 - e_i)) with c = 2^(n/2) for n halved axes (e_i / (2 - e_i) for an image's two), so that a transition
-  with corrective noise is exact: averaging over n axes divides the std of white noise by c. The clock shares
+  with corrective noise is exact: averaging over n axes divides the std of white noise by c. Time shares
   out the windows' lengths, so that du/dt is the same in all.
 """
 

@@ -3,8 +3,8 @@
     dx = (v + w score) dt + sqrt(2 w) dW,        score = -x0 / sigma for unit noise,
 
 which has the ODE's marginals for every w(t) >= 0; here w = sigma. In terms of the predicted noise the drift
-is v - (w / sigma) x0, which holds for noise of any covariance when dW has it too. `steps` points on [begin,
-stop - `last`], then one step of the drift alone, of length `last`: SiT's "Mean" last step.
+is v - (w / sigma) x0, which holds for noise of any covariance when dW has it too. `steps` points on
+[sampling_start, stop - `last`], then one step of the drift alone, of length `last`: SiT's "Mean" last step.
 """
 
 from __future__ import annotations

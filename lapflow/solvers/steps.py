@@ -87,9 +87,9 @@ class FixedSteps(Solver[F]):
 def finite_grid(field: TimeGrid, steps: int) -> list[float]:
     """The segment's grid, from where the segment is entered to the last time at which the velocity is
     finite."""
-    grid, begin = field.grid(steps), field.segment.sampling_start
+    grid, start = field.grid(steps), field.segment.sampling_start
     stop = min(field.solve_t_max, grid[-1])
-    return [begin, *(t for t in grid[1:] if begin < t < stop - 1e-12), stop]
+    return [start, *(t for t in grid[1:] if start < t < stop - 1e-12), stop]
 
 
 def require_finite(state: Mapping[int, Tensor], segment: Segment) -> None:

@@ -28,7 +28,10 @@ def test_a_component_carries_its_config():
         (lambda: LaplacianPyramid(levels="3"), ["levels", "'3'"]),
         (lambda: LaplacianPyramid(levels=True), ["levels", "True"]),
         (lambda: LaplacianPyramid(3), ["positional"]),
-        (lambda: CumulativeIntervals(segment_sampling="bach"), ["draw", "'batch', 'sample' or 'balanced'"]),
+        (
+            lambda: CumulativeIntervals(segment_sampling="bach"),
+            ["segment_sampling", "'batch', 'sample' or 'balanced'"],
+        ),
     ],
 )
 def test_bad_arguments_name_what_came_and_what_was_expected(make, words):

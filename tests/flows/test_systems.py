@@ -294,7 +294,7 @@ def test_edm_s_preconditioning_by_its_own_formulas():
     )
     torch.testing.assert_close(prediction.precondition(c, x), x / (s**2 + 0.25).sqrt())
     torch.testing.assert_close(path.model_time(t, segment), torch.log(c.sigma.flatten()) / 4)
-    # The clock is the quantile of ln s ~ N(-1.2, 1.2^2): the median level at u = 1/2.
+    # The local time is the quantile of ln s ~ N(-1.2, 1.2^2): the median level at u = 1/2.
     assert path.coefficients(scalar_time(0.5), segment, 0).sigma.item() == pytest.approx(
         math.exp(-1.2), rel=1e-5
     )

@@ -224,7 +224,7 @@ def test_a_model_without_classes():
 
 
 def test_the_number_of_steps_is_over_all_segments(digits):
-    """Half of the clock is the second segment's: steps [n/2, n/2]. `solver` takes the steps of each
+    """Half of the times are the second segment's: steps [n/2, n/2]. `solver` takes the steps of each
     segment."""
     assert torch.equal(
         draw(digits, num_inference_steps=10), draw(digits, solver={"name": "heun", "steps": [5, 5]})

@@ -190,7 +190,7 @@ def test_no_trainer_or_sampler_knows_a_system():
     """No system's name, and no question of what kind a part is, in the loop and the sampler."""
     import inspect
 
-    from lapflow.core import flow
+    from lapflow.flows import flow
     from lapflow.sampling import field, sampler
     from lapflow.training import loop
 

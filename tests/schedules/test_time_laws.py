@@ -30,7 +30,7 @@ def test_shifting_scales_the_ratio_of_noise_to_data(a):
 @pytest.mark.parametrize("draw", ["batch", "sample", "balanced"])
 def test_a_schedule_draws_by_the_law_of_its_finest_scale(draw):
     law = Shifted(shift=[1.0, 4.0])
-    schedule = CumulativeIntervals(starts=[0.0, 0.5], draw=draw)
+    schedule = CumulativeIntervals(starts=[0.0, 0.5], segment_sampling=draw)
     segments, found = schedule.segments(2), {0: [], 1: []}
     for step in range(40):
         drawn = schedule.draw(
