@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from lapflow.analysis.flops import Cost, SegmentCost
 from lapflow.cli.output import new_table
-from lapflow.evaluation.flops import Cost, SegmentCost
 from lapflow.evaluation.memory import Memory
 
 COUNTED = (
@@ -13,7 +13,11 @@ COUNTED = (
     "not counted: embeddings of t and y, codec, the flow's and the solver's own arithmetic"
 )
 
-_RECOMPUTE = {False: "", "cheap": ", training.recompute=cheap", True: ", training.recompute=true"}
+_RECOMPUTE = {
+    False: "",
+    "cheap": ", training.activation_checkpointing=cheap",
+    True: ", training.activation_checkpointing=true",
+}
 
 
 def cost_table(cost: Cost) -> Table:

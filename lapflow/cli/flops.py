@@ -37,8 +37,8 @@ def flops(
 def _config(
     name: str, overrides: list[str], remember: bool, batch: int | None, processes: int, as_json: bool
 ) -> None:
+    from lapflow.analysis.flops import cost
     from lapflow.config.loading import load_config
-    from lapflow.evaluation.flops import cost
     from lapflow.evaluation.memory import memory
     from lapflow.evaluation.provenance import words
     from lapflow.plugins.registry import changed

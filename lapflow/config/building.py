@@ -13,27 +13,27 @@ from torch import Tensor
 
 from lapflow.config.schema import Config
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.autocast import autocast_dtype
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
 from lapflow.core.dataset import SPLITS, Dataset
-from lapflow.core.digest import difference
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError, DataError, LapflowError
 from lapflow.core.features import FeatureExtractor
 from lapflow.core.field import TimeGrid
-from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.objective import Objective
 from lapflow.core.optimizer import Optimizer
-from lapflow.core.random import Generators, keyed_generator
 from lapflow.core.solver import Solver
 from lapflow.core.state import Shape, State
 from lapflow.data.order import indices
 from lapflow.data.substitute import read_or_substitute
 from lapflow.flows.compose import compose
+from lapflow.flows.flow import Flow
 from lapflow.plugins.registry import Spec, create
+from lapflow.util.autocast import autocast_dtype
+from lapflow.util.digest import difference
+from lapflow.util.random import Generators, keyed_generator
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Composition:
         """Give the objective the flow, and make the weights of its own, if it has some. Their first values
         are a function of the config's seed alone."""
         with _placed(self.config, "objective"), _first_weights(self.config, "objective", torch.device("cpu")):
-            self.objective.build(self.flow, self.flow.views(self.shape), self.num_classes)
+            self.objective.build(self.flow, self.flow.network_bands(self.shape), self.num_classes)
 
     def fit(self) -> None:
         """Let the network set what it takes from training data, before the first step of a run."""
@@ -87,7 +87,7 @@ class Composition:
     def examples(self, number: int) -> State:
         """The first `number` training samples of a run, or all if there are fewer, unmirrored, as the network
         sees them without
-        noise: {scale of the view: [n, c, *sizes]}, coarse to fine."""
+        noise: {scale of the representation: [n, c, *sizes]}, coarse to fine."""
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
         samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0] for index in first])
@@ -98,7 +98,7 @@ class Composition:
             bands = self.flow.decomposition.analyze(x)
             seen: State = {}
             for segment in self.flow.segments:
-                seen |= self.flow.show({k: bands[k] for k in segment.scales}, segment)
+                seen |= self.flow.to_image({k: bands[k] for k in segment.scales}, segment)
         return seen
 
     def encode(self, samples: Tensor, generator: Generators | None = None) -> Tensor:
@@ -122,7 +122,7 @@ class Composition:
             self._require_same_codec()
         self._require_heads()
         self._require_optimizer()
-        self._require_recompute()
+        self._require_activation_checkpointing()
         self.kernel()
 
     def kernel(self) -> str | None:
@@ -143,7 +143,7 @@ class Composition:
                 raise ConfigError(
                     f"the head {name!r} must be both returned by the model and trained by the objective",
                     got=f"it is a matter of the {' and the '.join(holds)} only",
-                    expected="for a learned variance: model.variance=true and objective=vlb, with solver "
+                    expected="for a learned variance: model.learn_sigma=true and objective=vlb, with solver "
                     "ddpm, variance learned",
                 )
 
@@ -158,19 +158,21 @@ class Composition:
                     remedy="train with engine=torch and parallel: ddp, or with another optimizer",
                 )
 
-    def _require_recompute(self) -> None:
+    def _require_activation_checkpointing(self) -> None:
         """The network has the parts that are to be recomputed."""
-        how, name = self.config.training.recompute, type(self.model).__name__
-        with _placed(self.config, "training", "recompute"):
+        how, name = self.config.training.activation_checkpointing, type(self.model).__name__
+        with _placed(self.config, "training", "activation_checkpointing"):
             if how and not self.model.units():
                 raise ConfigError(
-                    "the network names no units to recompute", got=name, expected="training.recompute=false"
+                    "the network names no units to recompute",
+                    got=name,
+                    expected="training.activation_checkpointing=false",
                 )
             if how == "cheap" and not self.model.remakes:
                 raise ConfigError(
                     "the network does not say what of it is cheap to recompute",
                     got=name,
-                    expected="training.recompute=true or false",
+                    expected="training.activation_checkpointing=true or false",
                 )
 
     def _require_images(self) -> None:
@@ -242,7 +244,8 @@ def require_processes(config: Config, flow: Flow, engine: Engine, batch: int, pr
             "this engine needs every process to train the same segments in a step",
             got=f"{config.engine}, and a segment drawn for each sample",
             expected="draws that the processes share",
-            remedy="set flow.intervals.draw=balanced (all segments in every batch) or batch (one segment a "
+            remedy="set flow.intervals.segment_sampling=balanced (all segments in every batch) or batch "
+            "(one segment a "
             "step)",
         )
 
@@ -251,7 +254,7 @@ class _Grid(TimeGrid):
     """The grid of a flow's segment, for a solver's plan."""
 
     def __init__(self, flow: Flow, segment: Segment) -> None:
-        self.flow, self.segment, self.end = flow, segment, flow.last(segment)
+        self.flow, self.segment, self.solve_t_max = flow, segment, flow.solve_t_max(segment)
 
     def grid(self, steps: int) -> list[float]:
         return self.flow.path.grid(self.segment, steps)
@@ -307,7 +310,7 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
             time_law=_create(config, "time_law", parts.time_law, "flow", "time_law"),
             coupling=_create(config, "coupling", parts.coupling, "flow", "coupling"),
             prediction=prediction,
-            view=parts.view,
+            representation=parts.representation,
             check=check,
         )
 
@@ -325,7 +328,7 @@ def build_model(
     Device `meta` allocates nothing.
     """
     with _placed(config, "data"):
-        bands = flow.views(shape)
+        bands = flow.network_bands(shape)
     attention = build_attention(config)
     with _first_weights(config, "model", torch.device(device)):
         model: Backbone = _create(

@@ -68,8 +68,8 @@ class Backbone(nn.Module, Component):
     """Which scales the output of a scale depends on, as `Field.mask`; `none` is always safe."""
 
     remakes: bool = False
-    """Whether its units take part in `training.recompute=cheap`: they compute norms and activation functions
-    by `remade`."""
+    """Whether its units take part in `training.activation_checkpointing=cheap`: they compute norms and
+    activation functions by `remade`."""
 
     def fit(self, examples: Callable[[int], State]) -> None:
         """Set from training data what is not trained, such as codebooks or statistics: called once before the

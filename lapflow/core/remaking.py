@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from lapflow.core.autocast import autocast_dtype, autocast_in
+from lapflow.util.autocast import autocast_dtype, autocast_in
 
 P = ParamSpec("P")
 R = TypeVar("R")

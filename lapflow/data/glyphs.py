@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Split
 from lapflow.core.errors import BackendError, DataError
-from lapflow.core.random import keyed_generator
+from lapflow.util.random import keyed_generator
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont

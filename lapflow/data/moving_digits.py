@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Split
 from lapflow.core.errors import DataError
-from lapflow.core.random import keyed_generator
 from lapflow.data.digits import Digits
+from lapflow.util.random import keyed_generator
 
 SIDE = 8
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lapflow.analysis.flops import seen
 from lapflow.backends.engines.held import ITEM
 from lapflow.config.building import (
     build_codec,
@@ -33,12 +34,11 @@ from lapflow.config.schema import Config
 from lapflow.core.backbone import Backbone, Condition
 from lapflow.core.engine import Held
 from lapflow.core.errors import ConfigError
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.live_bytes import LiveBytes
-from lapflow.core.random import keyed_generator
-from lapflow.evaluation.flops import seen
-from lapflow.training.recompute import recompute
+from lapflow.flows.flow import Flow
+from lapflow.training.activation_checkpointing import checkpoint_activations
+from lapflow.util.random import keyed_generator
 
 Recompute = bool | Literal["cheap"]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -136,7 +136,7 @@ def memory(config: Config, *, batch: int | None = None, processes: int = 1) -> M
             }
             sampling = tuple(Activations(p, False, size, p == precision) for p, size in at.items())
             steps = _steps(model, [_call(model, flow, shape, segment, count) for segment, count in trained])
-            own = precision, config.training.recompute
+            own = precision, config.training.activation_checkpointing
             training = tuple(
                 Activations(p, again, size, (p, again) == own) for (p, again), size in steps.items()
             )
@@ -164,7 +164,7 @@ def _heaviest(flow: Flow, work: Sequence[int], batch: int, seed: int) -> list[tu
 
 def _call(model: Backbone, flow: Flow, shape: tuple[int, int, int], segment: Segment, count: int) -> Call:
     """What the network is given of `count` samples in a segment."""
-    views = flow.views(shape)
+    views = flow.network_bands(shape)
     state = {k: torch.zeros(count, *views[k].shape) for k in seen(flow, segment)}
     beside = {
         k: torch.zeros(count, views[k].condition, *views[k].shape[1:]) for k in state if views[k].condition
@@ -197,7 +197,7 @@ def _steps(model: Backbone, calls: Sequence[Call]) -> dict[tuple[str, Recompute]
         (True, bool(model.units())),
     )
     for how in (how for how, able in ways if able):
-        recompute(model, how)
+        checkpoint_activations(model, how)
         found |= {(name, how): _step(model, calls, dtype) for name, dtype in PRECISIONS.items()}
         for unit in model.units():
             del unit.forward  # its class's again

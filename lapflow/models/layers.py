@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lapflow.core.autocast import autocast_dtype
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
 from lapflow.core.remaking import is_remaking, remade
 from lapflow.models.linear import Linear, LinearGELU, gelu
 from lapflow.models.positions import Grid, position_embedding
+from lapflow.util.autocast import autocast_dtype
 
 
 def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:

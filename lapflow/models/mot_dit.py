@@ -47,10 +47,10 @@ class MoTDiT(Backbone):
         ] = "per-scale",
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
-        variance: sizes.VarianceOption = False,
+        learn_sigma: sizes.LearnSigmaOption = False,
     ) -> None:
         super().__init__()
-        self.heads = (VARIANCE,) if variance else ()
+        self.heads = (VARIANCE,) if learn_sigma else ()
         self.num_classes, self.mask = num_classes, mask
         design = sizes.architecture(
             bands,
@@ -63,7 +63,7 @@ class MoTDiT(Backbone):
             mask=mask,
             conditioning=conditioning,
             experts=experts,
-            variance=variance,
+            learn_sigma=learn_sigma,
         )
         self.transformer = ScaleTransformer(bands, num_classes, resolve(attention), design)
 

@@ -42,10 +42,10 @@ class Separate(Backbone):
         mlp_ratio: sizes.RatioOption = 4.0,
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
-        variance: sizes.VarianceOption = False,
+        learn_sigma: sizes.LearnSigmaOption = False,
     ) -> None:
         super().__init__()
-        self.heads = (VARIANCE,) if variance else ()
+        self.heads = (VARIANCE,) if learn_sigma else ()
         self.bands, self.num_classes, self.mask = dict(bands), num_classes, mask
         design = sizes.architecture(
             bands,
@@ -58,7 +58,7 @@ class Separate(Backbone):
             mask=mask,
             conditioning=conditioning,
             experts="shared",
-            variance=variance,
+            learn_sigma=learn_sigma,
         )
         backend = resolve(attention)
         self.towers = nn.ModuleDict(

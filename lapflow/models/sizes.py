@@ -55,7 +55,7 @@ ConditioningOption = Annotated[
     ),
 ]
 
-VarianceOption = Annotated[
+LearnSigmaOption = Annotated[
     bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")
 ]
 
@@ -73,7 +73,7 @@ class Architecture:
     mask: Mask
     conditioning: Conditioning
     experts: Experts
-    variance: bool = False
+    learn_sigma: bool = False
 
     @property
     def hidden(self) -> int:
@@ -93,7 +93,7 @@ def architecture(
     mask: Mask,
     conditioning: Conditioning,
     experts: Experts,
-    variance: bool,
+    learn_sigma: bool,
 ) -> Architecture:
     """Check the options against each other and against the bands. Raises `ConfigError` or `SizeError`."""
     if not bands:
@@ -116,7 +116,7 @@ def architecture(
         bands, patch if patch is not None else named_patch if named_patch is not None else DEFAULT_PATCH
     )
     check_patches(bands, patches)
-    return Architecture(depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, variance)
+    return Architecture(depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, learn_sigma)
 
 
 def parse_size(size: str) -> tuple[int, int, int, int | None]:

@@ -65,7 +65,7 @@ class ScaleTransformer(nn.Module):
         self.finals = nn.ModuleDict(
             {
                 str(k): FinalLayer(
-                    embeds[str(k)], bands[k].channels * (1 + design.variance), design.width, self.modulated
+                    embeds[str(k)], bands[k].channels * (1 + design.learn_sigma), design.width, self.modulated
                 )
                 for k in self.outputs
             }
@@ -136,7 +136,7 @@ class ScaleTransformer(nn.Module):
         if prefix is not None:
             tokens = [x[:, prefix.shape[1] :] for x in tokens]
         found = {k: self.finals[str(k)](x, condition) for k, x in zip(scales, tokens) if k in self.outputs}
-        if not self.design.variance:
+        if not self.design.learn_sigma:
             return {MAIN: {k: found[k] for k in state if k in found}}
         halves = {k: found[k].chunk(2, dim=1) for k in state if k in found}
         return {
@@ -202,7 +202,7 @@ class ScaleTransformer(nn.Module):
         returned = [k for k in active if k in self.outputs]
         experts = len(active) if self.design.experts == "per-scale" else 1
         read = sum(pixels[k] * (self.bands[k].channels + self.bands[k].condition) for k in active)
-        written = sum(pixels[k] * self.bands[k].channels * (1 + self.design.variance) for k in returned)
+        written = sum(pixels[k] * self.bands[k].channels * (1 + self.design.learn_sigma) for k in returned)
         ends = d * (read + written)
         return {
             "linear": (4 * d * d + 2 * d * self.design.hidden) * depth * sum(lengths) + ends,

@@ -1,8 +1,8 @@
 """A convolutional U-Net with attention (Ho et al. 2020; Dhariwal & Nichol 2021), diffusers' UNet2DModel:
 LDM's backbone.
 
-One U-Net per scale, each seeing its own scale alone; so it is for one scale, or for the merged view of
-stages.
+One U-Net per scale, each seeing its own scale alone; so it is for one scale, or for the merged representation
+of stages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Condition, Heads
 from lapflow.core.decomposition import Band, require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.models.layers import refuse_labels
-from lapflow.models.sizes import VarianceOption
+from lapflow.models.sizes import LearnSigmaOption
 from lapflow.models.transformer import active_scales
 
 TIME_SCALE = 1000.0
@@ -57,16 +57,16 @@ class UNet(Backbone):
         groups: Annotated[
             int, Field(ge=1, description="groups of the normalisation; divides every level's channels")
         ] = 32,
-        variance: VarianceOption = False,
+        learn_sigma: LearnSigmaOption = False,
     ) -> None:
         super().__init__()
-        self.heads = (VARIANCE,) if variance else ()
+        self.heads = (VARIANCE,) if learn_sigma else ()
         backend = type(resolve(attention)).__name__
         if backend not in ("Auto", "SDPA"):
             raise ConfigError(
                 "the U-Net's attention is its own, SDPA", got=f"attention {backend}", expected="auto or sdpa"
             )
-        self.bands, self.num_classes, self.variance = dict(bands), num_classes, variance
+        self.bands, self.num_classes, self.learn_sigma = dict(bands), num_classes, learn_sigma
         self._options: dict[str, Any] = {
             "block_out_channels": tuple(channels),
             "layers_per_block": layers,
@@ -120,7 +120,7 @@ class UNet(Backbone):
             sample_size=band.sizes,
             in_channels=band.channels
             + (band.condition + 1 if band.condition else 0),  # and a plane that holds the level
-            out_channels=band.channels * (1 + self.variance),
+            out_channels=band.channels * (1 + self.learn_sigma),
             num_class_embeds=self.num_classes + 1 if self.num_classes else None,
             **self._options,
         )
@@ -136,7 +136,7 @@ class UNet(Backbone):
         if self.num_classes and labels is None:
             labels = torch.full_like(t, self.num_classes, dtype=torch.int64)
         found = {k: self._predict(k, x, t, labels, given) for k, x in state.items()}
-        if not self.variance:
+        if not self.learn_sigma:
             return {MAIN: found}
         halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
         return {

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Heads
 from lapflow.core.errors import ConfigError
-from lapflow.core.flow import TrainingPoint
 from lapflow.core.objective import Objective
 from lapflow.core.path import Coefficients, DiscretePath, Path, learned_variance, posterior_variance
+from lapflow.flows.flow import TrainingPoint
 from lapflow.objectives.mse import squared_errors
 
 
@@ -62,8 +62,8 @@ class VariationalMSE(Objective):
             raise ConfigError(
                 "the objective vlb trains a learned variance, and the network returns none",
                 got=f"heads {', '.join(heads)}",
-                expected="a backbone with variance: true",
-                remedy="set model.variance=true, or objective=mse",
+                expected="a backbone with learn_sigma: true",
+                remedy="set model.learn_sigma=true, or objective=mse",
             )
         losses = squared_errors(heads, point)
         losses["variational"] = self.weight * self._term(heads, point)
@@ -71,16 +71,16 @@ class VariationalMSE(Objective):
 
     def _term(self, heads: Heads, point: TrainingPoint) -> Tensor:
         flow, segment = self.flow, point.segment
-        bands, _ = flow.interpolate(point.data, point.noise, point.clock, segment)
-        state = flow.show(bands, segment)
+        bands, _ = flow.interpolate(point.data, point.noise, point.path_time, segment)
+        state = flow.to_image(bands, segment)
         predicted, _ = flow.endpoints(
-            {k: x.detach() for k, x in heads[MAIN].items()}, state, point.clock, segment
+            {k: x.detach() for k, x in heads[MAIN].items()}, state, point.path_time, segment
         )
-        head = flow.split(heads[VARIANCE], segment)
-        after = discrete(flow.path).step_after(point.clock, segment)
+        head = flow.to_bands(heads[VARIANCE], segment)
+        after = discrete(flow.path).next_timestep(point.path_time, segment)
         total = []
         for k, x1 in point.data.items():
-            c, d = (flow.path.coefficients(t, segment, k).expand(x1) for t in (point.clock, after))
+            c, d = (flow.path.coefficients(t, segment, k).expand(x1) for t in (point.path_time, after))
             total.append(self._band(c, d, bands[k], x1, predicted[k], head[k], flow.noise_std(k, segment)))
         return torch.stack(total).sum()
 

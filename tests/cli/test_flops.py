@@ -8,7 +8,7 @@ from tests.cli.test_run_commands import call
 
 __all__ = ["call"]
 
-DEEPSPEED = ["engine={name: deepspeed, zero: 3, offload: true}", "flow.intervals.draw=balanced"]
+DEEPSPEED = ["engine={name: deepspeed, zero: 3, offload: true}", "flow.intervals.segment_sampling=balanced"]
 GUIDED = ["sampling.guidance.scale=2", "sampling.guidance.interval=[0.3,1]"]
 SCREENS = [
     ["lapflow-celebahq256"],
@@ -77,7 +77,7 @@ def test_memory_for_people(call):
         "average",
         "activations",
         "together",
-        "training.recompute=true",
+        "training.activation_checkpointing=true",
         "bf16 autocast",
     ):
         assert word in out

@@ -16,13 +16,13 @@ from lapflow.config.loading import load_config
 from lapflow.core.backbone import Backbone, Condition
 from lapflow.core.errors import ConfigError
 from lapflow.core.live_bytes import LiveBytes
-from lapflow.core.random import keyed_generator
 from lapflow.data.loader import Batches
 from lapflow.evaluation.memory import memory
 from lapflow.plugins import registry
 from lapflow.sampling.sampler import sample
+from lapflow.training.activation_checkpointing import checkpoint_activations
 from lapflow.training.loop import _loss, _optimizer
-from lapflow.training.recompute import recompute
+from lapflow.util.random import keyed_generator
 from tests.backends.launching import torchrun
 
 BATCH = 16
@@ -34,11 +34,11 @@ SMALL = [
     "model.heads=4",
     "sampling.solver.steps=1",
 ]
-BALANCED = ["flow.intervals.draw=balanced"]
+BALANCED = ["flow.intervals.segment_sampling=balanced"]
 NETWORKS = {
     "K = 1": ["lapflow-k1-digits", *SMALL],
     "K = 2": ["lapflow-k2-digits", *SMALL, *BALANCED],
-    "K = 2, one segment a step": ["lapflow-k2-digits", *SMALL, "flow.intervals.draw=batch"],
+    "K = 2, one segment a step": ["lapflow-k2-digits", *SMALL, "flow.intervals.segment_sampling=batch"],
     "K = 3": ["lapflow-k3-digits", *SMALL, *BALANCED, "model.width=128"],
     "K = 3, shared": ["lapflow-k3-digits", *SMALL, *BALANCED, "model.experts=shared", "model.width=192"],
     "separate": ["lapflow-separate-digits", *SMALL, *BALANCED],
@@ -46,7 +46,7 @@ NETWORKS = {
         "lapflow-k2-digits",
         *SMALL,
         *BALANCED,
-        "flow.view=merged",
+        "flow.representation=merged",
         "model.patch=[1,2]",
         "model.mask=none",
     ],
@@ -91,8 +91,8 @@ def measured_step(config):
     parts = build(config)
     parts.engine.start()
     model = parts.engine.prepare(parts.model, _optimizer(config))
-    if config.training.recompute:
-        recompute(parts.model, config.training.recompute)
+    if config.training.activation_checkpointing:
+        checkpoint_activations(parts.model, config.training.activation_checkpointing)
     batches = iter(Batches(parts.dataset, "train", seed=0, batch_size=BATCH))
     found = []
     for step in range(4):
@@ -114,7 +114,9 @@ def both(name):
     found = {}
     for estimate in memory(settings(name)).training:
         again = str(estimate.recompute).lower()
-        config = settings(name, f"engine.precision={estimate.precision}", f"training.recompute={again}")
+        config = settings(
+            name, f"engine.precision={estimate.precision}", f"training.activation_checkpointing={again}"
+        )
         found[estimate.precision, estimate.recompute] = estimate.bytes, measured_step(config)
     return found
 
@@ -139,7 +141,7 @@ def test_activations_of_the_u_net_are_those_measured():
 
 
 def test_what_is_marked_as_the_config_s_is():
-    found = memory(settings("K = 2", "engine.precision=bf16", "training.recompute=true"))
+    found = memory(settings("K = 2", "engine.precision=bf16", "training.activation_checkpointing=true"))
     assert [(a.precision, a.recompute) for a in found.training if a.own] == [("bf16", True)]
     assert [a.precision for a in found.sampling if a.own] == ["bf16"]
 
@@ -316,7 +318,11 @@ def test_a_network_that_cannot_be_followed_is_said_so(reads_numbers):
         ([], {"processes": 0}, "number of processes is too small"),
         ([], {"batch": 10, "processes": 4}, "does not divide"),
         (BALANCED, {"batch": 4, "processes": 4}, "does not divide"),
-        (["engine.parallel=fsdp2", "flow.intervals.draw=sample"], {"processes": 2}, "the same segments"),
+        (
+            ["engine.parallel=fsdp2", "flow.intervals.segment_sampling=sample"],
+            {"processes": 2},
+            "the same segments",
+        ),
     ],
 )
 def test_numbers_that_make_no_sense(overrides, asked, said):

@@ -7,9 +7,9 @@ import torch
 from lapflow import register
 from lapflow.cli import main
 from lapflow.core.backbone import Backbone, Condition
-from lapflow.flows import ClassifierFreeGuidance
 from lapflow.plugins.registry import unregister
 from lapflow.sampling.field import ModelField
+from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.solvers import Euler
 from tests.support import images, make_flow
 
@@ -41,7 +41,7 @@ def test_guidance_combines_the_heads_that_the_network_names():
     segment = flow.segments[-1]
     guide, condition = ClassifierFreeGuidance(scale=2.0), Condition(torch.tensor([0, 1]))
     field = ModelField(flow, segment, (1, 8, 8), ThreeHeads(), condition, guide)
-    heads = field.predict(flow.decomposition.analyze(images(2, 1, 8, 8)), segment.begin)
+    heads = field.predict(flow.decomposition.analyze(images(2, 1, 8, 8)), segment.sampling_start)
     # With labels c and the null class 3: u + 2 (c - u) = 2 c - 3, times the head's number.
     for name, want in (("main", [-3.0, -1.0]), ("guided", [-6.0, -2.0]), ("plain", [0.0, 3.0])):
         assert all(x[:, 0, 0, 0].tolist() == want for x in heads[name].values()), name

@@ -56,7 +56,10 @@ def main() -> None:
     before, network = resident("VmRSS"), Network()
     stated = engine.held(network, list(network.layers), torch.distributed.get_world_size())
     call = engine.prepare(
-        network, lambda p: torch.optim.AdamW(p, lr=1e-3, fused=True), clip=1.0, units=list(network.layers)
+        network,
+        lambda p: torch.optim.AdamW(p, lr=1e-3, fused=True),
+        grad_clip_norm=1.0,
+        units=list(network.layers),
     )
     average = EMA(engine.shards(), 0.99)
     for _ in range(3):

@@ -29,7 +29,7 @@ LINEAR = torch.nn.functional.linear
 LARGEST_BUCKET = 500_000_000
 """Gradients reduced at once, in elements."""
 
-MOST_GATHERED = 1_000_000_000
+MAX_GATHERED = 1_000_000_000
 """Weights that stage 3 keeps gathered, in elements (DeepSpeed's default): those of a smaller network stay in
 the whole step."""
 
@@ -84,7 +84,7 @@ class DeepSpeedEngine(ProcessEngine):
             found["weights"] = found["average"] = Held(
                 sum(part(p.numel(), processes) for p in model.parameters()), True
             )
-            found["gathered"] = Held(ITEM * min(elements, MOST_GATHERED))
+            found["gathered"] = Held(ITEM * min(elements, MAX_GATHERED))
         return {**found, "buckets": Held(bucket if self.zero < 2 else 2 * bucket)}
 
     def start(self) -> None:
@@ -125,12 +125,12 @@ class DeepSpeedEngine(ProcessEngine):
         model: nn.Module,
         optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
         *,
-        clip: float | None = None,
+        grad_clip_norm: float | None = None,
         units: Sequence[nn.Module] = (),
     ) -> nn.Module:
         import deepspeed
 
-        self.model, self.clip = model.to(self.device), clip
+        self.model, self.grad_clip_norm = model.to(self.device), grad_clip_norm
         self.entries = {name: x.shape for name, x in model.state_dict().items()}
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
@@ -148,14 +148,16 @@ class DeepSpeedEngine(ProcessEngine):
         # A bucket as large as the model at most: DeepSpeed's own takes 2 GB.
         elements = count(self.parameters.values())
         zero: dict[str, Any] = {"stage": self.zero, "reduce_bucket_size": min(elements, LARGEST_BUCKET)}
-        zero["stage3_max_live_parameters"] = MOST_GATHERED
+        zero["stage3_max_live_parameters"] = MAX_GATHERED
         if self.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
         return {
             # DeepSpeed only counts with it: the loss is the mean that we give it
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
-            "gradient_clipping": self.clip if self.clip is not None and self.zero else 0.0,
+            "gradient_clipping": self.grad_clip_norm
+            if self.grad_clip_norm is not None and self.zero
+            else 0.0,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -190,8 +192,10 @@ class DeepSpeedEngine(ProcessEngine):
         """Stage 0: the norm of the averaged gradients, and their clipping, just before the optimizer uses
         them."""
         self.norm = self._norm()
-        if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(list(self.parameters.values()), self.clip, self.norm)
+        if self.grad_clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(
+                list(self.parameters.values()), self.grad_clip_norm, self.norm
+            )
 
     def _forget(self) -> None:
         """Stage 3, and any with offload, keeps the gradient of a parameter that a step does not use, and

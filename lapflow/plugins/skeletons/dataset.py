@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Split
-from lapflow.core.random import keyed_generator, rand
+from lapflow.util.random import keyed_generator, rand
 
 
 class Skeleton(Dataset):
