@@ -12,7 +12,7 @@ from lapflow.config.layers import merge, read_overrides, read_source, recipes
 from lapflow.config.problems import explain_problems
 from lapflow.config.schema import Config, component_defaults
 from lapflow.config.yaml12 import Layer, write_yaml
-from lapflow.core.digest import difference
+from lapflow.util.digest import difference
 
 __all__ = ["difference", "dump_yaml", "file_schema", "load_config", "recipes", "resolved"]
 

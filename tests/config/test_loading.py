@@ -32,7 +32,7 @@ def test_a_bare_name_and_missing_sections_are_resolved():
     assert config["flow"]["intervals"] == {
         "name": "cumulative",
         "starts": [0.0, 0.5],
-        "draw": "batch",
+        "segment_sampling": "batch",
         "weights": None,
     }
     assert next(iter(config["model"])) == "name"
@@ -61,7 +61,7 @@ def test_overrides_follow_the_same_yaml_rules():
         "flow.intervals.starts=[0,0.2]",
         "training.learning_rate=1e-5",
         "seed=7",
-        "training.clip=null",
+        "training.grad_clip_norm=null",
         "engine=torch",
     ]
     config = load_config("lapflow-digits", overrides)
