@@ -91,7 +91,7 @@ def rectified_flow_pytorch(side: int, levels: int, size: str = "S") -> nn.Module
         num_scales=levels,
         accept_cond=True,
         cond_as_labels=True,
-        num_classes=CLASSES,
+        condition=CLASSES,
     )
     return lively(found)
 

@@ -93,7 +93,7 @@ class Sampling:
             self.flow,
             self.model,
             self.shape,
-            labels=self.labels,
+            condition=self.labels,
             solver=Euler(steps=self.steps),
             generator=generator,
         )

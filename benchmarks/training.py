@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import lapflow
 from benchmarks.measure import write
 from lapflow.backends.engines.torch import TorchEngine
 from lapflow.config.loading import load_config
-from lapflow.core.dataset import Dataset, Split
+from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.training.ema import EMA
 
 STARTS = {1: [0.0], 2: [0.0, 0.5], 3: [0.0, 0.33, 0.67]}
@@ -46,8 +45,8 @@ class Noise(Dataset):
     def size(self, split: Split) -> int:
         return len(self.images)
 
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
-        return self.images[index], index % len(self.class_names)
+    def read(self, split: Split, index: int) -> Sample:
+        return Sample(self.images[index], {"label": index % len(self.class_names)})
 
 
 def main() -> None:

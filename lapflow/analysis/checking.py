@@ -15,7 +15,8 @@ from lapflow.analysis.basis import Basis
 from lapflow.analysis.expectation import errors
 from lapflow.analysis.oracle import BandOracle, MatrixOracle, Oracle
 from lapflow.core.attention import Mask
-from lapflow.core.backbone import VARIANCE, Condition
+from lapflow.core.backbone import VARIANCE
+from lapflow.core.condition import Condition
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import Solver
 from lapflow.core.state import Shape, State

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import MAIN, Condition, Heads
+from lapflow.core.backbone import MAIN, Heads
+from lapflow.core.condition import Condition
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import Solver
 from lapflow.core.state import Shape, map_state

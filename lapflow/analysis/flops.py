@@ -16,6 +16,7 @@ import torch
 from lapflow.analysis.evaluations import evaluation_times
 from lapflow.config.building import (
     build_codec,
+    build_conditioner,
     build_dataset,
     build_flow,
     build_guidance,
@@ -49,11 +50,11 @@ class SegmentCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """`single` is the count of the same network with one scale, by part; `num_classes` of the network, 0 if
-    unconditional."""
+    """`single` is the count of the same network with one scale, by part; `conditional`: whether guidance has
+    something to leave out."""
 
     parameters: int
-    num_classes: int
+    conditional: bool
     segments: tuple[SegmentCost, ...]
     single: Mapping[str, int]
 
@@ -123,7 +124,7 @@ class Cost:
         )
         return {
             "parameters": self.parameters,
-            "num_classes": self.num_classes,
+            "conditional": self.conditional,
             "segments": [{**vars(s), "parts": dict(s.parts), "total": s.total} for s in self.segments],
             "single": dict(self.single),
             **{key: getattr(self, key) for key in keys},
@@ -143,7 +144,7 @@ def cost(config: Config) -> Cost:
         if times is not None:
             at = times[segment.index]
             found = replace(
-                found, evaluations=len(at), guided=sum(map(guidance.active, at)) if model.num_classes else 0
+                found, evaluations=len(at), guided=sum(map(guidance.active, at)) if model.condition else 0
             )
         segments.append(found)
     single = resolved(config)
@@ -156,7 +157,7 @@ def cost(config: Config) -> Cost:
     _, alone = _on_meta(load_config(single))
     return Cost(
         sum(p.numel() for p in model.parameters()),
-        model.num_classes,
+        bool(model.condition),
         tuple(segments),
         alone.multiply_adds((0,)),
     )
@@ -169,6 +170,5 @@ def seen(flow: Flow, segment: Segment) -> tuple[int, ...]:
 
 def _on_meta(config: Config) -> tuple[Flow, Backbone]:
     flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
-    return flow, build_model(
-        config, flow, codec.latent_shape(dataset.shape), dataset.num_classes, torch.device("meta")
-    )
+    parts = build_conditioner(config, dataset.class_names).parts()
+    return flow, build_model(config, flow, codec.latent_shape(dataset.shape), parts, torch.device("meta"))

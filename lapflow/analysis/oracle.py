@@ -29,8 +29,9 @@ from torch import Tensor
 
 from lapflow.analysis.basis import Basis
 from lapflow.core.attention import Mask, visible
-from lapflow.core.backbone import MAIN, Condition, Heads
+from lapflow.core.backbone import MAIN, Heads
 from lapflow.core.bridge import ConditionalBridge
+from lapflow.core.condition import Condition
 from lapflow.core.field import Endpoints
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, posterior_variance
@@ -81,7 +82,7 @@ class BandOracle(Oracle):
         self.std = {k: std[k] * self.bands[k].direction_std for k in segment.scales}
         self.mean = {k: mean[k] for k in segment.scales}
         if condition is not None and condition.image is not None:
-            self._condition_on(self.to_bands(condition.image))
+            self._condition_on(self.to_bands(condition.image.value))
 
     def _condition_on(self, image: State) -> None:
         before, bridge = self.flow.segments[self.segment.index - 1], self.flow.bridge

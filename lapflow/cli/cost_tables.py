@@ -1,4 +1,4 @@
-"""The tables that `lapflow flops` prints, each with the lines below it."""
+"""The tables that `lapflow flops` and `lapflow train --dry-run` print, each with the lines below it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from rich.table import Table
 
 from lapflow.analysis.flops import Cost, SegmentCost
 from lapflow.cli.output import new_table
-from lapflow.evaluation.memory import Memory
+from lapflow.training.dry_run import DryRun
 
 COUNTED = (
     "counted: token-wise layers, attention over the pairs seen, modulation\n"
     "not counted: embeddings of t and y, codec, the flow's and the solver's own arithmetic"
 )
-
-_RECOMPUTE = {
-    False: "",
-    "cheap": ", training.activation_checkpointing=cheap",
-    True: ", training.activation_checkpointing=true",
-}
 
 
 def cost_table(cost: Cost) -> Table:
@@ -71,83 +65,42 @@ def sample_words(cost: Cost, solver: str) -> str:
         lines.append(f"  {_count(cost.mean)} an evaluation on average, where they spread evenly over t")
     else:
         lines.append(f"{cost.sample_to_single_scale:.4f} of {cost.evaluations} evaluations of one scale")
-    if cost.num_classes:
+    if cost.conditional:
         whole = "" if cost.sample is None else f": {_count(2 * cost.sample)} if all are guided"
         lines.append(f"a guided evaluation is two{whole}")
     return "\n".join(lines)
 
 
-def held_table(memory: Memory) -> Table:
-    """What a process holds while training."""
-    held = memory.held or {}
-    own = next((a for a in memory.training or () if a.own), None)
-    unit = _Unit(max([h.bytes for h in held.values()] + [memory.step or 0]))
-    table = new_table(f"Memory of a process in training, in {unit}B")
-    for name in ("held", "size", "share"):
-        table.add_column(name, justify="right" if name == "size" else "left")
-    for name, h in held.items():
-        share = f"one of {memory.processes} parts" if h.divided and memory.processes > 1 else "whole"
-        table.add_row(name, unit(h.bytes), share + (", in the CPU's memory" if h.offloaded else ""))
-    if own is not None:
-        table.add_row(
-            "activations",
-            unit(own.bytes),
-            f"its {memory.share} images, {own.precision}{_RECOMPUTE[own.recompute]}",
-        )
-    if memory.step is not None:
-        table.add_section()
-        where = " on the device" if any(h.offloaded for h in held.values()) else ""
-        table.add_row("together", unit(memory.step), f"if all are largest at once{where}")
-    return table
-
-
-def engine_words(memory: Memory, engine: str) -> str:
-    """What is said above the tables of memory."""
-    share = "" if memory.processes == 1 else f" on {memory.processes} processes, {memory.share} on each"
-    return f"memory with engine {engine}\n{memory.batch} images a step{share}"
-
-
-def activation_table(memory: Memory) -> Table:
-    """Activations in both precisions, by what is recomputed, and of sampling."""
-    training, sampling = memory.training or (), memory.sampling or ()
-    unit = _Unit(max((a.bytes for a in (*training, *sampling)), default=0))
-    table = new_table(f"Activations at their most, in {unit}B")
-    table.add_column("of")
-    for precision in ("fp32", "bf16 autocast"):
-        table.add_column(precision, justify="right")
-    images = f"{memory.share} images"
-    for name, rows in (
-        *(
-            (f"a training step, {images}{setting}", [a for a in training if a.recompute == how])
-            for how, setting in _RECOMPUTE.items()
-        ),
-        (
-            f"an evaluation in sampling, {memory.drawn} images{', guided' if memory.guided else ''}",
-            list(sampling),
-        ),
+def step_table(found: DryRun) -> Table:
+    """What a dry run measured."""
+    among = f", {found.processes} processes" if found.processes > 1 else ""
+    table = new_table(f"The second of two training steps, on {found.device}{among}")
+    table.add_column("of a step")
+    table.add_column("", justify="right")
+    memory = "allocated on the device" if found.device.startswith("cuda") else "resident, the whole process"
+    for name, value in (
+        ("seconds", f"{found.seconds:.3f}"),
+        (f"peak memory ({memory})", f"{_count(found.memory)}B"),
+        ("parameters", f"{found.parameters / 1e6:.2f} M"),
+        ("multiply-adds", _count(found.multiply_adds)),
+        ("images", str(found.images)),
+        ("loss", f"{found.loss:.4g}"),
     ):
-        table.add_row(
-            name, *((unit(a.bytes) + (" *" if a.own else "  ") for a in rows) if rows else ("-  ", "-  "))
-        )
+        table.add_row(name, value)
     return table
 
 
-def memory_words(memory: Memory) -> str:
-    """What is said below the tables."""
-    lines = []
-    if memory.held is None:
-        lines.append("the engine does not say what a process holds")
-    if memory.reason is not None:
-        lines.append(f"activations are not estimated:\n  {memory.reason}")
-    if own := [a.bytes for a in memory.sampling or () if a.own]:
-        lines.append(
-            f"*: this config's. Sampling holds the weights and an evaluation: "
-            f"{_count(memory.weights + own[0])}B on one process"
-        )
-    lines.append(
-        "left out: codec, images, what kernels take for themselves, torch.compile (docs/arithmetic.md)"
+def step_words(found: DryRun) -> str:
+    """What is said below it."""
+    lines = ["memory: of the process that needed most"] if found.processes > 1 else []
+    return "\n".join(
+        [
+            *lines,
+            "multiply-adds: as the network counts them for the scales that this step drew, times three for",
+            "  forward and backward; recomputation, codec and the objective's own networks are not counted",
+            "nothing was written",
+        ]
     )
-    return "\n".join(lines)
 
 
 class _Unit:

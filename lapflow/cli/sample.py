@@ -17,6 +17,10 @@ def sample(
         list[str] | None,
         typer.Option("--class", help="A class, by name or number; may be repeated. Default: all in turn."),
     ] = None,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option("--caption", help="A caption, for a run trained on them; may be repeated."),
+    ] = None,
     guidance: options.Guidance = None,
     solver: options.Solver = None,
     steps: options.Steps = None,
@@ -47,6 +51,7 @@ def sample(
         samples = pipeline.sample(
             num,
             labels=labels,
+            captions=[captions[i % len(captions)] for i in range(num)] if captions else None,
             solver=method,
             guidance=guidance,
             seed=seed,

@@ -20,6 +20,9 @@ def train(
         typer.Argument(help="Changes, such as flow.intervals.starts=[0,0.2].", metavar="[KEY=VALUE]..."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/NAME.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Take two steps, print what the second took; write nothing.")
+    ] = False,
 ) -> None:
     """Train CONFIG. The same command continues an interrupted run."""
     from lapflow.cli.progress import watcher
@@ -29,6 +32,9 @@ def train(
     from lapflow.training.events import read_events, unreadable_lines
     from lapflow.training.loop import train as run
 
+    if dry_run:
+        _dry_run(load_config(config, overrides or []))
+        return
     folder = out or Path("runs") / Path(config).stem
     settings = load_config(config, overrides or [])
     with watcher() as watch:
@@ -57,6 +63,16 @@ def train(
             watch({"event": "note", "text": str(error)})
 
 
+def _dry_run(config: Config) -> None:
+    from lapflow.cli.cost_tables import step_table, step_words
+    from lapflow.cli.output import print_table
+    from lapflow.training.dry_run import dry_run
+
+    if (found := dry_run(config)) is not None:  # of several processes the first one says it
+        print_table(step_table(found))
+        typer.echo(step_words(found))
+
+
 def _bands_of_an_image(config: Config) -> Image:
     """What the decomposition makes of the first training image, in the flow's space."""
     from lapflow.config.building import build
@@ -64,6 +80,6 @@ def _bands_of_an_image(config: Config) -> Image:
     from lapflow.sampling.pictures import band_picture
 
     parts = build(config, "meta")
-    sample, _, _ = read_or_substitute(parts.dataset, "train", 0)
-    latents = parts.encode(sample[None])
+    sample, _ = read_or_substitute(parts.dataset, "train", 0)
+    latents = parts.encode(sample.value[None])
     return band_picture({k: x[0] for k, x in parts.flow.decomposition.analyze(latents).items()}, latents[0])

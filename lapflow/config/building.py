@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lapflow.config.schema import Config
 from lapflow.core.attention import AttentionBackend
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
+from lapflow.core.condition import Specs
+from lapflow.core.conditioner import Conditioner
 from lapflow.core.dataset import SPLITS, Dataset
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError, DataError, LapflowError
@@ -32,7 +34,7 @@ from lapflow.flows.compose import compose
 from lapflow.flows.flow import Flow
 from lapflow.plugins.registry import Spec, create
 from lapflow.util.autocast import autocast_dtype
-from lapflow.util.digest import difference
+from lapflow.util.digest import difference, tensors_sha256
 from lapflow.util.random import Generators, keyed_generator
 
 
@@ -45,6 +47,7 @@ class Composition:
     flow: Flow
     dataset: Dataset
     codec: Codec
+    conditioner: Conditioner
     model: Backbone
     objective: Objective
 
@@ -79,6 +82,17 @@ class Composition:
         are a function of the config's seed alone."""
         with _placed(self.config, "objective"), _first_weights(self.config, "objective", torch.device("cpu")):
             self.objective.build(self.flow, self.flow.network_bands(self.shape), self.num_classes)
+        for module in self.objective.frozen.values():
+            if isinstance(module, nn.Module):
+                module.eval().requires_grad_(False).to(self.engine.device)
+
+    @cached_property
+    def frozen(self) -> dict[str, str]:
+        """The SHA-256 of each thing that the objective, once built, uses and does not train."""
+        return {
+            name: tensors_sha256(found.state_dict()) if isinstance(found, nn.Module) else found.sha256
+            for name, found in self.objective.frozen.items()
+        }
 
     def fit(self) -> None:
         """Let the network set what it takes from training data, before the first step of a run."""
@@ -90,7 +104,7 @@ class Composition:
         noise: {scale of the representation: [n, c, *sizes]}, coarse to fine."""
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
-        samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0] for index in first])
+        samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0].value for index in first])
         with torch.no_grad():
             x = self.encode(
                 samples, [keyed_generator(seed, "sample", position) for position in range(len(first))]
@@ -113,15 +127,14 @@ class Composition:
         codec, sampling settings that do not fit the flow, a codec that cannot be loaded, nothing to
         recompute, a kernel that cannot run on the engine's device in its precision."""
         self._require_images()
-        require_processes(
-            self.config, self.flow, self.engine, self.config.training.batch_size, self.engine.world_size
-        )
+        require_processes(self.config, self.flow, self.engine)
         require_sampling(self.config, self.solver, self.guidance, self.flow)
         with _placed(self.config, "codec"):
             self.codec.load()
             self._require_same_codec()
         self._require_heads()
         self._require_optimizer()
+        self._require_inputs()
         self._require_activation_checkpointing()
         self.kernel()
 
@@ -158,21 +171,22 @@ class Composition:
                     remedy="train with engine=torch and parallel: ddp, or with another optimizer",
                 )
 
+    def _require_inputs(self) -> None:
+        """The network takes the times that the schedule draws and the objective adds, and has its hidden
+        states."""
+        t = torch.zeros(1)
+        times = {0: t} if self.flow.intervals.times_per_scale else t
+        with _placed(self.config, "model"):
+            self.model.require_inputs(times, t if self.objective.second_time else None, self.objective.hidden)
+
     def _require_activation_checkpointing(self) -> None:
         """The network has the parts that are to be recomputed."""
-        how, name = self.config.training.activation_checkpointing, type(self.model).__name__
         with _placed(self.config, "training", "activation_checkpointing"):
-            if how and not self.model.units():
+            if self.config.training.activation_checkpointing and not self.model.units():
                 raise ConfigError(
                     "the network names no units to recompute",
-                    got=name,
+                    got=type(self.model).__name__,
                     expected="training.activation_checkpointing=false",
-                )
-            if how == "cheap" and not self.model.remakes:
-                raise ConfigError(
-                    "the network does not say what of it is cheap to recompute",
-                    got=name,
-                    expected="training.activation_checkpointing=true or false",
                 )
 
     def _require_images(self) -> None:
@@ -220,10 +234,11 @@ def require_sampling(config: Config, solver: Solver, guidance: Guidance, flow: F
         guidance.require(flow.levels)
 
 
-def require_processes(config: Config, flow: Flow, engine: Engine, batch: int, processes: int) -> None:
-    """Raises `ConfigError` unless each of `processes` gets its share of a training batch, and what the engine
-    needs to be alike in all of them is."""
-    intervals, segments = flow.intervals, len(flow.segments)
+def require_processes(config: Config, flow: Flow, engine: Engine) -> None:
+    """Raises `ConfigError` unless each process gets its share of a training batch, and what the engine needs
+    to be alike in all of them is."""
+    intervals, segments, processes = flow.intervals, len(flow.segments), engine.world_size
+    batch = config.training.batch_size
     multiple = processes * (intervals.share_multiple(segments) if processes > 1 else 1)
     if batch % multiple:
         raise ConfigError(
@@ -280,12 +295,14 @@ def build(config: Config, device: torch.device | str = "cpu") -> Composition:
         shape = dataset.shape
     with _placed(config, "codec"):
         latent = codec.latent_shape(shape)
+    conditioner = build_conditioner(config, dataset.class_names)
     return Composition(
         config,
         flow,
         dataset,
         codec,
-        build_model(config, flow, latent, dataset.num_classes, device),
+        conditioner,
+        build_model(config, flow, latent, conditioner.parts(), device),
         build_objective(config),
     )
 
@@ -319,11 +336,11 @@ def build_model(
     config: Config,
     flow: Flow,
     shape: Shape,
-    num_classes: int,
+    condition: Specs | int,
     device: torch.device | str = "cpu",
 ) -> Backbone:
-    """The network for latents of `shape` (c, *sizes). Its first weights are a function of the config's seed
-    alone.
+    """The network for latents of `shape` (c, *sizes), with the parts of the condition that it embeds. Its
+    first weights are a function of the config's seed alone.
 
     Device `meta` allocates nothing.
     """
@@ -337,7 +354,7 @@ def build_model(
             config.model,
             "model",
             bands=bands,
-            num_classes=num_classes,
+            condition=condition,
             attention=attention,
         )
     return model
@@ -360,6 +377,14 @@ def build_codec(config: Config) -> Codec:
 def build_dataset(config: Config) -> Dataset:
     dataset: Dataset = _create(config, "dataset", config.data, "data")
     return dataset
+
+
+def build_conditioner(config: Config, class_names: Sequence[str]) -> Conditioner:
+    """The config's conditioner, for data of these classes."""
+    conditioner: Conditioner = _create(
+        config, "conditioner", config.conditioner, "conditioner", class_names=tuple(class_names)
+    )
+    return conditioner
 
 
 def build_images(dataset: Dataset) -> Dataset:

@@ -98,7 +98,7 @@ class TrainingConfig(Section):
         default=0.9999, description="decay of the weights' moving average; null: none is kept"
     )
     condition_dropout: Share = Field(
-        default=0.1, description="share of the labels replaced by the null class, for guidance"
+        default=0.1, description="share of the samples whose condition is replaced by its null, for guidance"
     )
     flip: bool = Field(default=False, description="mirror images at random")
     log_every: Positive = Field(default=50, description="steps between log lines")
@@ -117,11 +117,10 @@ class TrainingConfig(Section):
         "the step out",
     )
     max_skipped: Positive = Field(default=100, description="steps that may be left out before the run stops")
-    activation_checkpointing: bool | Literal["cheap"] = Field(
+    activation_checkpointing: bool = Field(
         default=False,
-        description="compute in the backward pass anew, instead of keeping it: true, each unit of the "
-        "network; cheap, its norms and "
-        "activation functions alone",
+        description="activation checkpointing: keep the inputs of each unit of the network alone, and "
+        "compute its activations anew in the backward pass",
     )
     workers: int = Field(
         default=0, ge=0, description="processes that read images; 0: the training process itself"
@@ -205,6 +204,10 @@ class Config(Section):
         default={"name": "pixels"}, description="the space of the flow: pixels, or an autoencoder's latents"
     )
     data: Annotated[Spec, Named("dataset")] = Field(description="the images")
+    conditioner: Annotated[Spec, Named("conditioner")] = Field(
+        default={"name": "classes"},
+        description="what the network is told of a sample, out of what the data set says of it",
+    )
     objective: Annotated[Spec, Named("objective")] = Field(
         default={"name": "mse"}, description="what training minimises"
     )

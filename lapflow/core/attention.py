@@ -67,26 +67,33 @@ def visible(mask: Mask, lengths: Sequence[int]) -> list[tuple[int, int, int, int
 
 
 def scale_attention(
-    backend: AttentionBackend, q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor], mask: Mask
+    backend: AttentionBackend,
+    q: Sequence[Tensor],
+    k: Sequence[Tensor],
+    v: Sequence[Tensor],
+    mask: Mask,
+    given: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
     """Attention among the tokens of all active scales under the scale mask: q, k and v of each scale [b, h,
-    n_k, d], coarse to fine -> the same shapes.
+    n_k, d], coarse to fine -> the same shapes. `given`: keys and values [b, h, m, d] that every scale sees
+    too.
 
     Exact: each query's softmax runs over exactly the keys its scale may see, and the masked products are
     never made. Neither queries nor results are ever joined; the keys of the scales seen are.
     """
+    first_k, first_v = ((), ()) if given is None else ((given[0],), (given[1],))
     if mask == "none":
-        keys, values = _join(k), _join(v)
+        keys, values = _join((*first_k, *k)), _join((*first_v, *v))
         return [backend.attend(queries, keys, values) for queries in q]
     outputs = []
-    keys, values = k[0], v[0]
+    keys, values = _join((*first_k, k[0])), _join((*first_v, v[0]))
     for i, queries in enumerate(q):
         if i and mask == "causal":
             # Joined to what was joined: a slice of all keys would make the backward pass fill the rest with
             # zeros and add it up.
             keys, values = _join((keys, k[i])), _join((values, v[i]))
         elif i:
-            keys, values = k[i], v[i]
+            keys, values = _join((*first_k, k[i])), _join((*first_v, v[i]))
         outputs.append(backend.attend(queries, keys, values))
     return outputs
 

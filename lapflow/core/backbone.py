@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lapflow.core.attention import Mask
 from lapflow.core.component import Component
-from lapflow.core.state import State, take_rows
+from lapflow.core.condition import Condition, Specs
+from lapflow.core.errors import ConfigError, suggest
+from lapflow.core.state import State, Times
 
 Heads = dict[str, State]
+
+Hidden = dict[str, State]
+"""Hidden states by name: {k: tokens [b, n_k, d]}."""
 
 MAIN = "main"
 """The head that every network has: what the flow's prediction states."""
@@ -22,41 +28,16 @@ VARIANCE = "variance"
 """The head in which a network returns the learned range of a step's variance."""
 
 
-@dataclass(frozen=True)
-class Condition:
-    """What a prediction is conditioned on: class `labels` [b] (int64; the null class is `num_classes`), and
-    in a cascade the coarser `image` {k: [b, c, *sizes_k]} beside the state's scale k, corrupted at `level`
-    [b]."""
-
-    labels: Tensor | None = None
-    image: Mapping[int, Tensor] | None = None
-    level: Tensor | None = None
-
-    @staticmethod
-    def of(condition: Condition | Tensor | None) -> Condition:
-        """A bare tensor stands for class labels, None for no condition."""
-        return condition if isinstance(condition, Condition) else Condition(labels=condition)
-
-    def rows(self, index: Tensor | slice) -> Condition:
-        """What is given beside the samples `index` of the batch."""
-
-        def take(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[index]
-
-        image = None if self.image is None else take_rows(self.image, index)
-        return Condition(take(self.labels), image, take(self.level))
-
-
 class Backbone(nn.Module, Component):
     """A network over the active scales of a state.
 
-    Context: `bands` ({k: Band}, coarse to fine), `num_classes` (0: unconditional), `attention` (a backend or
-    its name).
-    """
+    Context: `bands` ({k: Band}, coarse to fine), `condition` (the specs of the parts that it embeds, by name;
+    a number stands for so many classes, 0 for nothing), `attention` (a backend or its name)."""
 
     kind = "backbone"
-    context = ("bands", "num_classes", "attention")
-    num_classes: int
+    context = ("bands", "condition", "attention")
+    condition: Specs = MappingProxyType({})
+    """The parts that it embeds. It refuses others by name."""
 
     heads: tuple[str, ...] = ()
     """The heads beside `main` that `forward` returns."""
@@ -67,9 +48,15 @@ class Backbone(nn.Module, Component):
     mask: Mask = "none"
     """Which scales the output of a scale depends on, as `Field.mask`; `none` is always safe."""
 
-    remakes: bool = False
-    """Whether its units take part in `training.activation_checkpointing=cheap`: they compute norms and
-    activation functions by `remade`."""
+    times_per_scale: bool = False
+    """Whether `forward` takes a time for each scale."""
+
+    second_time: bool = False
+    """Whether `forward` takes `t_end`, the end of the step that is predicted (flow maps)."""
+
+    def hidden_names(self) -> tuple[str, ...]:
+        """The hidden states that `forward` can return, in the order in which they are computed."""
+        return ()
 
     def fit(self, examples: Callable[[int], State]) -> None:
         """Set from training data what is not trained, such as codebooks or statistics: called once before the
@@ -80,11 +67,49 @@ class Backbone(nn.Module, Component):
 
     @abstractmethod
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        *,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
         """state {k: [b, c_k, *sizes_k]} with any non-empty suffix of the scales coarse to fine (or one alone,
         a merged image), t [b] the path's model time, in [0, 1] for most -> {"main": {k: [b, c_k, *sizes_k]}}
-        for the same scales, and the `heads`. Without labels a conditional network takes the null class."""
+        for the same scales, and the `heads`. What it embeds and is not given is taken as null.
+
+        `t` may be {k: [b]} if the network has `times_per_scale`. `t_end`, like `t`, is the time at which the
+        predicted step ends, if it has a `second_time`; None: `t`, a step of no length. With `return_hidden`,
+        some of `hidden_names()`, the result is (heads, {name: {k: tokens [b, n_k, d]}}). A network that
+        states none of these need not have the keywords: they are not given to it then. Raises `ConfigError`
+        for what the network does not take (`require_inputs`)."""
+
+    def prepare(self, condition: Condition) -> Condition:
+        """The same condition, with what does not depend on state and time computed once, for all evaluations
+        of a sampling: `forward` takes it in the place of the condition, with the same result."""
+        return condition
+
+    def require_inputs(self, t: Times, t_end: Times | None, return_hidden: Sequence[str]) -> None:
+        """Raises `ConfigError` unless the network takes such times and has these hidden states."""
+        name = type(self).__name__
+        if not self.times_per_scale and not (isinstance(t, Tensor) and isinstance(t_end, Tensor | None)):
+            raise ConfigError(
+                f"{name} takes one time for all scales", got="a time for each", expected="t of shape [b]"
+            )
+        if t_end is not None and not self.second_time:
+            raise ConfigError(
+                f"{name} takes no second time",
+                got="t_end",
+                expected="a network that has one, for instance mot-dit with second_time: true",
+            )
+        for wanted in return_hidden:
+            if wanted not in (known := self.hidden_names()):
+                raise ConfigError(
+                    f"{name} has no hidden state {wanted!r}",
+                    got=wanted,
+                    expected=suggest(wanted, known) if known else "none: it gives no hidden states",
+                )
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str | None:
         """The attention kernel that runs there, by name; None for a network without one. Raises

@@ -1,20 +1,43 @@
-"""Contract: images with labels, or what a codec made of them."""
+"""Contract: samples with what is said of them; or what a codec made of them."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.decomposition import require_images
+from lapflow.core.errors import DataError
 from lapflow.core.state import Shape
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`value` float32 [c, *sizes] in [-1, 1] (or a codec's moments), and `annotations`: what is said of it,
+    by name, as JSON values. `label` is an index into the set's `class_names`, `caption` a text; others are
+    the set's own."""
+
+    value: Tensor
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+
+
+def annotation(annotations: Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
+    """The annotation `name` of a batch of samples. Raises `DataError` where the data do not say it."""
+    if name not in annotations:
+        raise DataError(
+            f"the data say no {name!r} of a sample",
+            got=", ".join(annotations) or "no annotations",
+            expected=name,
+            remedy="name a data set that does, or another conditioner",
+        )
+    return annotations[name]
 
 
 @dataclass(frozen=True)
@@ -32,7 +55,7 @@ class Encoding:
 
 
 class Dataset(Component):
-    """A finite set of labelled images. Opening it is cheap; nothing is read before `size` or `read`.
+    """A finite set of annotated images. Opening it is cheap; nothing is read before `size` or `read`.
 
     `shape` (c, *sizes) and `num_classes` (0: no labels) are known without reading images, so that a model can
     be built.
@@ -75,26 +98,35 @@ class Dataset(Component):
         be read."""
 
     @abstractmethod
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
-        """Image `index` of a split as float32 [c, *sizes] in [-1, 1] (or its moments), and its label (0
-        without classes). A pure function.
+    def read(self, split: Split, index: int) -> Sample:
+        """Sample `index` of a split. Every sample has the same annotations, `label` among them where the set
+        has classes. A pure function.
 
         Raises `ImageError` for an image that cannot be read while others can: training then takes another
         (`lapflow.data.substitute`). Any other error ends the run.
         """
 
-    def read_mirrored(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read_mirrored(self, split: Split, index: int) -> Sample:
         """As `read`, of the image turned left to right. The moments of a mirrored image are not the mirrored
-        moments."""
+        moments, and a caption may speak of left and right: such a set overrides this."""
         assert self.encoding is None, "a set of moments must say what those of a mirrored image are"
-        image, label = self.read(split, index)
-        require_images("mirroring", image.ndim - 1)
-        return image.flip(-1), label
+        sample = self.read(split, index)
+        require_images("mirroring", sample.value.ndim - 1)
+        return replace(sample, value=sample.value.flip(-1))
 
     def require_mirrored(self) -> None:
         """Raises `DataError` where `read_mirrored` cannot answer, `SizeError` for samples that are not
         images. Called before work starts."""
         require_images("mirroring", len(self.shape) - 1)
+
+    judgements: ClassVar[Mapping[str, str]] = {}
+    """What `judge` measures: {name: what it says, in words}."""
+
+    def judge(self, samples: Tensor, annotations: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
+        """Figures that only this set can give of samples [n, c, *sizes] which were asked for with
+        `annotations`: {name of `judgements`: [n]}. An evaluation states their means, beside those of real
+        held-out samples."""
+        raise AssertionError(f"{type(self).__name__} names no judgements")
 
     def name(self, split: Split, index: int) -> str:
         """What people call image `index` of a split, in lists of bad images for example. Each image's own;

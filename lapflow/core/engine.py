@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -15,16 +14,6 @@ from lapflow.core.component import Component
 from lapflow.core.errors import LapflowError
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Held:
-    """What one process holds of something, in `bytes`; whether the processes have `divided` it among them
-    (each would hold all of it otherwise), and whether it is `offloaded` to the CPU's memory."""
-
-    bytes: int
-    divided: bool = False
-    offloaded: bool = False
 
 
 class Engine(Component):
@@ -116,15 +105,6 @@ class Engine(Component):
     def explain(self, error: RuntimeError) -> LapflowError | None:
         """What an error of a collective call says to the user, if another process is its cause; None: it is
         something else."""
-        return None
-
-    # ------------------------------------------------------------------ memory
-
-    def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held] | None:
-        """What the first of `processes` holds while it trains `model` with AdamW, activations apart:
-        `weights`, `gradients`, `moments`, `average` (that of `shards`; only a run that keeps one has it), and
-        under other names what the engine adds, each at its most. Asked of an engine that was not started, of
-        a model on any device. None: it is not stated."""
         return None
 
     # ------------------------------------------------------------------ steps

@@ -19,7 +19,7 @@ class Guidance(Component):
     @property
     @abstractmethod
     def off(self) -> bool:
-        """Whether the unconditional prediction is never needed; if not, sampling needs labels."""
+        """Whether the unconditional prediction is never needed; if not, sampling needs a condition."""
 
     def require(self, levels: int) -> None:
         """Raises `ConfigError` unless the settings fit a composition of `levels` scales."""

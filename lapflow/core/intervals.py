@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
+from lapflow.core.state import Times
 from lapflow.core.time_law import TimeLaw
 from lapflow.util.random import Generators
 
@@ -23,6 +24,10 @@ class Segment:
     `scale_starts[k]` is the value of u at which scale k became active, for each active scale, coarse to fine.
     The noise of the segment is `noise_scale` times the bands of the sample's noise. Sampling enters at
     `sampling_start`, start unless the path or the prediction is not defined there.
+
+    `windows` gives each scale a time of its own, which runs linearly from windows[k][0] to windows[k][1]
+    while t runs from start to stop; the network is then told one time a scale, and predicts dx/d(own
+    time).
     """
 
     index: int
@@ -32,6 +37,18 @@ class Segment:
     window: tuple[float, float] | None = None
     noise_scale: float = 1.0
     t_eps: float = 0.0
+    windows: Mapping[int, tuple[float, float]] | None = None
+
+    def of(self, scale: int) -> Segment:
+        """The segment as `scale` sees it: its own window, where scales have times of their own."""
+        return self if self.windows is None else replace(self, window=self.windows[scale], windows=None)
+
+    def own_times(self, t: Times) -> Times:
+        """The scales' own times at time `t`; `t` itself where t is the time of all, or where it
+        is such times already."""
+        if self.windows is None or not isinstance(t, Tensor):
+            return t
+        return {k: self.of(k).local_time(t) for k in self.scales}
 
     @property
     def sampling_start(self) -> float:
@@ -74,13 +91,13 @@ def even_grid(start: float, stop: float, steps: int) -> list[float]:
 @dataclass(frozen=True)
 class Draw:
     """What a training step drew: the samples `index` of the batch (None: all) train in `segment` at times `t`
-    [n].
+    [n], or {k: [n]} where each scale has a time of its own.
 
     `t` may lie past `segment.stop`, where the path of the segment's scales is still defined.
     """
 
     segment: Segment
-    t: Tensor
+    t: Times
     index: Tensor | None = None
 
 
@@ -93,6 +110,9 @@ class IntervalSchedule(Component):
     unit_pixel_variance: bool = False
     """Whether the noise has unit variance per pixel at every resolution (the segments' `noise_scale`), rather
     than being what a white image of full size is there."""
+
+    times_per_scale: bool = False
+    """Whether scales have times of their own (`Segment.windows`, or draws of {k: [n]})."""
 
     common: bool = False
     """Whether every process of a run trains the same segments in a step, each with the same number of

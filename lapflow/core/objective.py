@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lapflow.core.backbone import Backbone
 from lapflow.core.component import Component
 from lapflow.core.decomposition import Band
+from lapflow.core.features import FeatureExtractor
 from lapflow.flows.flow import Flow, TrainingPoint
 
 
@@ -32,6 +33,18 @@ class Objective(Component):
     heads: tuple[str, ...] = ()
     """The heads beside `main` that it trains."""
 
+    second_time: bool = False
+    """Whether it gives the network a second time, `t_end`."""
+
+    hidden: tuple[str, ...] = ()
+    """The hidden states that it asks the network for (`return_hidden`)."""
+
+    frozen: dict[str, nn.Module | FeatureExtractor]
+    """What it uses and does not train, by name, put there by `build`: a teacher (`lapflow.load(path).model`,
+    of a run or an exported folder), a feature extractor. Moved to the engine's device; outside optimizer,
+    average and checkpoint, which names it by the SHA-256 of its weights: a run does not go on with
+    another."""
+
     module: nn.Module | None = None
     """The weights of its own, made by `build`; None: it has none."""
 
@@ -42,7 +55,7 @@ class Objective(Component):
         """Take the flow, and make `module` for what the network sees (`bands`: `flow.network_bands` of the
         data's shape) and its classes. Called once before training, under a seed of the run's. Override it
         with `super().build(...)` first."""
-        self.flow = flow
+        self.flow, self.frozen = flow, {}
 
     @abstractmethod
     def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:

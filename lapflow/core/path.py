@@ -93,6 +93,9 @@ class Path(Component):
     """The last u at which every coefficient is finite; training times and the solvers of an ODE stay at or
     below it."""
 
+    times_per_scale: bool = False
+    """Whether `coefficients` honours a segment's `windows`, times of each scale's own."""
+
     sigma_min: float = 0.0
     """The noise std left at `u_max`, per direction of a band of unit noise."""
 

@@ -15,6 +15,8 @@ State = dict[int, Tensor]
 
 Shape = tuple[int, ...]
 """The shape (c, *sizes) of a sample, with one to three axes of sizes."""
+Times = Tensor | Mapping[int, Tensor]
+"""One time for all scales, a scalar or [b]; or a time of its own for each, {k: [b]}."""
 
 
 def map_state(
@@ -22,6 +24,16 @@ def map_state(
 ) -> State:
     """`{k: function(first[k], ...)}` over the scales of `first`, in its order."""
     return {k: function(x, *(other[k] for other in rest)) for k, x in first.items()}
+
+
+def time_of(t: Times, scale: int) -> Tensor:
+    """The time of one scale."""
+    return t if isinstance(t, Tensor) else t[scale]
+
+
+def map_times(function: Callable[[Tensor], Tensor], t: Times) -> Times:
+    """`function` of the shared time, or of each scale's."""
+    return function(t) if isinstance(t, Tensor) else {k: function(x) for k, x in t.items()}
 
 
 def take_rows(state: Mapping[int, Tensor], index: Tensor | slice) -> State:

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.dataset import Dataset, Split
+from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import BackendError, DataError
 
 
@@ -50,7 +50,7 @@ class Digits(Dataset):
     def size(self, split: Split) -> int:
         return len(_split(self.held_out)[split])
 
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read(self, split: Split, index: int) -> Sample:
         members = _split(self.held_out)[split]
         if not 0 <= index < len(members):
             raise DataError(
@@ -58,7 +58,7 @@ class Digits(Dataset):
             )
         images, labels = _load()
         at = members[index]
-        return images[at].clone(), labels[at]
+        return Sample(images[at].clone(), {"label": labels[at]})
 
 
 @functools.cache

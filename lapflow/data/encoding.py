@@ -7,6 +7,7 @@ finds all of them in place writes the manifest. No process waits for another.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,19 @@ from lapflow.core.dataset import SPLITS, Dataset
 from lapflow.core.errors import DataError
 from lapflow.data.loader import Content, read_batches
 from lapflow.data.quarantine import QUARANTINE, Quarantine
-from lapflow.data.shards import MANIFEST, SETTINGS, Dtype, Manifest, Settings, Shard, batches, pack, verified
+from lapflow.data.shards import (
+    MANIFEST,
+    SAID,
+    SAID_ENDS,
+    SETTINGS,
+    Dtype,
+    Manifest,
+    Settings,
+    Shard,
+    batches,
+    pack,
+    verified,
+)
 from lapflow.util.digest import difference
 from lapflow.util.files import ASIDE, remove_leftovers, replace_file
 
@@ -114,10 +127,13 @@ class Encoder:
             "labels": [],
             **({"flipped": []} if self.settings.flip else {}),
         }
-        for rows, (images, labels, unreadable) in zip(batches(shard, self.batch_size), samples, strict=False):
+        others: list[bytes] = []
+        for rows, (images, said, unreadable) in zip(batches(shard, self.batch_size), samples, strict=False):
             quarantine.add(unreadable)
             images = images.to(self.device)
-            found["labels"].append(labels)
+            found["labels"].append(torch.tensor(said.pop("label", [0] * len(images)), dtype=torch.int64))
+            rest = [dict(zip(said, values)) for values in zip(*said.values())]
+            others += [json.dumps(one, sort_keys=True).encode() for one in rest]
             for name, variant in (("moments", images), ("flipped", images.flip(-1))):
                 if name in found:
                     with torch.inference_mode():
@@ -125,7 +141,11 @@ class Encoder:
                     _require_finite(moments, shard, rows, self.settings.dtype)
                     found[name].append(moments)
             self.progress(len(rows))
-        return {name: torch.cat(parts) for name, parts in found.items()}
+        tensors = {name: torch.cat(parts) for name, parts in found.items()}
+        if others:
+            tensors[SAID] = torch.tensor(list(b"".join(others)), dtype=torch.uint8)
+            tensors[SAID_ENDS] = torch.tensor([0, *map(len, others)]).cumsum(0)
+        return tensors
 
     def _finish(self) -> None:
         """Write the manifest; the shards of other processes are verified first."""
@@ -178,6 +198,8 @@ def plan(
     if dataset.encoding is not None:
         raise DataError("the data are latents already", got=dict(images), expected="a data set of images")
     codec.latent_shape(dataset.shape)
+    if flip:
+        dataset.require_mirrored()
     counts = {split: dataset.size(split) for split in SPLITS}
     if not any(counts.values()):
         raise DataError("there is no image to encode", got=dict(images), expected="at least one image")

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
-from torch import Tensor
 
-from lapflow.core.dataset import Dataset, Split
+from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import DataError, printable
 from lapflow.data.picture import Channels, read_picture
 from lapflow.data.split import uniform_hash
@@ -108,9 +107,10 @@ class ImageFolder(Dataset):
     def size(self, split: Split) -> int:
         return len(self.listing.splits[split])
 
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read(self, split: Split, index: int) -> Sample:
         name, label = self._entry(split, index)
-        return read_picture(self.root / name, (self.height, self.width), self.channels), label
+        image = read_picture(self.root / name, (self.height, self.width), self.channels)
+        return Sample(image, {"label": label} if self.num_classes else {})
 
     def name(self, split: Split, index: int) -> str:
         """The path below `root`, with forward slashes."""

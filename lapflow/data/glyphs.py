@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
-from torch import Tensor
 
-from lapflow.core.dataset import Dataset, Split
+from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import BackendError, DataError
 from lapflow.util.random import keyed_generator
 
@@ -78,7 +77,7 @@ class Glyphs(Dataset):
         self._typefaces(split)
         return self.counts[split]
 
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read(self, split: Split, index: int) -> Sample:
         if not 0 <= index < self.counts[split]:
             raise DataError(
                 f"the glyphs' {split} split has no image {index}",
@@ -91,7 +90,7 @@ class Glyphs(Dataset):
         label = index % len(CLASSES)
         path = typefaces[int(draws[0] * len(typefaces))]
         pixels = _render(CLASSES[label], path, self.side, [2 * u - 1 for u in draws[1:]])
-        return torch.from_numpy(pixels)[None] / 127.5 - 1, label
+        return Sample(torch.from_numpy(pixels)[None] / 127.5 - 1, {"label": label})
 
     def _typefaces(self, split: Split) -> list[str]:
         found = usable_typefaces(self.fonts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import mmap
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,13 +11,12 @@ from typing import Annotated, Any
 import torch
 from pydantic import BeforeValidator, Field
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from lapflow.core.dataset import Dataset, Encoding, Split
+from lapflow.core.dataset import Dataset, Encoding, Sample, Split
 from lapflow.core.errors import DataError
 from lapflow.core.state import Shape
 from lapflow.data.folder import text_path
-from lapflow.data.shards import MANIFEST, SETTINGS, Manifest
+from lapflow.data.shards import MANIFEST, SAID, SAID_ENDS, SETTINGS, Manifest
 from lapflow.util.files import file_sha256
 
 _REMEDY = "remove it and repeat the `lapflow encode` that made the folder: it is made anew"
@@ -80,10 +80,10 @@ class Latents(Dataset):
     def size(self, split: Split) -> int:
         return self._shards.manifest.counts.get(split, 0)
 
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read(self, split: Split, index: int) -> Sample:
         return self._shards.sample("moments", split, index)
 
-    def read_mirrored(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read_mirrored(self, split: Split, index: int) -> Sample:
         self.require_mirrored()
         return self._shards.sample("flipped", split, index)
 
@@ -128,8 +128,8 @@ class _Shards:
         """One byte for each shard, 1 once it is verified, in memory that forked processes share."""
         self.known = mmap.mmap(-1, max(1, len(self.manifest.sha256)))
 
-    def sample(self, name: str, split: Split, index: int) -> tuple[Tensor, int]:
-        """Row `index` of the split's tensor `name` as float32, a copy, and its label."""
+    def sample(self, name: str, split: Split, index: int) -> Sample:
+        """Row `index` of the split's tensor `name` as float32, a copy, and what is said of it."""
         count = self.manifest.counts.get(split, 0)
         if not 0 <= index < count:
             raise DataError(
@@ -142,7 +142,15 @@ class _Shards:
         try:
             file = self._open(shard.name)
             moments = file.get_slice(name)[row].to(torch.float32, copy=True)
-            return moments, int(file.get_slice("labels")[row : row + 1].item())
+            said = (
+                {"label": int(file.get_slice("labels")[row : row + 1].item())}
+                if self.manifest.classes
+                else {}
+            )
+            if SAID in file.offset_keys():
+                start, stop = file.get_slice(SAID_ENDS)[row : row + 2].tolist()
+                said |= json.loads(bytes(file.get_slice(SAID)[start:stop].tolist()))
+            return Sample(moments, said)
         except (OSError, SafetensorError, IndexError) as error:
             raise DataError(
                 f"{shard.name} cannot be read: {error}", where=str(self.folder / shard.name), remedy=_REMEDY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lapflow.core.dataset import Dataset, Split
 from lapflow.core.errors import ConfigError, DataError, ImageError, LapflowError
 from lapflow.data.order import flipped, indices
-from lapflow.data.substitute import Sample, Unreadable, read_or_substitute
+from lapflow.data.substitute import Read, Unreadable, read_or_substitute
 from lapflow.data.workers import unheeding, watched
 
 CACHE_BYTES = 256 * 2**20
@@ -28,20 +28,20 @@ Key = tuple[int, bool]
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` [b, c, h, w] float32 in [-1, 1] (or the moments that the set holds), `labels` [b] int64, and
-    each sample's position in the run's data order.
+    """`images` [b, c, h, w] float32 in [-1, 1] (or the moments that the set holds), what is said of each,
+    {name: b values}, and each sample's position in the run's data order.
 
     `unreadable` are the samples among them that were replaced, each time they are.
     """
 
     images: Tensor
-    labels: Tensor
+    annotations: dict[str, list[Any]]
     positions: list[int]
     unreadable: tuple[Unreadable, ...] = ()
 
 
-Content = tuple[Tensor, Tensor, tuple[Unreadable, ...]]
-"""A batch's images, labels and unreadable samples."""
+Content = tuple[Tensor, dict[str, list[Any]], tuple[Unreadable, ...]]
+"""A batch's images, annotations and unreadable samples."""
 
 
 class Batches:
@@ -93,8 +93,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         source = self._read_ahead() if self.workers else self._read_here()
-        for positions, (images, labels, unreadable) in zip(self._positions(), source):
-            yield Batch(images, labels, positions, unreadable)
+        for positions, (images, said, unreadable) in zip(self._positions(), source):
+            yield Batch(images, said, positions, unreadable)
 
     def _positions(self) -> Iterator[list[int]]:
         start = self.consumed + self.first
@@ -125,8 +125,8 @@ class Batches:
 def read_batches(
     dataset: Dataset, split: Split, keys: Iterable[list[Key]], workers: int = 0, rank: int = 0
 ) -> Iterator[Content]:
-    """The samples, labels and replaced ones of batch after batch of `keys`, read ahead by `workers` processes
-    if any.
+    """The samples, annotations and replaced ones of batch after batch of `keys`, read ahead by `workers`
+    processes if any.
 
     Raises `DataError` for an image that cannot be read and for which no other can, and when a worker dies;
     what else the data set raises.
@@ -167,16 +167,16 @@ def load_images(
     dataset: Dataset, split: Split, indices: Iterable[int]
 ) -> tuple[Tensor, Tensor, list[tuple[int, ImageError]]]:
     """The samples [n, c, h, w] and labels [n] at `indices` of a split, and which of these cannot be read,
-    with the cause."""
+    with the cause. Label 0 where a sample has none."""
     images, labels, refused = [], [], []
     for index in indices:
         try:
-            image, label = dataset.read(split, index)
+            sample = dataset.read(split, index)
         except ImageError as error:
             refused.append((index, error))
             continue
-        images.append(image)
-        labels.append(label)
+        images.append(sample.value)
+        labels.append(sample.annotations.get("label", 0))
     stacked = torch.stack(images) if images else torch.empty(0, *dataset.sample_shape)
     return stacked, torch.tensor(labels, dtype=torch.int64), refused
 
@@ -194,21 +194,21 @@ class _Remembering:
         variants, size = 1 + flip, dataset.size(split)
         self.dataset, self.split = dataset, split
         self.images = torch.empty(variants, size, *dataset.sample_shape)
-        self.labels = torch.empty(variants, size, dtype=torch.int64)
-        self.known = [[False] * size for _ in range(variants)]
+        self.said: list[list[Mapping[str, Any] | None]] = [[None] * size for _ in range(variants)]
         self.unreadable: dict[int, Unreadable] = {}
 
     def batch(self, keys: Sequence[Key]) -> Content:
         for index, mirrored in keys:
-            if not self.known[mirrored][index]:
-                image, label, unreadable = read_or_substitute(self.dataset, self.split, index, mirrored)
-                self.images[int(mirrored), index], self.labels[int(mirrored), index] = image, label
-                self.known[mirrored][index] = True
+            if self.said[mirrored][index] is None:
+                sample, unreadable = read_or_substitute(self.dataset, self.split, index, mirrored)
+                self.images[int(mirrored), index] = sample.value
+                self.said[mirrored][index] = sample.annotations
                 if unreadable is not None:
                     self.unreadable[index] = unreadable
         rows, variants = torch.tensor(keys).T
         replaced = tuple(self.unreadable[index] for index, _ in keys if index in self.unreadable)
-        return self.images[variants, rows], self.labels[variants, rows], replaced
+        said = [self.said[mirrored][index] or {} for index, mirrored in keys]
+        return self.images[variants, rows], _collected(said), replaced
 
 
 class _Samples(torch.utils.data.Dataset[Any]):
@@ -218,14 +218,14 @@ class _Samples(torch.utils.data.Dataset[Any]):
     def __init__(self, dataset: Dataset, split: Split) -> None:
         self.dataset, self.split = dataset, split
 
-    def __getitem__(self, key: Key) -> Sample | LapflowError:
+    def __getitem__(self, key: Key) -> Read | LapflowError:
         try:
             return read_or_substitute(self.dataset, self.split, *key)
         except LapflowError as error:
             return error
 
 
-def _collate(samples: Sequence[Sample | LapflowError]) -> Content | LapflowError:
+def _collate(samples: Sequence[Read | LapflowError]) -> Content | LapflowError:
     good = []
     for sample in samples:
         if isinstance(sample, LapflowError):
@@ -234,10 +234,21 @@ def _collate(samples: Sequence[Sample | LapflowError]) -> Content | LapflowError
     return _stack(good)
 
 
-def _stack(samples: Sequence[Sample]) -> Content:
-    images, labels, unreadable = zip(*samples)
+def _stack(samples: Sequence[Read]) -> Content:
     return (
-        torch.stack(images),
-        torch.tensor(labels, dtype=torch.int64),
-        tuple(one for one in unreadable if one is not None),
+        torch.stack([sample.value for sample, _ in samples]),
+        _collected([sample.annotations for sample, _ in samples]),
+        tuple(one for _, one in samples if one is not None),
     )
+
+
+def _collected(said: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """{name: the annotation of each sample}. Raises `DataError` unless the same is said of every sample."""
+    names = list(said[0]) if said else []
+    if odd := next((one for one in said if one.keys() != said[0].keys()), None):
+        raise DataError(
+            "not every sample has the same annotations",
+            got=", ".join(odd) or "none",
+            expected=", ".join(names),
+        )
+    return {name: [one[name] for one in said] for name in names}

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.dataset import Dataset, Split
+from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import DataError
+from lapflow.core.state import Shape
 from lapflow.data.digits import Digits
 from lapflow.util.random import keyed_generator
 
@@ -52,7 +53,7 @@ class MovingDigits(Dataset):
         self.digits = Digits()
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         return 1, self.frames, self.side, self.side
 
     @property
@@ -62,17 +63,17 @@ class MovingDigits(Dataset):
     def size(self, split: Split) -> int:
         return self.films if split == "train" else max(1, self.films // 4)
 
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read(self, split: Split, index: int) -> Sample:
         if not 0 <= index < self.size(split):
             raise DataError(
                 f"there is no film {index} in the {split} split", expected=f"0 <= index < {self.size(split)}"
             )
         chosen, places = self.motion(split, index)
-        digit, label = self.digits.read(split, chosen)
+        digit = self.digits.read(split, chosen)
         film = torch.full(self.shape, -1.0)
         for frame, (top, left) in enumerate(places):
-            film[:, frame, top : top + SIDE, left : left + SIDE] = digit
-        return film, label
+            film[:, frame, top : top + SIDE, left : left + SIDE] = digit.value
+        return Sample(film, digit.annotations)
 
     def motion(self, split: Split, index: int) -> tuple[int, list[tuple[int, int]]]:
         """(which digit of the split, the top left corner [y, x] of its 8x8 pixels in each frame)."""
@@ -91,7 +92,7 @@ class MovingDigits(Dataset):
         ]
         return chosen, places
 
-    judgements = {  # noqa: RUF012
+    judgements: ClassVar[Mapping[str, str]] = {
         "digit_seen": "share of a film's frames in which a classifier of real digits sees the class asked "
         "for, "
         "at the place where the digit is",
@@ -149,5 +150,5 @@ def classifier() -> Any:
 
     digits = Digits()
     read = [digits.read("train", i) for i in range(digits.size("train"))]
-    levels = torch.stack([(image.flatten() + 1) * 8 for image, _ in read])
-    return SVC(gamma=0.001, C=10).fit(levels.numpy(), [label for _, label in read])
+    levels = torch.stack([(sample.value.flatten() + 1) * 8 for sample in read])
+    return SVC(gamma=0.001, C=10).fit(levels.numpy(), [s.annotations["label"] for s in read])

@@ -13,8 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.dataset import Dataset, Split
+from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import BackendError, ConfigError, DataError
+from lapflow.core.state import Shape
 
 
 class ECG(Dataset):
@@ -30,7 +31,7 @@ class ECG(Dataset):
         self.length, self.held_out = length, held_out
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         return 1, self.length
 
     @property
@@ -40,13 +41,13 @@ class ECG(Dataset):
     def size(self, split: Split) -> int:
         return max(0, len(self._part(split)) - self.length + 1)
 
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read(self, split: Split, index: int) -> Sample:
         if not 0 <= index < self.size(split):
             raise DataError(
                 f"there is no window {index} in the {split} split",
                 expected=f"0 <= index < {self.size(split)}",
             )
-        return self._part(split)[None, index : index + self.length].clone(), 0
+        return Sample(self._part(split)[None, index : index + self.length].clone())
 
     def _part(self, split: Split) -> Tensor:
         series = recording()

@@ -30,6 +30,9 @@ from lapflow.util.digest import tensors_sha256
 from lapflow.util.files import file_sha256
 
 MANIFEST, SETTINGS = "manifest.json", "encoding.json"
+SAID, SAID_ENDS = "annotations", "annotation_ends"
+"""The tensors of a shard that hold other annotations than labels, where there are some: JSON objects one
+behind the other, as bytes, and where each begins and the last one ends [n + 1]."""
 Dtype = Literal["float32", "float16", "bfloat16"]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

@@ -1,4 +1,4 @@
-"""What takes the place of an image that cannot be read: another of the same split, with its own label.
+"""What takes the place of an image that cannot be read: another of the same split, with its own annotations.
 
 The substitute is a pure function of (split, index): whatever the number of workers and processes, and after a
 resume, the same image stands in for the same bad one.
@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from lapflow.core.dataset import Dataset, Split
+from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import DataError, ImageError, printable
 from lapflow.data.split import uniform_hash
 
@@ -30,11 +28,11 @@ class Unreadable:
     substitute: str
 
 
-Sample = tuple[Tensor, int, Unreadable | None]
-"""An image [c, h, w], its label, and what it stands in for."""
+Read = tuple[Sample, Unreadable | None]
+"""A sample, and what it stands in for."""
 
 
-def read_or_substitute(dataset: Dataset, split: Split, index: int, mirrored: bool = False) -> Sample:
+def read_or_substitute(dataset: Dataset, split: Split, index: int, mirrored: bool = False) -> Read:
     """Image `index` of a split, `mirrored` or not, or where reading it raises `ImageError` the first of
     `substitutes` that can be read.
 
@@ -43,16 +41,16 @@ def read_or_substitute(dataset: Dataset, split: Split, index: int, mirrored: boo
     """
     read = dataset.read_mirrored if mirrored else dataset.read
     try:
-        return (*read(split, index), None)
+        return read(split, index), None
     except ImageError as error:
         refused = error
     cause = printable(str(refused.what if refused.got is None else refused.got))
     for other in substitutes(split, index, dataset.size(split)):
         try:
-            image, label = read(split, other)
+            sample = read(split, other)
         except ImageError:
             continue
-        return image, label, Unreadable(dataset.name(split, index), index, cause, dataset.name(split, other))
+        return sample, Unreadable(dataset.name(split, index), index, cause, dataset.name(split, other))
     raise DataError(
         f"an image cannot be read, and of {TRIES} others tried in its place none can",
         where=refused.where or printable(dataset.name(split, index)),

@@ -45,6 +45,12 @@ class Capabilities:
     @classmethod
     def of(cls, run: Path, pipeline: Pipeline, options: Mapping[str, str]) -> Capabilities:
         own = str(pipeline.config.sampling.solver["name"])
+        if set(pipeline.conditioner.needs) - {"label"}:
+            raise ConfigError(
+                "the page asks for classes only",
+                got=f"a run that is told {', '.join(pipeline.conditioner.needs)}",
+                remedy="lapflow sample RUN --caption TEXT",
+            )
         fitting = [
             name for name in dict.fromkeys([own, *names("solver")]) if name == own or _fits(pipeline, name)
         ]

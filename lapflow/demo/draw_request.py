@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from lapflow.core.component import validate
+from lapflow.core.condition import Condition
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.guidance import Guidance
 from lapflow.core.solver import Solver
@@ -39,10 +39,10 @@ class DrawRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A request, resolved: what the sampler takes (`labels` [1] or None), and the `command` that writes the
-    same picture."""
+    """A request, resolved: what the sampler takes (`condition` of one sample), and the `command` that writes
+    the same picture."""
 
-    labels: Tensor | None
+    condition: Condition
     solver: Solver
     guidance: Guidance
     seed: int
@@ -76,7 +76,7 @@ def resolve(draw_request: DrawRequest, capabilities: Capabilities) -> Drawing:
     labels = None if draw_request.label is None else torch.tensor([pipeline.label(draw_request.label)])
     solver = capabilities.solver(draw_request.solver, draw_request.steps)
     return Drawing(
-        labels,
+        Condition.of(labels),
         solver,
         pipeline.require(solver, draw_request.guidance),
         draw_request.seed,

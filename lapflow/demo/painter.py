@@ -62,7 +62,7 @@ def paint(capabilities: Capabilities, drawing: Drawing, tell: Tell, cancelled: C
     try:
         images, work = pipeline.draw(
             range(1),
-            labels=drawing.labels,
+            condition=drawing.condition,
             solver=drawing.solver,
             guidance=drawing.guidance,
             seed=drawing.seed,

@@ -200,14 +200,14 @@ def _work(pipeline: Pipeline, config: Config) -> tuple[int, int, float]:
 
     solver = create("solver", config.sampling.solver)
     work: list[Any] = []
-    labels = torch.arange(TIMED_BATCH) % len(pipeline.class_names) if pipeline.class_names else None
+    asked = pipeline.conditioner(pipeline.annotations(range(TIMED_BATCH)))
     generator = torch.Generator().manual_seed(0)
     since = time.perf_counter()
     sample(
         pipeline.flow,
         pipeline.model,
         (TIMED_BATCH, *pipeline.shape),
-        labels=labels,
+        condition=asked,
         solver=solver,
         generator=generator,
         statistics=work,

@@ -144,6 +144,9 @@ def summary(metrics: Mapping[str, Any]) -> str:
             else ""
         )
         rows.append(f"a classifier sees the class asked for in {100 * metrics['agreement']:.1f} %{held_out}")
+    for name in [key for key in metrics if key.startswith("judged.") and not key.endswith("_real")]:
+        real = f" (held-out real {metrics[f'{name}_real']:.3f})" if f"{name}_real" in metrics else ""
+        rows.append(f"{name.removeprefix('judged.').replace('_', ' ')} {metrics[name]:.3f}{real}")
     if left_out := metrics["counts"]["unreadable"]:
         rows.append(f"{left_out} real images cannot be read and are left out of these figures")
     if replaced := metrics["counts"]["replaced"]:

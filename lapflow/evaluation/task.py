@@ -99,7 +99,7 @@ class Task:
         self.sizes = {split: min(self.settings.real_images, self.images.size(split)) for split in SPLITS}
         self.judged = (
             self.settings.classifier is not None
-            and bool(self.pipeline.class_names)
+            and "label" in self.pipeline.conditioner.needs
             and self.images.num_classes > 1
         )
         if self.judged:
@@ -222,9 +222,13 @@ class Task:
         seen = self.engine.jointly(self._originals)
 
         def make(rows: range) -> dict[str, Tensor]:
-            labels = self.pipeline.labels(rows)
+            asked = self.pipeline.annotations(rows)
             images, work = self.pipeline.draw(
-                rows, labels=labels, solver=self.method, guidance=self.guide, seed=self.seed
+                rows,
+                condition=self.pipeline.conditioner(asked),
+                solver=self.method,
+                guidance=self.guide,
+                seed=self.seed,
             )
             _require_numbers(images, rows)
             found = {ROWS: torch.tensor(rows), "evaluations": torch.tensor([work.evaluations])}
@@ -232,19 +236,20 @@ class Task:
                 found[FEATURES] = extract(self.extractor, images)
             if seen is not None:
                 found["nearest"] = nearest_distances(whole_levels(images, self.images.grey_levels), seen)
-            if self.judged and labels is not None:
-                found["agreed"] = (self.judge(images) == labels).sum()[None]
+            if self.judged:
+                found["agreed"] = (self.judge(images) == torch.tensor(asked["label"])).sum()[None]
+            if self.images.judgements:
+                found |= {f"judged/{n}": x for n, x in self.images.judge(images, asked).items()}
             if self.npz is not None:
                 found["pixels"] = torch.from_numpy(to_uint8(images))
             return found
 
         loop = workspace.loop("samples", "sampling", self._sample_settings(), self.num, self.batch_size, make)
         if (path := self.npz) is not None:
-            labels = self.pipeline.labels(range(self.num))
-            numbers = torch.zeros(self.num, dtype=torch.int64) if labels is None else labels
+            labels = self.pipeline.annotations(range(self.num)).get("label", [0] * self.num)
             shape = (*self.images.shape[1:], self.images.shape[0])
             pixels = (block["pixels"].numpy() for block in loop.each("pixels"))
-            self.engine.first(lambda: write_archive(path, shape, pixels, numbers.numpy()))
+            self.engine.first(lambda: write_archive(path, shape, pixels, torch.tensor(labels).numpy()))
         return loop
 
     def _originals(self) -> Tensor | None:
@@ -263,7 +268,7 @@ class Task:
         parts = {
             name: value
             for name, value in resolved(self.config).items()
-            if name in ("flow", "model", "codec", "attention")
+            if name in ("flow", "model", "codec", "conditioner", "attention")
         }
         looked_at = self.judged or "copies" in self.metrics
         return {
@@ -292,6 +297,9 @@ class Task:
             images, labels = self.real["test"].everything()
             if len(images):
                 metrics["agreement_real"] = int((self.judge(images) == labels).sum()) / len(images)
+        for name in self.images.judgements:
+            metrics[f"judged.{name}"] = float(samples.column(f"judged/{name}").mean())
+        metrics |= self._judged_real()
         if "copies" in self.metrics:
             metrics["copies"] = copy_figures(
                 copy_report(samples.column("nearest"), self._levels("train"), self._levels("test"))
@@ -308,6 +316,16 @@ class Task:
         if made is not None:
             metrics["measured_in"] = self._measured_in(real, made)
         return metrics
+
+    def _judged_real(self) -> dict[str, float]:
+        """The data set's own figures of its real held-out samples."""
+        size = min(self.num, self.images.size("test"))
+        if not self.images.judgements or not size:
+            return {}
+        read = [self.images.read("test", i) for i in range(size)]
+        said = {name: [one.annotations[name] for one in read] for name in read[0].annotations}
+        found = self.images.judge(torch.stack([one.value for one in read]), said)
+        return {f"judged.{name}_real": float(x.mean()) for name, x in found.items()}
 
     def _distances(self, real: Mapping[Split, Measured], made: Measured) -> dict[str, Any]:
         against = self._readable(real)

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import Condition
 from lapflow.core.bridge import Bridge, ConditionalBridge
+from lapflow.core.condition import IMAGE, Condition, Image
 from lapflow.core.coupling import Coupling, Independent
 from lapflow.core.decomposition import Band, Decomposition
 from lapflow.core.errors import ConfigError, suggest
@@ -23,7 +23,7 @@ from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.noise import DecomposedNoise, Noise
 from lapflow.core.path import Coefficients, Path
 from lapflow.core.prediction import Prediction, VelocityPrediction
-from lapflow.core.state import Shape, State, scalar_time, take_rows
+from lapflow.core.state import Shape, State, Times, batch_size, map_times, scalar_time, take_rows, time_of
 from lapflow.core.time_law import TimeLaw, Uniform
 from lapflow.util.random import Generators, first_generator, rand
 
@@ -40,14 +40,15 @@ class TrainingPoint:
     """A training pair: the samples `index` of the batch (None: all) in `segment`.
 
     What the network is given, `network(point.state, point.t, point.condition)`: `state` maps the
-    representation's scales to [n, c_k, *sizes_k], `t` [n] is its time, and `condition` holds the rows of what
-    is given beside (in a cascade the coarser image and its level too). `target` is what its head `main`
-    should return, at `weights` per scale (a number, or [n]). Behind it: the path's times `path_time` [n],
-    bands of `data` (x1) and `noise` (x0, at the segment's noise scale). `fraction` is n over the batch size.
+    representation's scales to [n, c_k, *sizes_k], `t` its times ([n], or {k: [n]}), and `condition` holds the
+    rows of what is given beside (in a cascade the coarser image and its level too). `target` is what its head
+    `main` should return, at `weights` per scale (a number, or [n]). Behind it: the path's times `path_time`
+    [n] (or each scale's own, {k: [n]}), bands of `data` (x1) and `noise` (x0, at the segment's noise scale).
+    `fraction` is n over the batch size. `t_end`, only if it was asked for, is a second time, at or after `t`.
     """
 
     state: State
-    t: Tensor
+    t: Times
     target: State
     weights: Mapping[int, Tensor | float]
     segment: Segment
@@ -55,8 +56,9 @@ class TrainingPoint:
     noise: State
     index: Tensor | None
     fraction: float
-    path_time: Tensor
+    path_time: Times
     condition: Condition
+    t_end: Times | None = None
 
 
 class Flow:
@@ -142,6 +144,8 @@ class Flow:
         generator: Generators,
         stage_generator: torch.Generator | None = None,
         condition: Condition | Tensor | None = None,
+        *,
+        second_time: bool = False,
     ) -> list[TrainingPoint]:
         """The training pairs of a batch `x` [b, c, *sizes] and what is given beside it (`Condition.of`); each
         sample is in exactly one of them.
@@ -171,8 +175,11 @@ class Flow:
         if isinstance(self.bridge, ConditionalBridge):
             level = self.bridge.draw_corruption_level(rand((batch,), generator, dtype=dtype, device=x.device))
             extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
+        portion = rand((batch,), generator, dtype=dtype, device=x.device) if second_time else None
         return [
-            self._point(data, noise[finest[self.bridge.noise_index(d.segment)]], d, batch, given, extra)
+            self._point(
+                data, noise[finest[self.bridge.noise_index(d.segment)]], d, batch, given, extra, portion
+            )
             for d in draws
         ]
 
@@ -205,9 +212,11 @@ class Flow:
         generator: Generators,
         stage_generator: torch.Generator | None = None,
         condition: Condition | Tensor | None = None,
+        *,
+        second_time: bool = False,
     ) -> TrainingPoint:
         """The one training pair of a batch, for a schedule that draws one segment per batch."""
-        points = self.training_points(x, generator, stage_generator, condition)
+        points = self.training_points(x, generator, stage_generator, condition, second_time=second_time)
         if len(points) != 1:
             raise ConfigError(
                 "this schedule draws several segments per batch",
@@ -225,6 +234,7 @@ class Flow:
         batch: int,
         given: Condition,
         extra: tuple[Tensor, State] | None,
+        portion: Tensor | None,
     ) -> TrainingPoint:
         segment, rows = draw.segment, slice(None) if draw.index is None else draw.index
         given = given.rows(rows)
@@ -234,7 +244,7 @@ class Flow:
             for k, x in take_rows(noise, rows).items()
             if k in segment.scales
         }
-        t = self.path.discretize(draw.t, segment)
+        t = map_times(lambda u: self.path.discretize(u, segment), segment.own_times(draw.t))
         coefficients = self.coefficients(t, segment, data)
         bands = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in coefficients.items()}
         target = self._target(bands, data, noise, segment, coefficients)
@@ -242,27 +252,39 @@ class Flow:
             before = self.segments[segment.index - 1]
             level, pyramid = extra[0][rows], take_rows(extra[1], rows)
             image = self.condition_image({k: data[k] for k in before.scales}, pyramid, level, segment)
-            given = replace(given, image=image, level=level)
+            given = given.beside(IMAGE, Image(image, level))
         return TrainingPoint(
             self.to_image(self._given(bands, coefficients), segment),
-            self.path.model_time(t, segment),
+            self.model_time(t, segment),
             target,
             self._weights(t, segment),
             segment,
             data,
             noise,
             draw.index,
-            draw.t.shape[0] / batch,
+            batch_size(data) / batch,
             t,
             given,
+            None if portion is None else self._t_end(t, portion[rows], segment),
         )
 
-    def coefficients(
-        self, t: Tensor, segment: Segment, like: Mapping[int, Tensor]
-    ) -> dict[int, Coefficients]:
-        """The path's coefficients of the active bands at times `t`, shaped to multiply the bands
-        `like`."""
-        return {k: self.path.coefficients(t, segment, k).expand(like[k]) for k in segment.scales}
+    def _t_end(self, t: Times, portion: Tensor, segment: Segment) -> Times:
+        """The second time: `portion` of the way from `t` to where the path ends."""
+        end = self.path.train_t_max(segment) if isinstance(t, Tensor) else self.path.u_max
+        return self.model_time(map_times(lambda u: u + portion * (end - u), t), segment)
+
+    def coefficients(self, t: Times, segment: Segment, like: Mapping[int, Tensor]) -> dict[int, Coefficients]:
+        """The path's coefficients of the active bands at times `t`, or at the scales' own times (with
+        derivatives by these), shaped to multiply the bands `like`."""
+        return {k: self._coefficients(t, segment, k).expand(like[k]) for k in segment.scales}
+
+    def _coefficients(self, t: Times, segment: Segment, scale: int) -> Coefficients:
+        own = segment if isinstance(t, Tensor) else replace(segment, windows=None)
+        return self.path.coefficients(time_of(t, scale), own, scale)
+
+    def model_time(self, t: Times, segment: Segment) -> Times:
+        """The time, or the times, that the network is told at times `t` or the scales' own times."""
+        return map_times(lambda u: self.path.model_time(u, segment), segment.own_times(t))
 
     def interpolate(
         self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], t: Tensor, segment: Segment
@@ -275,7 +297,8 @@ class Flow:
 
     def target(self, bands: State, data: State, noise: State, t: Tensor, segment: Segment) -> State:
         """What the network should return, in its representation, at the bands x of the pair (x1, x0)."""
-        return self._target(bands, data, noise, segment, self.coefficients(t, segment, bands))
+        found = self.coefficients(segment.own_times(t), segment, bands)
+        return self._target(bands, data, noise, segment, found)
 
     def _target(
         self, bands: State, data: State, noise: State, segment: Segment, found: Mapping[int, Coefficients]
@@ -288,11 +311,11 @@ class Flow:
         }
         return self.to_image(target, segment)
 
-    def _weights(self, t: Tensor, segment: Segment) -> dict[int, Tensor | float]:
+    def _weights(self, t: Times, segment: Segment) -> dict[int, Tensor | float]:
         """Per scale of the representation. Merged, the coarsest band's coefficients weigh the image."""
         weights: dict[int, Tensor | float] = {}
         for k in segment.scales if self.representation == "bands" else (segment.finest,):
-            c = self.path.coefficients(t, segment, k if self.representation == "bands" else self.levels - 1)
+            c = self._coefficients(t, segment, k if self.representation == "bands" else self.levels - 1)
             weight, scale = (
                 self.prediction.weight(c, self.noise_std(k, segment)),
                 self.intervals.scale_weight(k, self.levels),
@@ -313,6 +336,16 @@ class Flow:
         self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
     ) -> State:
         """dx/dt [representation], given the network's main output at `state`."""
+        if segment.windows is not None:
+            own = self._velocity(output, state, segment.own_times(t), segment)
+            rates = {k: segment.of(k).rate for k in own}
+            # A scale that waits does not move, whatever is predicted for it.
+            return {k: v * rates[k] if rates[k] else torch.zeros_like(v) for k, v in own.items()}
+        return self._velocity(output, state, t, segment)
+
+    def _velocity(
+        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Times, segment: Segment
+    ) -> State:
         if self.prediction.is_velocity:
             return dict(output)
         bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
@@ -328,7 +361,7 @@ class Flow:
     ) -> tuple[State, State]:
         """(x1, x0) as bands, given the network's main output at `state` [representation]."""
         bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
-        found = self.coefficients(t, segment, bands)
+        found = self.coefficients(segment.own_times(t), segment, bands)
         pairs = {
             k: self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment))
             for k, c in found.items()
@@ -419,7 +452,8 @@ class Flow:
             self.bridge.corruption_level,
             device=next(iter(bands.values())).device,
         )
-        return Condition(None, self.condition_image(bands, corruption, level, after), level)
+        image = self.condition_image(bands, corruption, level, after)
+        return Condition({IMAGE: Image(image, level)})
 
     def condition_image(
         self, bands: Mapping[int, Tensor], corruption: Mapping[int, Tensor], level: Tensor, after: Segment
@@ -483,6 +517,14 @@ class Flow:
                 got="representation: bands",
                 expected="representation: merged",
                 remedy="set flow.representation=merged",
+            )
+        if self.intervals.times_per_scale and not (
+            self.path.times_per_scale and self.representation == "bands"
+        ):
+            raise ConfigError(
+                f"{type(self.intervals).__name__} gives each scale a time of its own",
+                got=f"{type(self.path).__name__}, representation: {self.representation}",
+                expected="a path that takes times per scale (linear, gvp, vp), representation: bands",
             )
         if self.representation == "merged" and any(
             b.finest == a.finest for a, b in zip(self.segments, self.segments[1:])

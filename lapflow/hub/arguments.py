@@ -104,12 +104,12 @@ def choose_solver(
 
 
 def choose_guidance(
-    config: Config, flow: Flow, class_names: Sequence[str], scale: float | Sequence[float] | None
+    config: Config, flow: Flow, conditional: bool, scale: float | Sequence[float] | None
 ) -> Guidance:
     """The guidance of a scale as diffusers means it: at most 1 is off. None: the config's."""
     if scale is None or isinstance(scale, Sequence):
-        return resolve_guidance(config, flow, class_names, scale)
-    return resolve_guidance(config, flow, class_names, max(1.0, float(scale)))
+        return resolve_guidance(config, flow, conditional, scale)
+    return resolve_guidance(config, flow, conditional, max(1.0, float(scale)))
 
 
 def choose_generator(generator: Generators, batch: int) -> Generators:

@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from lapflow.config.building import build_codec, build_flow, build_model
+from lapflow.config.building import build_codec, build_conditioner, build_flow, build_model
 from lapflow.config.loading import resolved
 from lapflow.core.attention import Mask
-from lapflow.core.backbone import Condition, Heads
+from lapflow.core.condition import CLASS, Condition, Specs
 from lapflow.core.errors import CheckpointError, ConfigError, LapflowError
+from lapflow.core.state import Times
 from lapflow.hub.needed import ConfigMixin, ModelMixin, register_to_config
 from lapflow.sampling.exported import SHARDS, described
 from lapflow.sampling.loaded_run import LoadedRun
@@ -60,7 +61,14 @@ class LapFlowModel(ModelMixin, ConfigMixin):
         with _float32():
             self.flow = build_flow(config)
             self.latent_shape = build_codec(config).latent_shape(self.loaded_run.shape)
-            self.network = build_model(config, self.flow, self.latent_shape, len(self.loaded_run.class_names))
+            parts = build_conditioner(config, self.loaded_run.class_names).parts()
+            if other := [name for name in parts if name != CLASS]:
+                raise ConfigError(
+                    "diffusers' pipeline of lapflow takes classes only",
+                    got=f"a run conditioned on {', '.join(other)}",
+                    expected="lapflow.load(run).sample(...)",
+                )
+            self.network = build_model(config, self.flow, self.latent_shape, parts)
         if dtype != torch.float32:
             self.network.to(dtype)
         # All values are in the config: of those that were passed by position diffusers would believe that
@@ -82,17 +90,24 @@ class LapFlowModel(ModelMixin, ConfigMixin):
         return super().from_config(config, *args, **kwargs)
 
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        **options: Any,
+    ) -> Any:
         """state {k: [b, c_k, h_k, w_k]}, t [b], condition -> {"main": {k: [b, c_k, h_k, w_k]}}: see
         `Backbone.forward`."""
-        heads: Heads = self.network(state, t, condition)
-        return heads
+        return self.network(state, t, condition, **options)
 
     @property
-    def num_classes(self) -> int:
-        """Classes of the data; 0 for an unconditional model. The null class is this label."""
-        return self.network.num_classes
+    def condition(self) -> Specs:
+        """The parts of a condition that it embeds."""
+        return self.network.condition
+
+    def prepare(self, condition: Condition) -> Condition:
+        """The condition: classes are looked up in every evaluation."""
+        return condition
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -228,7 +228,7 @@ class LapFlowPipeline(DiffusionPipeline):
                     self.flow,
                     self.backbone,
                     (batch, *self.backbone.latent_shape),
-                    labels=labels,
+                    condition=labels,
                     solver=method,
                     guidance=self._guide(labels is not None),
                     generator=generator,
@@ -256,7 +256,7 @@ class LapFlowPipeline(DiffusionPipeline):
         if self._guidance_scale is None and not labelled:
             return ClassifierFreeGuidance()
         return choose_guidance(
-            self.loaded_run.config, self.flow, self.loaded_run.class_names, self._guidance_scale
+            self.loaded_run.config, self.flow, bool(self.backbone.condition), self._guidance_scale
         )
 
     def _check_output(self, output_type: str) -> None:

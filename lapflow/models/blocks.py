@@ -10,17 +10,14 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, Mask, scale_attention
-from lapflow.core.remaking import remade
-from lapflow.models.layers import MLP, for_products, modulate
-from lapflow.models.linear import Linear
+from lapflow.models.layers import MLP, modulate
 
 Modulation = tuple[Tensor, ...]
 
@@ -31,8 +28,8 @@ class Expert(nn.Module):
     def __init__(self, width: int, hidden: int, affine: bool = True) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, elementwise_affine=affine, eps=1e-6)
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=affine, eps=1e-6)
         self.mlp = MLP(width, hidden)
 
@@ -42,12 +39,12 @@ class Expert(nn.Module):
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens [b, n, d] -> queries, keys and values [b, n, 3 d]."""
-        return remade(self.qkv, partial(_normed, self.norm1), x)
+        return self.qkv(self.norm1(x))
 
     def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         """Tokens and what they attended to, both [b, n, d] -> the next tokens."""
         x = x + self.proj(attended)
-        return x + remade(self.mlp, partial(_normed, self.norm2), x)
+        return x + self.mlp(self.norm2(x))
 
 
 class ModulatedExpert(Expert):
@@ -56,27 +53,19 @@ class ModulatedExpert(Expert):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(width, hidden, affine=False)
-        self.modulation = Linear(width, 6 * width)
+        self.modulation = nn.Linear(width, 6 * width)
 
     def modulations(self, condition: Tensor | None) -> Modulation:
         return self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         shift, scale, *_ = modulation
-        return remade(self.qkv, partial(_modulated, self.norm1), x, shift, scale)
+        return self.qkv(modulate(self.norm1(x), shift, scale))
 
     def finish(self, x: Tensor, attended: Tensor, modulation: Modulation) -> Tensor:
         _, _, gate1, shift, scale, gate2 = modulation
         x = torch.addcmul(x, gate1, self.proj(attended))
-        return torch.addcmul(x, gate2, remade(self.mlp, partial(_modulated, self.norm2), x, shift, scale))
-
-
-def _normed(norm: nn.Module, x: Tensor) -> Tensor:
-    return for_products(norm(x))
-
-
-def _modulated(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return for_products(remade(lambda normed: modulate(normed, shift, scale), norm, x))
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift, scale)))
 
 
 class MaskedAttention:
@@ -90,20 +79,32 @@ class MaskedAttention:
         self.backend, self.mask, self.heads = backend, mask, heads
         self._passed: dict[tuple[torch.device, torch.dtype, int, bool], str] = {}
 
-    def __call__(self, groups: Sequence[Tensor], lengths: tuple[int, ...]) -> list[Tensor]:
+    def __call__(
+        self, groups: Sequence[Tensor], lengths: tuple[int, ...], given: Tensor | None = None
+    ) -> list[Tensor]:
         """Groups of qkv [b, n_g, 3 d], one for each scale of these lengths, coarse to fine, or one for all ->
-        [b, n_g, d] each."""
+        [b, n_g, d] each. `given` [b, m, 2 d] are keys and values that all see."""
         split = len(groups) == 1 and self.mask != "none"
         parts = groups[0].split(lengths, dim=1) if split else groups
-        q, k, v = zip(
-            *(
-                [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in qkv.chunk(3, dim=-1)]
-                for qkv in parts
-            )
-        )
+        q, k, v = zip(*(self._heads(qkv, 3) for qkv in parts))
+        beside = None
+        if given is not None:
+            keys, values = self._heads(given, 2)
+            beside = keys, values
         _require(self, q[0].device, q[0].dtype, q[0].shape[-1], q[0].requires_grad)
-        attended = [x.transpose(1, 2).flatten(2) for x in scale_attention(self.backend, q, k, v, self.mask)]
+        attended = [
+            x.transpose(1, 2).flatten(2) for x in scale_attention(self.backend, q, k, v, self.mask, beside)
+        ]
         return [torch.cat(attended, dim=1)] if split and len(attended) > 1 else attended
+
+    def cross(self, q: Tensor, given: Tensor) -> Tensor:
+        """Queries [b, n, d] to keys and values [b, m, 2 d] -> [b, n, d], all seen."""
+        (queries,), (keys, values) = self._heads(q, 1), self._heads(given, 2)
+        _require(self, queries.device, queries.dtype, queries.shape[-1], queries.requires_grad)
+        return self.backend.attend(queries, keys, values).transpose(1, 2).flatten(2)
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return tuple(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in x.chunk(parts, dim=-1))
 
     def require(self, device: torch.device, dtype: torch.dtype, head_dim: int, needs_grad: bool) -> str:
         """The kernel that runs there. Raises `BackendError` unless the backend can run."""
@@ -125,24 +126,35 @@ def _require(
 class Block(nn.Module):
     """Called once a step with the tokens of every active scale, so that it may be wrapped as one unit."""
 
-    def __init__(self, experts: dict[str, Expert], attention: MaskedAttention) -> None:
+    def __init__(
+        self,
+        experts: dict[str, Expert],
+        attention: MaskedAttention,
+        cross: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.experts = nn.ModuleDict(experts)
         self.attention = attention
+        self.cross = None if cross is None else nn.ModuleDict(cross)
 
     def forward(
         self,
         groups: tuple[Tensor, ...],
-        condition: Tensor | None,
+        conditions: tuple[Tensor | None, ...],
         names: tuple[str, ...],
         lengths: tuple[int, ...],
+        given: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """groups of tokens [b, n_g, d] with the `names` of their experts, coarse to fine; condition [b, d] or
-        None; `lengths`, the tokens of each scale -> the next groups."""
+        """groups of tokens [b, n_g, d] with the `names` of their experts, coarse to fine; the condition of
+        each, [b, d] or None; `lengths`, the tokens of each scale; `given`, keys and values [b, m, 2 d] that
+        all see, or for cross-attention tokens [b, m, d] -> the next groups."""
+        if self.cross is not None:
+            groups = tuple(self.cross[name](x, given) for name, x in zip(names, groups))
+            given = None
         experts = [cast(Expert, self.experts[name]) for name in names]
-        modulations = [expert.modulations(condition) for expert in experts]
+        modulations = [expert.modulations(c) for expert, c in zip(experts, conditions)]
         projected = [expert.project(x, m) for expert, x, m in zip(experts, groups, modulations)]
-        attended = self.attention(projected, lengths)
+        attended = self.attention(projected, lengths, given)
         return tuple(
             expert.finish(x, part, m) for expert, x, part, m in zip(experts, groups, attended, modulations)
         )

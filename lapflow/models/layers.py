@@ -9,14 +9,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lapflow.core.condition import Vector, class_rows
 from lapflow.core.decomposition import Band
-from lapflow.core.errors import ConfigError
-from lapflow.core.remaking import is_remaking, remade
-from lapflow.models.linear import Linear, LinearGELU, gelu
 from lapflow.models.positions import Grid, position_embedding
-from lapflow.util.autocast import autocast_dtype
 
 
 def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
@@ -48,12 +46,6 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-def for_products(x: Tensor) -> Tensor:
-    """x as a linear layer takes it: under autocast in its low precision, if it is not float64."""
-    dtype = autocast_dtype(x.device)
-    return x if dtype is None or x.dtype == torch.float64 else x.to(dtype)
-
-
 class PatchEmbed(nn.Module):
     """The patches of one scale as tokens, with their positions."""
 
@@ -63,7 +55,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch, self.finest = patch, finest
         self.grid = grid_of(band, patch)
-        self.proj = Linear((band.channels + band.condition) * math.prod(patch), width)
+        self.proj = nn.Linear((band.channels + band.condition) * math.prod(patch), width)
         self.register_buffer("position", position_embedding(width, self.grid, finest), persistent=False)
 
     @property
@@ -93,7 +85,7 @@ class TimestepEmbedder(nn.Module):
     def __init__(self, width: int, frequencies: int = 256) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.mlp = nn.Sequential(Linear(frequencies, width), nn.SiLU(), Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         """t [b] -> [b, d]."""
@@ -112,18 +104,30 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """A table of num_classes + 1 rows; the last one, index num_classes, stands for no class."""
+    """A table of `count` + 1 rows; the last one stands for no class (`NULL`)."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, count: int, width: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.table = nn.Embedding(num_classes + 1, width)
+        self.table = nn.Embedding(count + 1, width)
 
     def forward(self, labels: Tensor | None, like: Tensor) -> Tensor:
         """labels [b], or None for no class -> [b, d]. `like` [b, ...] gives batch size and device."""
-        if labels is None:
-            labels = torch.full((like.shape[0],), self.num_classes, dtype=torch.int64, device=like.device)
-        return self.table(labels)
+        return self.table(class_rows(labels, self.table.num_embeddings - 1, like))
+
+
+class VectorEmbedder(nn.Module):
+    """Numbers -> a vector of the network's width, by an MLP; `null` stands for none given."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
+        self.null = nn.Parameter(torch.empty(width))
+
+    def forward(self, part: Vector | None, like: Tensor) -> Tensor:
+        """The part, or None for nothing given -> [b, d]. `like` [b, ...] gives the batch size."""
+        if part is None:
+            return self.null.expand(len(like), -1)
+        return torch.where(part.given[:, None], self.mlp(part.value.to(self.null.dtype)), self.null)
 
 
 class MLP(nn.Module):
@@ -131,14 +135,12 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = LinearGELU(width, hidden)
-        self.fc2 = Linear(hidden, width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
-        if is_remaking():
-            return remade(self.fc2, gelu, self.fc1(x, activated=False))
-        return self.fc2(self.fc1(x))
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class FinalLayer(nn.Module):
@@ -148,8 +150,8 @@ class FinalLayer(nn.Module):
         super().__init__()
         self.patch, self.grid = embed.patch, embed.grid
         self.norm = nn.LayerNorm(width, elementwise_affine=not modulated, eps=1e-6)
-        self.modulation = Linear(width, 2 * width) if modulated else None
-        self.linear = Linear(width, math.prod(embed.patch) * channels)
+        self.modulation = nn.Linear(width, 2 * width) if modulated else None
+        self.linear = nn.Linear(width, math.prod(embed.patch) * channels)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """x [b, n, d], condition [b, d] (None without modulation) -> [b, c, *sizes]."""
@@ -157,12 +159,3 @@ class FinalLayer(nn.Module):
         if self.modulation is not None:
             x = modulate(x, *self.modulation(condition).unsqueeze(1).chunk(2, dim=-1))
         return unpatchify(self.linear(x), self.patch, self.grid)
-
-
-def refuse_labels() -> None:
-    """Raises the `ConfigError` for labels given to an unconditional network."""
-    raise ConfigError(
-        "labels were given to an unconditional network",
-        got="num_classes 0",
-        expected="no labels, or num_classes > 0",
-    )

@@ -6,8 +6,8 @@ With a single scale it is DiT (Peebles & Xie 2023), parameter for parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
+from lapflow.core.backbone import VARIANCE, Backbone
+from lapflow.core.condition import Condition, Specs, specs
 from lapflow.core.decomposition import Band
+from lapflow.core.state import Times
 from lapflow.models import sizes
 from lapflow.models.transformer import ScaleTransformer
 
@@ -27,12 +29,12 @@ class MoTDiT(Backbone):
     Time enters as a sinusoid of 1000 t, t the path's model time (in [0, 1] for most paths).
     """
 
-    remakes = True
+    times_per_scale = True
 
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         attention: str | AttentionBackend = "auto",
         *,
         size: sizes.SizeOption = None,
@@ -48,10 +50,12 @@ class MoTDiT(Backbone):
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
         learn_sigma: sizes.LearnSigmaOption = False,
+        second_time: sizes.SecondTimeOption = False,
+        given_tokens: sizes.GivenTokensOption = "group",
     ) -> None:
         super().__init__()
-        self.heads = (VARIANCE,) if learn_sigma else ()
-        self.num_classes, self.mask = num_classes, mask
+        self.heads, self.second_time = (VARIANCE,) if learn_sigma else (), second_time
+        self.condition, self.mask = specs(condition), mask
         design = sizes.architecture(
             bands,
             size=size,
@@ -64,14 +68,28 @@ class MoTDiT(Backbone):
             conditioning=conditioning,
             experts=experts,
             learn_sigma=learn_sigma,
+            second_time=second_time,
+            given_tokens=given_tokens,
         )
-        self.transformer = ScaleTransformer(bands, num_classes, resolve(attention), design)
+        self.transformer = ScaleTransformer(bands, self.condition, resolve(attention), design)
 
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
-        heads: Heads = self.transformer(state, t, condition)
-        return heads
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        *,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
+        self.require_inputs(t, t_end, return_hidden)
+        return self.transformer(state, t, condition, t_end, return_hidden)
+
+    def hidden_names(self) -> tuple[str, ...]:
+        return self.transformer.hidden_names()
+
+    def prepare(self, condition: Condition) -> Condition:
+        return self.transformer.prepare(condition)
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         return self.transformer.multiply_adds(scales)

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
+from lapflow.core.backbone import MAIN, VARIANCE, Backbone
+from lapflow.core.condition import Condition, Specs, specs
 from lapflow.core.decomposition import Band
+from lapflow.core.state import Times
 from lapflow.models import sizes
 from lapflow.models.transformer import ScaleTransformer, active_scales
 
@@ -26,12 +28,12 @@ class Separate(Backbone):
     single-scale model under causal, where towers that read all tokens would cost 1.37.
     """
 
-    remakes = True
+    times_per_scale = True
 
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         attention: str | AttentionBackend = "auto",
         *,
         size: sizes.SizeOption = None,
@@ -43,10 +45,12 @@ class Separate(Backbone):
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
         learn_sigma: sizes.LearnSigmaOption = False,
+        second_time: sizes.SecondTimeOption = False,
+        given_tokens: sizes.GivenTokensOption = "group",
     ) -> None:
         super().__init__()
-        self.heads = (VARIANCE,) if learn_sigma else ()
-        self.bands, self.num_classes, self.mask = dict(bands), num_classes, mask
+        self.heads, self.second_time = (VARIANCE,) if learn_sigma else (), second_time
+        self.bands, self.condition, self.mask = dict(bands), specs(condition), mask
         design = sizes.architecture(
             bands,
             size=size,
@@ -59,12 +63,14 @@ class Separate(Backbone):
             conditioning=conditioning,
             experts="shared",
             learn_sigma=learn_sigma,
+            second_time=second_time,
+            given_tokens=given_tokens,
         )
         backend = resolve(attention)
         self.towers = nn.ModuleDict(
             {
                 str(k): ScaleTransformer(
-                    bands, num_classes, backend, design, self._seen(k, tuple(bands)), (k,)
+                    bands, self.condition, backend, design, self._seen(k, tuple(bands)), (k,)
                 )
                 for k in bands
             }
@@ -80,15 +86,30 @@ class Separate(Backbone):
         return cast(ScaleTransformer, self.towers[str(scale)])
 
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        *,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
+        self.require_inputs(t, t_end, return_hidden)
         active_scales(state, tuple(self.bands), self.bands)
-        towers = {
-            k: self._tower(k)({j: state[j] for j in self._seen(k, tuple(state))}, t, condition) for k in state
-        }
-        return {
-            name: {k: heads[name][k] for k, heads in towers.items()} for name in next(iter(towers.values()))
-        }
+        towers, hidden = {}, {}
+        for k in state:
+            seen = {j: state[j] for j in self._seen(k, tuple(state))}
+            towers[k] = self._tower(k)(seen, t, condition, t_end, return_hidden)
+            if return_hidden:
+                towers[k], hidden[k] = towers[k]
+        heads = {name: {k: found[name][k] for k, found in towers.items()} for name in (MAIN, *self.heads)}
+        if not return_hidden:
+            return heads
+        return heads, {name: {k: found[name][k] for k, found in hidden.items()} for name in return_hidden}
+
+    def hidden_names(self) -> tuple[str, ...]:
+        """Of tower k the tokens of scale k."""
+        return self._tower(next(iter(self.bands))).hidden_names()
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         active = tuple(scales)

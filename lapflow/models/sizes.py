@@ -55,8 +55,21 @@ ConditioningOption = Annotated[
     ),
 ]
 
+GivenTokens = Literal["group", "cross-attention", "in-context"]
+GivenTokensOption = Annotated[
+    GivenTokens,
+    Field(
+        description="how given tokens (a caption's) enter: as a group of their own, computed once per "
+        "sample, that every scale reads; by cross-attention in every block; in-context, in front of every "
+        "scale's tokens"
+    ),
+]
+
 LearnSigmaOption = Annotated[
     bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")
+]
+SecondTimeOption = Annotated[
+    bool, Field(description="embed a second time t_end, where the predicted step ends (flow maps)")
 ]
 
 
@@ -74,6 +87,8 @@ class Architecture:
     conditioning: Conditioning
     experts: Experts
     learn_sigma: bool = False
+    second_time: bool = False
+    given_tokens: GivenTokens = "group"
 
     @property
     def hidden(self) -> int:
@@ -94,6 +109,8 @@ def architecture(
     conditioning: Conditioning,
     experts: Experts,
     learn_sigma: bool,
+    second_time: bool,
+    given_tokens: GivenTokens,
 ) -> Architecture:
     """Check the options against each other and against the bands. Raises `ConfigError` or `SizeError`."""
     if not bands:
@@ -116,7 +133,19 @@ def architecture(
         bands, patch if patch is not None else named_patch if named_patch is not None else DEFAULT_PATCH
     )
     check_patches(bands, patches)
-    return Architecture(depth, width, heads, patches, mlp_ratio, mask, conditioning, experts, learn_sigma)
+    return Architecture(
+        depth,
+        width,
+        heads,
+        patches,
+        mlp_ratio,
+        mask,
+        conditioning,
+        experts,
+        learn_sigma,
+        second_time,
+        given_tokens,
+    )
 
 
 def parse_size(size: str) -> tuple[int, int, int, int | None]:

@@ -8,24 +8,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, attention_pairs
-from lapflow.core.backbone import MAIN, VARIANCE, Condition, Heads
+from lapflow.core.backbone import MAIN, VARIANCE, Heads, Hidden
+from lapflow.core.condition import (
+    Condition,
+    Spec,
+    Tokens,
+    TokensSpec,
+    VectorSpec,
+    num_classes,
+    refuse_unknown,
+)
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError
+from lapflow.core.state import State, Times, time_of
 from lapflow.models.blocks import Block, Expert, MaskedAttention, ModulatedExpert
+from lapflow.models.given import CrossAttention, Prepared, TokenEmbedder, TokenGroup, multiply_adds
 from lapflow.models.layers import (
     FinalLayer,
     LabelEmbedder,
     PatchEmbed,
     TimestepEmbedder,
+    VectorEmbedder,
     grid_of,
-    refuse_labels,
 )
 from lapflow.models.sizes import Architecture
 
@@ -43,25 +54,37 @@ class ScaleTransformer(nn.Module):
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int,
+        condition: Mapping[str, Spec],
         attention: AttentionBackend,
         design: Architecture,
         inputs: Sequence[int] | None = None,
         outputs: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.bands, self.num_classes, self.design = dict(bands), num_classes, design
+        self.bands, self.condition, self.design = dict(bands), dict(condition), design
         self.inputs = tuple(bands if inputs is None else inputs)
         self.outputs = self.inputs if outputs is None else tuple(outputs)
         self.modulated = design.conditioning == "adaln-zero"
         embeds = self._embeds()
         self.embeds = nn.ModuleDict(embeds)
         self.time = TimestepEmbedder(design.width)
-        self.label = LabelEmbedder(num_classes, design.width) if num_classes else None
+        classes = num_classes(condition)
+        self.label = LabelEmbedder(classes, design.width) if classes else None
         # How much the image beside the state is corrupted: a second time.
         self.level = TimestepEmbedder(design.width) if any(bands[k].condition for k in self.inputs) else None
+        # The length of the step that is predicted, where it ends at a second time.
+        self.end = TimestepEmbedder(design.width) if design.second_time else None
+        self.vectors = nn.ModuleDict(
+            {
+                name: VectorEmbedder(spec.size, design.width)
+                for name, spec in condition.items()
+                if isinstance(spec, VectorSpec)
+            }
+        )
         self.attention = MaskedAttention(attention, design.mask, design.heads)
-        self.blocks = nn.ModuleList(Block(self._experts(), self.attention) for _ in range(design.depth))
+        self.blocks = nn.ModuleList(
+            Block(self._experts(), self.attention, self._cross()) for _ in range(design.depth)
+        )
         self.finals = nn.ModuleDict(
             {
                 str(k): FinalLayer(
@@ -70,7 +93,28 @@ class ScaleTransformer(nn.Module):
                 for k in self.outputs
             }
         )
+        self.tokens = nn.ModuleDict(
+            {name: TokenEmbedder(spec, design.width) for name, spec in self._token_specs().items()}
+        )
+        grouped = self._token_specs() if design.given_tokens == "group" else {}
+        self.groups = nn.ModuleDict(
+            {name: TokenGroup(self.attention, design.depth, design.width, design.hidden) for name in grouped}
+        )
         self.reset_parameters()
+
+    def _token_specs(self) -> dict[str, TokensSpec]:
+        return {name: spec for name, spec in self.condition.items() if isinstance(spec, TokensSpec)}
+
+    def _cross(self) -> dict[str, CrossAttention] | None:
+        if self.design.given_tokens != "cross-attention" or not self._token_specs():
+            return None
+        return {
+            name: CrossAttention(self.design.width, self.design.heads, self.attention)
+            for name in self._expert_names()
+        }
+
+    def _expert_names(self) -> list[str]:
+        return [str(k) for k in self.inputs] if self.design.experts == "per-scale" else [SHARED]
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str:
         """The attention kernel that runs there. Raises `BackendError` if the backend cannot."""
@@ -83,9 +127,8 @@ class ScaleTransformer(nn.Module):
         return {str(k): PatchEmbed(self.bands[k], patch[k], self.design.width, grid) for k in self.inputs}
 
     def _experts(self) -> dict[str, Expert]:
-        names = [str(k) for k in self.inputs] if self.design.experts == "per-scale" else [SHARED]
         kind = ModulatedExpert if self.modulated else Expert
-        return {name: kind(self.design.width, self.design.hidden) for name in names}
+        return {name: kind(self.design.width, self.design.hidden) for name in self._expert_names()}
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -103,6 +146,12 @@ class ScaleTransformer(nn.Module):
                     nn.init.normal_(cast(nn.Linear, linear).weight, std=0.02)
             elif isinstance(module, LabelEmbedder):
                 nn.init.normal_(module.table.weight, std=0.02)
+            elif isinstance(module, VectorEmbedder):
+                nn.init.normal_(module.null, std=0.02)
+            elif isinstance(module, TokenEmbedder):
+                module.reset_parameters()
+            elif isinstance(module, CrossAttention):
+                nn.init.zeros_(module.proj.weight)
             elif isinstance(module, ModulatedExpert):
                 nn.init.zeros_(module.modulation.weight)
             elif isinstance(module, FinalLayer):
@@ -112,73 +161,138 @@ class ScaleTransformer(nn.Module):
             elif isinstance(module, PatchEmbed):
                 module.reset_position()
 
+    @property
+    def pooled(self) -> int:
+        """How many vectors say what the network is conditioned on: times, class, level, numbers."""
+        return 1 + sum(x is not None for x in (self.label, self.level, self.end)) + len(self.vectors)
+
     # ------------------------------------------------------------------ forward
 
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, given: Condition | Tensor | None = None
-    ) -> Heads:
-        """state {k: [b, c_k, *sizes_k]} of any non-empty coarse suffix of `inputs`, t [b], what is given
-        beside
-        -> heads of {k: [b, c_k, *sizes_k]} for the active ones of `outputs`, in the order of `state`."""
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        given: Condition | Tensor | None = None,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
+        """state {k: [b, c_k, *sizes_k]} of any non-empty coarse suffix of `inputs`, t [b] or {k: [b]}, what
+        is given beside -> heads of {k: [b, c_k, *sizes_k]} for the active ones of `outputs`, in the order of
+        `state`; and the hidden states, if some are asked for."""
         scales = active_scales(state, self.inputs, self.bands)
         given = Condition.of(given)
-        condition, prefix = self._condition(t, given)
+        refuse_unknown(given, self.condition)
+        conditions, prefix = self._conditions(t, t_end, scales, given)
+        beside = self._given(given, state[scales[0]])
+        if self.design.given_tokens == "in-context" and beside:
+            front = [beside[0]] * len(scales)
+            prefix = tuple(
+                front if prefix is None else [torch.cat(both, dim=1) for both in zip(prefix, front)]
+            )
+            beside = []
         tokens = [self.embeds[str(k)](self._beside(state[k], k, given)) for k in scales]
         if prefix is not None:  # in front of every scale's own tokens, so that they are seen under every mask
-            tokens = [torch.cat([prefix, x], dim=1) for x in tokens]
+            tokens = [torch.cat([p, x], dim=1) for p, x in zip(prefix, tokens)]
         lengths = tuple(x.shape[1] for x in tokens)
         shared = self.design.experts == "shared"
-        names = (SHARED,) if shared else tuple(str(k) for k in scales)
-        groups = (torch.cat(tokens, dim=1),) if shared else tuple(tokens)
-        for block in self.blocks:
-            groups = block(groups, condition, names, lengths)
-        tokens = list(groups[0].split(lengths, dim=1)) if shared else list(groups)
-        if prefix is not None:
-            tokens = [x[:, prefix.shape[1] :] for x in tokens]
-        found = {k: self.finals[str(k)](x, condition) for k, x in zip(scales, tokens) if k in self.outputs}
+        names = tuple(SHARED if shared else str(k) for k in scales)
+        # With one expert and one condition for all, the tokens of all scales are one group.
+        joined = shared and isinstance(t, Tensor) and not isinstance(t_end, Mapping)
+        groups = (torch.cat(tokens, dim=1),) if joined else tuple(tokens)
+
+        def apart(groups: tuple[Tensor, ...]) -> list[Tensor]:
+            split = list(groups[0].split(lengths, dim=1)) if joined else list(groups)
+            return split if prefix is None else [x[:, prefix[0].shape[1] :] for x in split]
+
+        hidden: Hidden = {}
+        for i, (name, block) in enumerate(zip(self.hidden_names(), self.blocks)):
+            n = len(groups)
+            groups = block(groups, conditions[:n], names[:n], lengths, *beside[i : i + 1])
+            if name in return_hidden:
+                hidden[name] = dict(zip(scales, apart(groups)))
+        found = {
+            k: self.finals[str(k)](x, condition)
+            for k, x, condition in zip(scales, apart(groups), conditions)
+            if k in self.outputs
+        }
+        heads = self._heads({k: found[k] for k in state if k in found})
+        return (heads, hidden) if return_hidden else heads
+
+    def hidden_names(self) -> tuple[str, ...]:
+        """`block1`, `block2`, ...: the tokens after each block."""
+        return tuple(f"block{i + 1}" for i in range(self.design.depth))
+
+    def _heads(self, found: State) -> Heads:
         if not self.design.learn_sigma:
-            return {MAIN: {k: found[k] for k in state if k in found}}
-        halves = {k: found[k].chunk(2, dim=1) for k in state if k in found}
+            return {MAIN: found}
+        halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
         return {
             MAIN: {k: pair[0] for k, pair in halves.items()},
             VARIANCE: {k: pair[1] for k, pair in halves.items()},
         }
 
+    def prepare(self, given: Condition) -> Condition:
+        """The condition with the keys and values of its token groups in the place of the tokens."""
+        parts = {name: part for name, part in given.parts.items() if name in self.groups}
+        for name, part in parts.items():
+            assert isinstance(part, Tokens)
+            made = self.groups[name](self.tokens[name](part, part.given))
+            given = given.beside(name, Prepared(dict(enumerate(made))))
+        return given
+
+    def _given(self, given: Condition, like: Tensor) -> list[Tensor]:
+        """Of the tokens given, for each block: the groups' keys and values [b, m, 2 d], or the tokens [b, m,
+        d]."""
+        found: list[list[Tensor]] = []
+        for name, embed in self.tokens.items():
+            part = given.parts.get(name)
+            if isinstance(part, Prepared):
+                found.append(list(part.value.values()))
+                continue
+            tokens = embed(part, like)
+            found.append(self.groups[name](tokens) if name in self.groups else [tokens] * self.design.depth)
+        return [layer[0] if len(layer) == 1 else torch.cat(layer, dim=1) for layer in zip(*found)]
+
     def _beside(self, x: Tensor, scale: int, given: Condition) -> Tensor:
         """A scale with the image that is given beside it, as further channels."""
         if not self.bands[scale].condition:
             return x
-        if given.image is None or scale not in given.image:
+        if given.image is None or scale not in given.image.value:
             raise ConfigError(
                 f"the network of scale {scale} wants the coarser image beside it",
                 got="none",
                 expected="condition.image",
             )
-        return torch.cat([x, given.image[scale].to(x.dtype)], dim=1)
+        return torch.cat([x, given.image.value[scale].to(x.dtype)], dim=1)
 
-    def _condition(self, t: Tensor, given: Condition) -> tuple[Tensor | None, Tensor | None]:
+    def _conditions(
+        self, t: Times, t_end: Times | None, scales: Sequence[int], given: Condition
+    ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...] | None]:
+        """Of each scale the condition for modulation [b, d], or the tokens to prepend [b, 1 to 4, d]: made
+        once where the times are shared."""
+        if isinstance(t, Tensor) and not isinstance(t_end, Mapping):
+            found = [self._condition(t, t_end, given)] * len(scales)
+        else:
+            ends = {k: None if t_end is None else time_of(t_end, k) for k in scales}
+            found = [self._condition(time_of(t, k), ends[k], given) for k in scales]
+        if self.modulated:
+            return tuple(found), None
+        return (None,) * len(scales), tuple(found)
+
+    def _condition(self, t: Tensor, t_end: Tensor | None, given: Condition) -> Tensor:
         """The condition for modulation [b, d], its SiLU taken once for all layers; or the tokens to prepend
-        [b, 1 to 3, d]."""
+        [b, m, d]."""
         embedded = [self.time(t)]
+        if self.end is not None:
+            embedded.append(self.end(torch.zeros_like(t) if t_end is None else t_end - t))
         if self.label is not None:
             embedded.append(self.label(given.labels, t))
-        elif given.labels is not None:
-            refuse_labels()
         if self.level is not None:
-            if given.level is None and given.image is not None:
-                raise ConfigError(
-                    "an image is given without the level of its corruption",
-                    got="none",
-                    expected="condition.level [b]",
-                )
-            embedded.append(
-                self.level(torch.zeros_like(t) if given.level is None else given.level.to(t.dtype))
-            )
-        return (
-            (F.silu(sum(embedded[1:], embedded[0])), None)
-            if self.modulated
-            else (None, torch.stack(embedded, dim=1))
-        )
+            level = torch.zeros_like(t) if given.image is None else given.image.level.to(t.dtype)
+            embedded.append(self.level(level))
+        for name, embed in self.vectors.items():
+            embedded.append(embed(given.parts.get(name), t))
+        return F.silu(sum(embedded[1:], embedded[0])) if self.modulated else torch.stack(embedded, dim=1)
 
     # ------------------------------------------------------------------ cost
 
@@ -189,26 +303,39 @@ class ScaleTransformer(nn.Module):
         `linear`: (4 + 2 mlp_ratio) d^2 L sum(n_k), which is 12 d^2 L sum(n_k) at ratio 4, plus the patch
         embeddings and the final linear layers. `attention`: 2 d L pairs. `modulation`: 6 d^2 L per expert
         used, plus 2 d^2 per final layer; none under in-context conditioning, whose extra tokens count in the
-        other two. Embeddings of t and y are left out.
-        """
+        other two. Embeddings of t and y are left out. Of m tokens given, what an evaluation does with them:
+        every scale's attention to them (2 d L m sum(n_k)), the layers of cross-attention, or the longer
+        sequences in context; a token group itself is computed once per sample (`given_multiply_adds`)."""
         given = set(scales)
         assert given <= set(self.inputs), (
             f"scales {given - set(self.inputs)} are not among the network's {self.inputs}"
         )
         active, d, depth = [k for k in self.inputs if k in given], self.design.width, self.design.depth
         pixels = {k: math.prod(self.bands[k].sizes) for k in active}
-        extra = 0 if self.modulated else 1 + (self.num_classes > 0) + (self.level is not None)
+        tokens, way = sum(spec.length for spec in self._token_specs().values()), self.design.given_tokens
+        extra = (0 if self.modulated else self.pooled) + (tokens if way == "in-context" else 0)
+        seen = 0 if way == "in-context" else tokens
         lengths = [cast(PatchEmbed, self.embeds[str(k)]).tokens + extra for k in active]
         returned = [k for k in active if k in self.outputs]
         experts = len(active) if self.design.experts == "per-scale" else 1
         read = sum(pixels[k] * (self.bands[k].channels + self.bands[k].condition) for k in active)
         written = sum(pixels[k] * self.bands[k].channels * (1 + self.design.learn_sigma) for k in returned)
         ends = d * (read + written)
+        cross = (
+            2 * d * d * depth * (sum(lengths) + experts * tokens)
+            if tokens and way == "cross-attention"
+            else 0
+        )
         return {
-            "linear": (4 * d * d + 2 * d * self.design.hidden) * depth * sum(lengths) + ends,
-            "attention": 2 * d * depth * attention_pairs(lengths, self.design.mask),
+            "linear": (4 * d * d + 2 * d * self.design.hidden) * depth * sum(lengths) + ends + cross,
+            "attention": 2 * d * depth * (attention_pairs(lengths, self.design.mask) + seen * sum(lengths)),
             "modulation": d * d * (6 * depth * experts + 2 * len(returned)) if self.modulated else 0,
         }
+
+    def given_multiply_adds(self) -> int:
+        """Multiply-adds of the token groups, once per sample."""
+        lengths = [spec.length for name, spec in self._token_specs().items() if name in self.groups]
+        return multiply_adds(lengths, self.design.depth, self.design.width, self.design.hidden)
 
 
 def active_scales(

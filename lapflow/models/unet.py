@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Condition, Heads
+from lapflow.core.backbone import MAIN, VARIANCE, Backbone
+from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_classes, refuse_unknown, specs
 from lapflow.core.decomposition import Band, require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
-from lapflow.models.layers import refuse_labels
+from lapflow.core.state import Times
 from lapflow.models.sizes import LearnSigmaOption
 from lapflow.models.transformer import active_scales
 
@@ -36,7 +37,7 @@ class UNet(Backbone):
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         attention: str | AttentionBackend = "auto",
         *,
         channels: Annotated[
@@ -66,7 +67,13 @@ class UNet(Backbone):
             raise ConfigError(
                 "the U-Net's attention is its own, SDPA", got=f"attention {backend}", expected="auto or sdpa"
             )
-        self.bands, self.num_classes, self.learn_sigma = dict(bands), num_classes, learn_sigma
+        self.bands, self.condition, self.learn_sigma = dict(bands), specs(condition), learn_sigma
+        if other := [name for name in self.condition if name != CLASS]:
+            raise ConfigError(
+                "the U-Net embeds classes only",
+                got=", ".join(other),
+                expected="conditioner: classes, or model: mot-dit",
+            )
         self._options: dict[str, Any] = {
             "block_out_channels": tuple(channels),
             "layers_per_block": layers,
@@ -121,20 +128,25 @@ class UNet(Backbone):
             in_channels=band.channels
             + (band.condition + 1 if band.condition else 0),  # and a plane that holds the level
             out_channels=band.channels * (1 + self.learn_sigma),
-            num_class_embeds=self.num_classes + 1 if self.num_classes else None,
+            num_class_embeds=num_classes(self.condition) + 1 if self.condition else None,
             **self._options,
         )
 
     def forward(
-        self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
-    ) -> Heads:
+        self,
+        state: Mapping[int, Tensor],
+        t: Times,
+        condition: Condition | Tensor | None = None,
+        *,
+        t_end: Times | None = None,
+        return_hidden: Sequence[str] = (),
+    ) -> Any:
+        self.require_inputs(t, t_end, return_hidden)
+        assert isinstance(t, Tensor), "one time for all scales"
         active_scales(state, tuple(self.bands), self.bands)
         given = Condition.of(condition)
-        if not self.num_classes and given.labels is not None:
-            refuse_labels()
-        labels = given.labels
-        if self.num_classes and labels is None:
-            labels = torch.full_like(t, self.num_classes, dtype=torch.int64)
+        refuse_unknown(given, self.condition)
+        labels = class_rows(given.labels, num_classes(self.condition), t) if self.condition else None
         found = {k: self._predict(k, x, t, labels, given) for k, x in state.items()}
         if not self.learn_sigma:
             return {MAIN: found}
@@ -148,14 +160,14 @@ class UNet(Backbone):
         net: Any = self.nets[str(scale)]
         x = x.to(next(net.parameters()).dtype)
         if self.bands[scale].condition:
-            if given.image is None or given.level is None:
+            if given.image is None:
                 raise ConfigError(
                     f"the network of scale {scale} wants the coarser image beside it",
                     got="none",
                     expected="condition.image",
                 )
-            level = given.level.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[-2:])
-            x = torch.cat([x, given.image[scale].to(x.dtype), level], dim=1)
+            level = given.image.level.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[-2:])
+            x = torch.cat([x, given.image.value[scale].to(x.dtype), level], dim=1)
         return cast(Tensor, net(x, TIME_SCALE * t, class_labels=labels).sample)
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
@@ -181,7 +193,7 @@ class UNet(Backbone):
             net(
                 x,
                 torch.empty(1),
-                class_labels=torch.zeros(1, dtype=torch.int64) if self.num_classes else None,
+                class_labels=torch.zeros(1, dtype=torch.int64) if self.condition else None,
             )
         counts = {str(name): count // 2 for name, count in counter.get_flop_counts()["Global"].items()}
         attention = sum(count for name, count in counts.items() if "bmm" in name or "attention" in name)

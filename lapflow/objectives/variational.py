@@ -22,10 +22,11 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Heads
+from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
 from lapflow.core.objective import Objective
 from lapflow.core.path import Coefficients, DiscretePath, Path, learned_variance, posterior_variance
-from lapflow.flows.flow import TrainingPoint
+from lapflow.flows.flow import Flow, TrainingPoint
 from lapflow.objectives.mse import squared_errors
 
 
@@ -56,6 +57,10 @@ class VariationalMSE(Objective):
     ) -> None:
         self.weight, self.bin_width = weight, bin_width
 
+    def build(self, flow: Flow, bands: Mapping[int, Band], num_classes: int) -> None:
+        super().build(flow, bands, num_classes)
+        discrete(flow.path)
+
     def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:
         heads = network(point.state, point.t, point.condition)
         if VARIANCE not in heads:
@@ -70,17 +75,16 @@ class VariationalMSE(Objective):
         return losses
 
     def _term(self, heads: Heads, point: TrainingPoint) -> Tensor:
-        flow, segment = self.flow, point.segment
-        bands, _ = flow.interpolate(point.data, point.noise, point.path_time, segment)
+        flow, segment, t = self.flow, point.segment, point.path_time
+        assert isinstance(t, Tensor), "a path with discrete times has one time for all scales"
+        bands, _ = flow.interpolate(point.data, point.noise, t, segment)
         state = flow.to_image(bands, segment)
-        predicted, _ = flow.endpoints(
-            {k: x.detach() for k, x in heads[MAIN].items()}, state, point.path_time, segment
-        )
+        predicted, _ = flow.endpoints({k: x.detach() for k, x in heads[MAIN].items()}, state, t, segment)
         head = flow.to_bands(heads[VARIANCE], segment)
-        after = discrete(flow.path).next_timestep(point.path_time, segment)
+        after = discrete(flow.path).next_timestep(t, segment)
         total = []
         for k, x1 in point.data.items():
-            c, d = (flow.path.coefficients(t, segment, k).expand(x1) for t in (point.path_time, after))
+            c, d = (flow.path.coefficients(u, segment, k).expand(x1) for u in (t, after))
             total.append(self._band(c, d, bands[k], x1, predicted[k], head[k], flow.noise_std(k, segment)))
         return torch.stack(total).sum()
 

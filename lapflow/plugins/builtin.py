@@ -60,6 +60,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "pixels": "lapflow.models.codecs.pixels:Pixels",
         "autoencoder-kl": "lapflow.models.codecs.autoencoder_kl:AutoencoderKLCodec",
     },
+    "conditioner": {
+        "classes": "lapflow.models.conditioners.classes:ClassLabels",
+        "vector": "lapflow.models.conditioners.vector:NumberVector",
+        "bytes": "lapflow.models.conditioners.bytes:ByteCaptions",
+    },
     "objective": {
         "mse": "lapflow.objectives.mse:MSE",
         "vlb": "lapflow.objectives.variational:VariationalMSE",
@@ -105,6 +110,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "glyphs": "lapflow.data.glyphs:Glyphs",
         "moving-digits": "lapflow.data.moving_digits:MovingDigits",
         "ecg": "lapflow.data.series:ECG",
+        "captioned-digits": "lapflow.data.captioned_digits:CaptionedDigits",
         "folder": "lapflow.data.folder:ImageFolder",
         "latents": "lapflow.data.latents:Latents",
     },

@@ -19,6 +19,7 @@ from lapflow.plugins.kits.attention import AttentionConformance
 from lapflow.plugins.kits.backbone import BackboneConformance
 from lapflow.plugins.kits.bridge import BridgeConformance
 from lapflow.plugins.kits.codec import CodecConformance
+from lapflow.plugins.kits.conditioner import ConditionerConformance
 from lapflow.plugins.kits.coupling import CouplingConformance
 from lapflow.plugins.kits.dataset import DatasetConformance
 from lapflow.plugins.kits.decomposition import DecompositionConformance
@@ -45,6 +46,7 @@ KITS = {
     "prediction": PredictionConformance,
     "backbone": BackboneConformance,
     "codec": CodecConformance,
+    "conditioner": ConditionerConformance,
     "objective": ObjectiveConformance,
     "optimizer": OptimizerConformance,
     "solver": SolverConformance,
@@ -62,6 +64,7 @@ __all__ = [
     "BackboneConformance",
     "BridgeConformance",
     "CodecConformance",
+    "ConditionerConformance",
     "CouplingConformance",
     "DatasetConformance",
     "DecompositionConformance",

@@ -104,12 +104,6 @@ def config_model(kind: str, name: str) -> type[pydantic.BaseModel]:
     return get(kind, name).schema()
 
 
-def changed(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A component's spec without the arguments that are at their defaults."""
-    fields = config_model(kind, spec["name"]).model_fields
-    return {key: value for key, value in spec.items() if key == "name" or fields[key].default != value}
-
-
 def find_source(kind: str, name: str) -> Source:
     """The one source that `name` or `name@distribution` stands for. Raises `ConfigError` where there is none
     or more than one."""

@@ -25,7 +25,7 @@ from lapflow.util.files import ASIDE
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST = 50
 
-MAKE = {"backbone": "self.bands, self.num_classes"}
+MAKE = {"backbone": "self.bands, self.condition"}
 """What a kit makes the skeleton of a kind with, where that is not nothing."""
 
 

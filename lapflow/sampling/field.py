@@ -4,17 +4,18 @@ flow."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import VARIANCE, Backbone, Condition, Heads
+from lapflow.core.backbone import VARIANCE, Backbone, Heads
+from lapflow.core.condition import Condition
 from lapflow.core.field import DenoiserField, Endpoints
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, learned_variance
-from lapflow.core.state import Shape, State, batch_size, map_state, scalar_time
+from lapflow.core.state import Shape, State, batch_size, map_state, map_times, scalar_time
 from lapflow.flows.flow import Flow
 from lapflow.util.random import Generators
 
@@ -65,9 +66,27 @@ class FlowField(DenoiserField):
         return {k: drawn[k] * self.segment.noise_scale for k in bands}
 
 
+class Given:
+    """What is given of the samples of a sampling, as the network prepared it: once, for all steps and
+    segments."""
+
+    def __init__(self, model: Backbone, condition: Condition) -> None:
+        self.model, self.condition = model, condition
+
+    @cached_property
+    def alone(self) -> Condition:
+        """The condition."""
+        return self.model.prepare(self.condition) if self.condition.droppable else self.condition
+
+    @cached_property
+    def paired(self) -> Condition:
+        """The condition and its null, as one batch."""
+        return self.model.prepare(self.condition.join(self.condition.null()))
+
+
 class ModelField(FlowField):
-    """A backbone with a condition and guidance. The null class gives the unconditional prediction, in one
-    batched call."""
+    """A backbone with what is given and guidance; `handed_on` is what a cascade's bridge gives. The
+    condition's null gives the unconditional prediction, in one batched call."""
 
     def __init__(
         self,
@@ -75,19 +94,22 @@ class ModelField(FlowField):
         segment: Segment,
         shape: Shape,
         model: Backbone,
-        condition: Condition,
+        given: Given,
         guidance: Guidance,
+        handed_on: Condition | None = None,
     ) -> None:
         super().__init__(flow, segment, shape)
-        self.model, self.condition, self.guidance = model, condition, guidance
+        self.model, self.given, self.guidance = model, given, guidance
+        self.handed_on = handed_on or Condition()
         self.mask, self.dtype = model.mask, next(model.parameters()).dtype
 
     def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
-        labels = self.condition.labels
-        if labels is None or not self.guidance.active(t):
-            return self._predict(state, t, self.condition)
-        null = replace(self.condition, labels=torch.full_like(labels, self.model.num_classes))
-        heads = self._predict(map_state(lambda x: torch.cat([x, x]), state), t, _both(self.condition, null))
+        on = self.handed_on
+        if not self.given.condition.droppable or not self.guidance.active(t):
+            return self._predict(state, t, self.given.alone | on)
+        heads = self._predict(
+            map_state(lambda x: torch.cat([x, x]), state), t, self.given.paired | on.join(on)
+        )
         n = batch_size(state)
         guided = {name: map_state(lambda v: v[:n], head) for name, head in heads.items()}
         for name in self.model.guided:
@@ -99,21 +121,10 @@ class ModelField(FlowField):
     def _predict(self, state: Mapping[int, Tensor], t: float, condition: Condition) -> Heads:
         first = next(iter(state.values()))
         given = self.flow.network_input(state, scalar_time(t), self.segment)
-        time = float(self.flow.path.model_time(scalar_time(t), self.segment))
-        times = torch.full((first.shape[0],), time, dtype=torch.float32, device=first.device)
+        n, device = first.shape[0], first.device
+        times = map_times(
+            lambda time: torch.full((n,), float(time), dtype=torch.float32, device=device),
+            self.flow.model_time(scalar_time(t), self.segment),
+        )
         heads = self.model(map_state(lambda x: x.to(self.dtype), given), times, condition)
         return {name: map_state(lambda v, x: v.to(x.dtype), head, state) for name, head in heads.items()}
-
-
-def _both(first: Condition, second: Condition) -> Condition:
-    """The conditions of a doubled batch."""
-
-    def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return None if a is None or b is None else torch.cat([a, b])
-
-    image = (
-        None
-        if first.image is None or second.image is None
-        else map_state(lambda a, b: torch.cat([a, b]), first.image, second.image)
-    )
-    return Condition(join(first.labels, second.labels), image, join(first.level, second.level))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lapflow.config.building import (
     build_codec,
+    build_conditioner,
     build_dataset,
     build_engine,
     build_flow,
@@ -23,17 +24,19 @@ from lapflow.config.building import (
 from lapflow.config.schema import Config
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
-from lapflow.core.dataset import Dataset
+from lapflow.core.condition import Condition
+from lapflow.core.conditioner import Annotations, Conditioner
+from lapflow.core.dataset import Dataset, Split
 from lapflow.core.engine import Engine
-from lapflow.core.errors import ConfigError
 from lapflow.core.field import Field
 from lapflow.core.guidance import Guidance
 from lapflow.core.solver import Observer, Solver, Statistics
 from lapflow.core.state import Shape
+from lapflow.data.substitute import read_or_substitute
 from lapflow.flows.flow import Flow
 from lapflow.sampling.exported import is_exported, read_exported
 from lapflow.sampling.loaded_run import read_run
-from lapflow.sampling.request import class_label, require_method, resolve_guidance
+from lapflow.sampling.request import class_label, require_annotations, require_method, resolve_guidance
 from lapflow.sampling.sampler import sample
 from lapflow.sampling.trajectory import Trajectory
 from lapflow.util.random import keyed_generator
@@ -41,14 +44,19 @@ from lapflow.util.random import keyed_generator
 
 @dataclass(frozen=True)
 class Samples:
-    """What a pipeline made: `images` [n, c, h, w], nominally in [-1, 1] and not clipped, `labels` [n] or
-    None, the work of each batch (guidance pairs count once), and the first sample's trajectory if it was
-    asked for."""
+    """What a pipeline made: `images` [n, c, h, w], nominally in [-1, 1] and not clipped, what each was asked
+    to be (`annotations`; `labels` [n] or None), the work of each batch (guidance pairs count once), and the
+    first sample's trajectory if it was asked for."""
 
     images: Tensor
-    labels: Tensor | None
+    annotations: Annotations
     statistics: tuple[Statistics, ...]
     trajectory: Trajectory | None
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The classes asked for."""
+        return torch.tensor(self.annotations["label"]) if "label" in self.annotations else None
 
     @property
     def evaluations(self) -> int:
@@ -69,6 +77,7 @@ class Pipeline:
     flow: Flow
     model: Backbone
     codec: Codec
+    conditioner: Conditioner
     engine: Engine
     shape: Shape
     class_names: tuple[str, ...]
@@ -97,7 +106,8 @@ class Pipeline:
         flow, codec = build_flow(config), build_codec(config)
         engine = build_engine(config, device)
         shape = codec.latent_shape(loaded_run.shape)
-        model = loaded_run.fill(build_model(config, flow, shape, len(loaded_run.class_names), "cpu")).to(
+        conditioner = build_conditioner(config, loaded_run.class_names)
+        model = loaded_run.fill(build_model(config, flow, shape, conditioner.parts(), "cpu")).to(
             engine.device
         )
         with engine.autocast():
@@ -107,6 +117,7 @@ class Pipeline:
             flow,
             model,
             codec,
+            conditioner,
             engine,
             shape,
             loaded_run.class_names,
@@ -127,13 +138,15 @@ class Pipeline:
         """The guidance that `sample` uses (None: the config's). Raises `ConfigError` unless solver and
         guidance fit this run."""
         require_method(self.flow, self.model.heads, solver)
-        return resolve_guidance(self.config, self.flow, self.class_names, guidance)
+        return resolve_guidance(self.config, self.flow, bool(self.model.condition), guidance)
 
     def sample(
         self,
         num: int,
         *,
         labels: Sequence[int] | Tensor | None = None,
+        captions: Sequence[str] | None = None,
+        annotations: Annotations | None = None,
         solver: Solver | None = None,
         guidance: float | Guidance | None = None,
         seed: int = 0,
@@ -141,14 +154,19 @@ class Pipeline:
         trajectory: bool = False,
         progress: Callable[[int], Any] | None = None,
     ) -> Samples:
-        """Draw `num` images; sample i is a function of (seed, i) and its label.
+        """Draw `num` images; sample i is a function of (seed, i) and what is asked of it.
 
-        `labels` default to the classes in turn; `solver` and `guidance` to the config's. `progress` is called
-        with the number of images after each batch.
-        """
-        wanted = self.labels(range(num)) if labels is None else torch.as_tensor(labels, dtype=torch.int64)
-        if wanted is not None and len(wanted) != num:
-            raise ConfigError("labels must be one per sample", got=f"{len(wanted)} labels", expected=f"{num}")
+        That is said by `annotations` as a data set says it, one value per sample ({"angle": [...]}); `labels`
+        and `captions` are two of these. By default the classes in turn, or what the config's data set says of
+        its held-out samples in turn. Raises `ConfigError` for what this run was not trained on. `solver` and
+        `guidance` to the config's. `progress` is called with the number of images after each batch."""
+        given = {
+            **(annotations or {}),
+            **({} if labels is None else {"label": torch.as_tensor(labels, dtype=torch.int64).tolist()}),
+            **({} if captions is None else {"caption": list(captions)}),
+        }
+        require_annotations(given, self.conditioner.needs, num)
+        wanted = given or self.annotations(range(num))
         solver = solver or build_solver(self.config)
         guidance = self.require(solver, guidance)
         size = batch_size or self.config.sampling.batch_size
@@ -157,7 +175,7 @@ class Pipeline:
             rows = range(start, min(start + size, num))
             made, work = self.draw(
                 rows,
-                labels=None if wanted is None else wanted[rows.start : rows.stop],
+                condition=self.conditioner({k: x[rows.start : rows.stop] for k, x in wanted.items()}),
                 solver=solver,
                 guidance=guidance,
                 seed=seed,
@@ -169,23 +187,31 @@ class Pipeline:
                 progress(len(rows))
         return Samples(torch.cat(images), wanted, tuple(statistics), record)
 
-    def labels(self, rows: range) -> Tensor | None:
-        """The labels of the samples numbered `rows` when none are asked for: the classes in turn; None
-        without classes."""
-        return torch.tensor([i % len(self.class_names) for i in rows]) if self.class_names else None
+    def annotations(self, rows: range) -> dict[str, list[Any]]:
+        """What the samples numbered `rows` are when nothing is asked for: the classes in turn; where the
+        network is told more, what the data set says of its held-out samples, or of the training samples where
+        there are none."""
+        if not self.conditioner.needs:
+            return {}
+        if self.conditioner.needs == ("label",):
+            return {"label": [i % len(self.class_names) for i in rows]}
+        split: Split = "test" if self.dataset.size("test") else "train"
+        size = self.dataset.size(split)
+        said = [read_or_substitute(self.dataset, split, i % size)[0].annotations for i in rows]
+        return {name: [one[name] for one in said if name in one] for name in self.conditioner.needs}
 
     def draw(
         self,
         rows: range,
         *,
-        labels: Tensor | None,
+        condition: Condition,
         solver: Solver,
         guidance: Guidance,
         seed: int = 0,
         observe: Callable[[Field], Observer] | None = None,
     ) -> tuple[Tensor, Statistics]:
-        """The samples numbered `rows`, with `labels` [b], as one batch: images [b, c, h, w] on the CPU, and
-        the work. Sample i is a function of (seed, i) and its label; an adaptive solver's steps are the
+        """The samples numbered `rows`, under `condition`, as one batch: images [b, c, h, w] on the CPU, and
+        the work. Sample i is a function of (seed, i) and its condition; an adaptive solver's steps are the
         batch's."""
         work: list[Statistics] = []
         with self.engine.autocast():
@@ -193,7 +219,7 @@ class Pipeline:
                 self.flow,
                 self.model,
                 (len(rows), *self.shape),
-                labels=labels,
+                condition=condition,
                 solver=solver,
                 guidance=guidance,
                 generator=[keyed_generator(seed, "noise", i) for i in rows],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lapflow.config.building import build_guidance, require_solver
 from lapflow.config.schema import Config
+from lapflow.core.conditioner import Annotations
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.guidance import Guidance
 from lapflow.core.solver import Solver
@@ -31,6 +32,22 @@ def class_label(class_names: Sequence[str], name: str | int) -> int:
     )
 
 
+def require_annotations(given: Annotations, needs: Sequence[str], num: int) -> None:
+    """Raises `ConfigError` unless all that a run is told of a sample is given of `num` samples, and nothing
+    else; or nothing at all."""
+    if given and set(given) != set(needs):
+        raise ConfigError(
+            "this is not what the run is told of a sample",
+            got=", ".join(given),
+            expected=", ".join(needs) or "nothing: the run has no classes and no other condition",
+        )
+    for name, values in given.items():
+        if len(values) != num:
+            raise ConfigError(
+                f"{name}s must be one per sample", got=f"{len(values)} {name}s", expected=f"{num}"
+            )
+
+
 def require_method(flow: Flow, heads: Sequence[str], solver: Solver) -> None:
     """Raises `ConfigError` unless the solver fits the flow and its path, and asks for no other `heads` than
     the network has beside `main`."""
@@ -45,19 +62,20 @@ def require_method(flow: Flow, heads: Sequence[str], solver: Solver) -> None:
 def resolve_guidance(
     config: Config,
     flow: Flow,
-    class_names: Sequence[str],
+    conditional: bool,
     guidance: float | Sequence[float] | Guidance | None,
 ) -> Guidance:
     """The guidance that sampling uses: the config's (None), classifier-free with this scale, or the one
-    given. Raises `ConfigError` unless it fits the flow and what was trained."""
+    given. Raises `ConfigError` unless it fits the flow and what was trained: a network that is `conditional`,
+    and its null."""
     if guidance is None:
         guide = build_guidance(config)
     else:
         guide = guidance if isinstance(guidance, Guidance) else ClassifierFreeGuidance(scale=guidance)
     guide.require(flow.levels)
-    if not guide.off and not class_names:
+    if not guide.off and not conditional:
         raise ConfigError(
-            "guidance needs class labels", got="a run without classes", expected="guidance scale 1"
+            "guidance needs a condition to leave out", got="an unconditional run", expected="guidance scale 1"
         )
     if not guide.off:
         require_null_class(config, "guidance", "guidance scale 1")

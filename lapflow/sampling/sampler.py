@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lapflow.core.backbone import Backbone, Condition
+from lapflow.core.backbone import Backbone
+from lapflow.core.condition import Condition, Specs, check_condition
 from lapflow.core.errors import ConfigError
 from lapflow.core.field import Field
 from lapflow.core.guidance import Guidance
@@ -17,10 +18,9 @@ from lapflow.core.solver import Observer, Solver, Statistics, call_observer
 from lapflow.core.state import Shape, State
 from lapflow.flows.flow import Flow
 from lapflow.sampling.continuity import continuous_scales
-from lapflow.sampling.field import ModelField
+from lapflow.sampling.field import Given, ModelField
 from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.util.random import Generators, fresh_generator
-from lapflow.util.transfer import upload
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def sample(
     model: Backbone,
     shape: Shape,
     *,
-    labels: Tensor | None = None,
+    condition: Condition | Tensor | None = None,
     solver: Solver | None = None,
     guidance: float | Sequence[float] | Guidance = 1.0,
     generator: Generators | None = None,
@@ -86,7 +86,8 @@ def sample(
 
     Args:
         shape: (b, c, *sizes) of the result.
-        labels: [b] class labels in [0, num_classes); None draws from the null class.
+        condition: what is given of each sample; a tensor [b] stands for class indices. What is missing
+            is null.
         solver: default `Dopri5()` per segment.
         guidance: the scale s of classifier-free guidance (one, or one per scale coarse to fine), or a
         `Guidance`.
@@ -99,8 +100,7 @@ def sample(
         device: where the state is kept; default: where the model's weights are. For a model that is moved
         when it is called.
 
-    Raises `ConfigError` for labels out of range, labels of an unconditional model, or guidance that needs
-    labels.
+    Raises `ConfigError` for a condition that the model does not take, or guidance that needs one.
     """
     from lapflow.solvers.adaptive import Dopri5
 
@@ -110,17 +110,15 @@ def sample(
     guide = guidance if isinstance(guidance, Guidance) else ClassifierFreeGuidance(scale=guidance)
     solver.require(len(flow.segments))
     guide.require(flow.levels)
-    labels = check_labels(labels, shape[0], model.num_classes, guide)
-    labels = None if labels is None else upload(labels, device)
+    wanted = _checked(Condition.of(condition), shape[0], model.condition, guide).to(device)
+    prepared = Given(model, wanted)
     generator = fresh_generator() if generator is None else generator
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     if noise is None:
         noise = flow.draw_noise(shape[1:], shape[0], generator, dtype=dtype, device=device)
     result = integrate(
         flow,
-        lambda segment, condition: ModelField(
-            flow, segment, shape[1:], model, replace(condition, labels=labels), guide
-        ),
+        lambda segment, on: ModelField(flow, segment, shape[1:], model, prepared, guide, on),
         noise,
         solver,
         generator=generator,
@@ -131,27 +129,13 @@ def sample(
     return flow.finish(result.state)
 
 
-def check_labels(labels: Tensor | None, batch: int, num_classes: int, guidance: Guidance) -> Tensor | None:
-    """The labels, checked against the batch, the model's classes and the guidance. Raises `ConfigError`."""
-    if labels is None:
-        if not guidance.off:
-            raise ConfigError(
-                "guidance needs class labels", got="no labels", expected="labels [b], or guidance scale 1"
-            )
-        return None
-    if num_classes == 0:
-        raise ConfigError("this model has no classes", got="labels", expected="no labels")
-    if labels.shape != (batch,) or labels.dtype != torch.int64:
+def _checked(given: Condition, batch: int, known: Specs, guidance: Guidance) -> Condition:
+    """What is given, checked against the batch, the network and the guidance. Raises `ConfigError`."""
+    if not given.droppable and not guidance.off:
         raise ConfigError(
-            "labels must be one class index per sample",
-            got=f"{labels.dtype} of shape {tuple(labels.shape)}",
-            expected=f"torch.int64 of shape ({batch},)",
+            "guidance needs a condition to leave out",
+            got="nothing given",
+            expected="a condition, such as class labels [b], or guidance scale 1",
         )
-    outside = labels[(labels < 0) | (labels > num_classes)]
-    if outside.numel():
-        raise ConfigError(
-            "a class is out of range",
-            got=int(outside[0]),
-            expected=f"0 to {num_classes - 1} ({num_classes} is the null class)",
-        )
-    return labels
+    check_condition(given, batch, known)
+    return given

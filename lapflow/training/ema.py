@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA:
@@ -24,9 +25,8 @@ class EMA:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         floating = [name for name, w in self.shadow.items() if w.is_floating_point()]
-        torch._foreach_lerp_(
-            [self.shadow[n] for n in floating], [weights[n].float() for n in floating], 1 - decay
-        )
+        average = get_ema_multi_avg_fn(decay)
+        average([self.shadow[n] for n in floating], [weights[n].float() for n in floating], self.updates)
 
     def load(self, shadow: Mapping[str, Tensor], updates: int) -> None:
         for name, w in shadow.items():

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,12 @@ from torch import Tensor, nn
 from lapflow.config.building import Composition, build
 from lapflow.config.loading import difference, resolved
 from lapflow.config.schema import Config
-from lapflow.core.backbone import Condition
 from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, LapflowError
 from lapflow.data.loader import Batch, Batches
 from lapflow.data.order import place
 from lapflow.data.quarantine import QUARANTINE, Quarantine
+from lapflow.flows.flow import TrainingPoint
 from lapflow.training.activation_checkpointing import checkpoint_activations
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint
 from lapflow.training.ema import EMA
@@ -35,6 +36,7 @@ from lapflow.training.saving import save
 from lapflow.training.schedule import learning_rate
 from lapflow.training.signals import Signals, StoppedError
 from lapflow.training.step import MODEL, TrainingStep
+from lapflow.util import digest
 from lapflow.util.random import keyed_generator, rand
 from lapflow.util.transfer import upload
 
@@ -50,19 +52,36 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     start or resume, train (every `log_every` steps), checkpoint, done, and what went wrong but did not stop
     the run. Raises `StoppedError` after saving when a signal asked the run to stop.
     """
-    # ---- compose: everything that can be wrong with the config is wrong here, before anything is written
+    parts, module = composed(config)
+    with joined(parts.engine):
+        run = parts.engine.first(lambda: RunFolder(out, config))
+        try:
+            with Signals() as signals:
+                _train(parts, module, run, out, watch, signals)
+        finally:
+            if run is not None:
+                run.close()
+    return out
+
+
+def composed(config: Config) -> tuple[Composition, TrainingStep]:
+    """What a config trains. Everything that can be wrong with it is wrong here, before anything is
+    written."""
     parts = build(config)
     parts.require()
     parts.build_objective()
     module = TrainingStep(parts.model, parts.objective)
     if config.training.tensorboard:
         summary_writer()
-    engine, run = parts.engine, None
+    return parts, module
+
+
+@contextmanager
+def joined(engine: Engine) -> Iterator[None]:
+    """Among the engine's processes; the end of another one is said as such. Collective."""
     engine.start()
     try:
-        run = engine.first(lambda: RunFolder(out, config))
-        with Signals() as signals:
-            _train(parts, module, run, out, watch, signals)
+        yield
     except StoppedError:
         engine.stop()
         raise
@@ -70,11 +89,7 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
         if (cause := engine.explain(error)) is not None:
             raise cause from error
         raise
-    finally:
-        if run is not None:
-            run.close()
     engine.stop()
-    return out
 
 
 def _train(
@@ -85,32 +100,21 @@ def _train(
     watch: Watcher,
     signals: Signals,
 ) -> None:
-    config, settings, seed, engine = parts.config, parts.config.training, parts.config.seed, parts.engine
+    config, settings, engine = parts.config, parts.config.training, parts.engine
     log = EventLog(out, watch, settings.tensorboard) if run is not None else Silence()
-    model, ema, progress, resumed = _restored(parts, module, run)
+    about = parts.describe()  # before an engine takes the weights apart
+    model, ema, progress, resumed = restored(parts, module, run)
     changes = {"changes": run.changes} if run is not None and run.changes else {}
     log(
         {
             "event": "resume" if resumed else "start",
             "step": progress.step,
             "steps": settings.steps,
-            **parts.describe(),
+            **about,
             **changes,
         }
     )
-    batches = iter(
-        Batches(
-            parts.dataset,
-            "train",
-            seed=seed,
-            batch_size=settings.batch_size,
-            consumed=progress.consumed,
-            flip=settings.flip,
-            rank=engine.rank,
-            world_size=engine.world_size,
-            workers=settings.workers,
-        )
-    )
+    batches = read_batches(parts, progress.consumed)
     quarantine = Quarantine(out / QUARANTINE, parts.dataset.size("train"), settings.bad_images)
     window, kept = _Window(), progress.step
 
@@ -138,8 +142,8 @@ def _train(
             _stop(engine, progress, signals, problem, log)
 
         # ---- step
-        rate = _rate(config, progress.step)
-        norm, taken = _step(parts, model, step, progress.step, rate)
+        rate = rate_of(config, progress.step)
+        norm, taken = take_step(parts, model, step, progress.step, rate)
         progress.step += 1
         progress.consumed += settings.batch_size * settings.accumulation
         if math.isfinite(norm):
@@ -170,7 +174,7 @@ def _train(
     log.close()
 
 
-def _restored(
+def restored(
     parts: Composition, module: TrainingStep, run: RunFolder | None
 ) -> tuple[nn.Module, EMA | None, Progress, bool]:
     """The module as the engine runs it, the average, how far the run is, and whether it goes on from a
@@ -193,9 +197,7 @@ def _restored(
         units=parts.model.units(),
     )
     if settings.activation_checkpointing:
-        checkpoint_activations(
-            parts.model, settings.activation_checkpointing
-        )  # around what the engine compiled
+        checkpoint_activations(parts.model)  # around what the engine compiled
     ema = None if settings.ema_decay is None else EMA(module.averaged(engine.shards()), settings.ema_decay)
     if saved is not None:
         engine.restore(saved.tensors["optimizer"])
@@ -204,8 +206,12 @@ def _restored(
     return model, ema, progress, saved is not None
 
 
-def _step(
-    parts: Composition, model: nn.Module, batches: list[Batch], number: int, rate: float
+def take_step(
+    parts: Composition,
+    model: Callable[[Sequence[TrainingPoint]], Any],
+    batches: list[Batch],
+    number: int,
+    rate: float,
 ) -> tuple[float, list[tuple[Tensor, dict[str, Tensor]]]]:
     """The optimizer's step `number` at this learning rate -> the gradient's norm, and each batch's loss with
     its named parts."""
@@ -218,6 +224,24 @@ def _step(
             engine.backward(_nan_unless_finite(loss) / accumulation)
         taken.append((loss.detach(), named))
     return engine.step(rate), taken
+
+
+def read_batches(parts: Composition, consumed: int) -> Iterator[Batch]:
+    """This process's share of the training batches, from the position `consumed` of the run's data order."""
+    settings, engine = parts.config.training, parts.engine
+    return iter(
+        Batches(
+            parts.dataset,
+            "train",
+            seed=parts.config.seed,
+            batch_size=settings.batch_size,
+            consumed=consumed,
+            flip=settings.flip,
+            rank=engine.rank,
+            world_size=engine.world_size,
+            workers=settings.workers,
+        )
+    )
 
 
 def _attempt(read: Callable[[], list[Batch]]) -> tuple[list[Batch], LapflowError | None]:
@@ -263,7 +287,7 @@ def _last_checkpoint(parts: Composition, module: TrainingStep, path: Path | None
     config = parts.config
     average = ["ema"] if config.training.ema_decay is not None else []
     saved = load_checkpoint(path, needs=(*module.parts, "optimizer", "state", "config", "classes", *average))
-    _same_run(saved, config, parts.dataset.class_names, path)
+    _same_run(saved, parts, path)
     return saved
 
 
@@ -324,9 +348,10 @@ def _left_out(
     raise engine.everywhere(error)
 
 
-def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path: Path) -> None:
-    """Raises `CheckpointError` unless a checkpoint is of this config and these classes: the data may have
-    changed meanwhile."""
+def _same_run(saved: Checkpoint, parts: Composition, path: Path) -> None:
+    """Raises `CheckpointError` unless a checkpoint is of this config, these classes and these frozen
+    networks: data and files may have changed meanwhile."""
+    config, classes = parts.config, parts.dataset.class_names
     if changes := other_run(difference(saved.documents["config"], resolved(config)), config):
         raise CheckpointError(
             f"the checkpoint {path} is of another run",
@@ -339,6 +364,13 @@ def _same_run(saved: Checkpoint, config: Config, classes: tuple[str, ...], path:
             got=", ".join(classes) or "no classes",
             expected=", ".join(saved.documents["classes"]) or "no classes",
             remedy="bring the data back as it was, or train in a new folder",
+        )
+    if changes := digest.difference(saved.documents.get("frozen", {}), parts.frozen):
+        raise CheckpointError(
+            f"the objective's frozen networks are not those that {path} was trained with",
+            got="; ".join(changes),
+            expected="weights of the same SHA-256",
+            remedy="bring them back as they were, or train in a new folder",
         )
 
 
@@ -356,13 +388,13 @@ def _loss(
     images = upload(batch.images, engine.device)
     with torch.no_grad():
         x = parts.encode(images, generators)
-    labels = None
-    if parts.num_classes:
+    given = parts.conditioner(batch.annotations)
+    if given.droppable:
         dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < condition_dropout
-        labels = upload(torch.where(dropped, parts.num_classes, batch.labels), engine.device)
+        given = given.drop(dropped).to(engine.device)
     total = torch.zeros((), device=engine.device)
     named: dict[str, Tensor] = {}
-    points = flow.training_points(x, generators, stage, Condition(labels))
+    points = flow.training_points(x, generators, stage, given, second_time=parts.objective.second_time)
     with engine.autocast():
         losses = model(points)
     for point, parted in zip(points, losses, strict=True):
@@ -406,7 +438,8 @@ class _Window:
         return row
 
 
-def _rate(config: Config, step: int) -> float:
+def rate_of(config: Config, step: int) -> float:
+    """The learning rate of a step."""
     s = config.training
     return learning_rate(
         step, s.steps, peak=s.learning_rate, warmup=s.warmup_steps, decay=s.decay, final=s.final_learning_rate

@@ -48,6 +48,7 @@ def save(
             "environment": environment(parts.config),
             "classes": list(parts.dataset.class_names),
             "shape": list(parts.dataset.shape),
+            **({"frozen": parts.frozen} if parts.frozen else {}),
         }
         checkpoint = Checkpoint(tensors, documents)
         return _patiently(

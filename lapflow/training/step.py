@@ -83,7 +83,6 @@ def _mark_batch_dynamic(point: TrainingPoint) -> None:
     # A second, which the first step of an optimizer takes in any case.
     from torch._dynamo import maybe_mark_dynamic
 
-    given = point.condition
-    for x in (*point.state.values(), point.t, given.labels, given.level, *(given.image or {}).values()):
-        if x is not None:
-            maybe_mark_dynamic(x, 0)
+    times = (point.t,) if isinstance(point.t, Tensor) else point.t.values()
+    for x in (*point.state.values(), *times, *point.condition.tensors()):
+        maybe_mark_dynamic(x, 0)

@@ -78,10 +78,12 @@ def main():
     import torch
 
     from lapflow.config.loading import load_config
+    from lapflow.training.dry_run import dry_run
     from lapflow.training.loop import train
-    from tests.training import critic
+    from tests.training import critic, probes
 
     critic.make_known()
+    probes.make_known()
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")  # the engines join the group that is there
     from lapflow.backends.engines.deepspeed import DeepSpeedEngine
@@ -98,9 +100,14 @@ def main():
     forget = DeepSpeedEngine._forget
     if position := os.environ.get("LAPFLOW_TEST_INFINITE"):
         make_infinite({int(position)})
-    for recipe, overrides, folder, cured in json.loads(sys.argv[1]):
+    jobs = json.loads(sys.argv[1])
+    for recipe, overrides, folder, cured in jobs:
         DeepSpeedEngine._forget = forget if cured else lambda engine: None
         train(load_config(recipe, overrides), Path(folder))
+    balanced = [job for job in jobs if job[2].endswith("balanced")]
+    for recipe, overrides, *_ in balanced[:1]:
+        if (found := dry_run(load_config(recipe, overrides))) is not None:
+            print(found)
     sys.stdout.flush()
     os._exit(0)  # as `lapflow.cli.program` ends: the group's threads may abort a process that tears down
 

@@ -1,6 +1,7 @@
 """Every engine on two real processes: the run of one process with the same batches, and whatever engine goes
 on with it."""
 
+import re
 import shutil
 
 import pytest
@@ -15,7 +16,7 @@ from lapflow.training.events import read_events
 from lapflow.training.loop import _loss as whole_loss
 from lapflow.training.loop import train
 from tests.backends.launching import train_all
-from tests.training import critic
+from tests.training import critic, probes
 from tests.training.runs import last, losses
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -33,7 +34,7 @@ TINY = [
     "training.learning_rate=2e-3",
 ]
 LAWS = {
-    "batch": ["flow.intervals.segment_sampling=batch", "training.activation_checkpointing=cheap"],
+    "batch": ["flow.intervals.segment_sampling=batch"],
     "balanced": [
         "flow.intervals.segment_sampling=balanced",
         "training.accumulation=2",
@@ -153,8 +154,8 @@ def launch(kind, alone, root):
         ("uncured", name): (RECIPE, [*TINY, *LAWS["batch"], *DEEPSPEED[name]], root / f"uncured-{name}")
         for name in ours["uncured"]
     }
-    train_all(jobs.values(), uncured=uncured.values())
-    return {key: folder for key, (*_, folder) in {**jobs, **uncured}.items()}
+    output = train_all(jobs.values(), uncured=uncured.values())
+    return {key: folder for key, (*_, folder) in {**jobs, **uncured}.items()} | {("output",): output}
 
 
 @pytest.fixture(scope="module", params=OF_KIND)
@@ -181,6 +182,16 @@ def test_two_processes_train_as_one(alone, together):
         assert deviation(found, want) <= 1e-5, (name, law)
         assert found.documents["state"] == want.documents["state"]
         assert losses(run) == pytest.approx(losses(alone["whole", law]), rel=1e-5), (name, law)
+
+
+def test_a_dry_run_is_that_of_all_processes(together):
+    """Two micro-batches of 16 images; of each the first of two segments has half."""
+    parts = build(load_config(RECIPE, TINY))
+    a, b = (sum(parts.model.multiply_adds(s.scales).values()) for s in parts.flow.segments)
+    whole = sum(p.numel() for p in parts.model.parameters())
+    (said,) = re.findall(r"DryRun\(.*\)", together["output",])
+    assert "device='cpu', processes=2," in said
+    assert f"parameters={whole}, multiply_adds={3 * 16 * (a + b)}, images=32," in said
 
 
 def test_one_process_goes_on_with_the_run_of_two(alone, together, tmp_path, monkeypatch):
@@ -232,6 +243,41 @@ def test_an_objective_with_weights_trains_under_every_engine(together, tmp_path,
         folder = at_half(run, tmp_path / f"{name}-again")
         train(load_config(RECIPE, CRITIC), folder)
         assert deviation(last(folder), last(want)) <= 1e-5, name
+
+
+@pytest.mark.parametrize("kind", ["torch", "deepspeed"])
+def test_an_objective_may_ask_of_the_network_what_it_needs(kind, tmp_path, monkeypatch):
+    """Two evaluations a step, a teacher's velocity, a hidden state aligned to a frozen network's: on two
+    processes, its weights sharded or not, as on one."""
+    probes.make_known()
+    engines = TORCH if kind == "torch" else {"zero3": DEEPSPEED["zero3"]}
+    teacher = train(
+        load_config(RECIPE, [*TINY, "training.steps=1", "training.warmup_steps=0"]), tmp_path / "t"
+    )
+    options = [
+        *TINY,
+        *LAWS["balanced"],
+        "training.grad_clip_norm=null",
+        "training.steps=4",
+        "training.learning_rate=2e-4",
+    ]
+    asked = {
+        name: [
+            *options,
+            f"objective={{name: {name}{'' if name == 'test-twice' else f', teacher: {teacher}'}}}",
+        ]
+        for name in probes.PROBES
+    }
+    jobs = {(name, e): tmp_path / f"{name}-{e}" for name in asked for e in engines}
+    train_all([(RECIPE, [*asked[name], *engines[e]], out) for (name, e), out in jobs.items()])
+    monkeypatch.setattr(loop, "_loss", halves)
+    for name, overrides in asked.items():
+        want = train(load_config(RECIPE, overrides), tmp_path / name)
+        for e in engines:
+            found = last(jobs[name, e])
+            assert deviation(found, last(want)) <= 1e-5, (name, e)
+            assert losses(jobs[name, e]) == pytest.approx(losses(want), rel=1e-5), (name, e)
+            assert set(found.documents.get("frozen", {})) == (set() if name == "test-twice" else {"teacher"})
 
 
 def test_bf16_on_two_processes_follows_one(together, tmp_path):

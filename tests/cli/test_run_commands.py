@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lapflow.cli import main
+from lapflow.config.building import build
+from lapflow.config.loading import load_config
 
 TINY = [
     "model.width=32",
@@ -38,6 +42,26 @@ def digits(tmp_path_factory):
         main(["train", "lapflow-digits", *TINY, "--out", str(run)])
     assert not end.value.code
     return run
+
+
+def test_a_dry_run_measures_a_step_and_writes_nothing(call, tmp_path, monkeypatch):
+    """The multiply-adds are three times the network's own for 16 images, of which each of two segments has
+    8."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(
+        "train", "lapflow-digits", *TINY, "flow.intervals.segment_sampling=balanced", "--dry-run"
+    )
+    assert code == 0, err
+    assert list(tmp_path.iterdir()) == []
+    row = dict(re.findall(r"│ ([a-z-]+)[^│]*│ +([^│]*?) +│", out))
+    assert float(row["seconds"]) > 0
+    assert 100e6 < float(row["peak"].split()[0]) * {"MB": 1e6, "GB": 1e9}[row["peak"].split()[1]] < 100e9
+    parts = build(load_config("lapflow-digits", TINY))
+    assert row["parameters"] == f"{sum(p.numel() for p in parts.model.parameters()) / 1e6:.2f} M"
+    each = [sum(parts.model.multiply_adds(s.scales).values()) for s in parts.flow.segments]
+    assert row["multiply-adds"] == f"{3 * 8 * sum(each) / 1e6:.3f} M"
+    assert row["images"] == "16"
+    assert math.isfinite(float(row["loss"]))
 
 
 def test_training_writes_a_run_and_one_json_line_per_event(call, tmp_path):

@@ -53,7 +53,7 @@ def test_every_recipe_builds_without_memory_or_images(recipe):
     given = ["data.root=/nowhere", "data.num_classes=2"] if recipe == "lapflow-folder" else []
     parts = build(load_config(recipe, given), "meta")
     assert all(p.is_meta for p in parts.model.parameters())
-    assert parts.model.num_classes == parts.num_classes
+    assert parts.model.condition == parts.conditioner.parts()
 
 
 def test_overrides_follow_the_same_yaml_rules():

@@ -1,11 +1,14 @@
 """Training pairs: by the formulas of the paper, and bit for bit single-scale flow matching at K = 1."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lapflow.core.condition import Specs
 from lapflow.core.errors import ConfigError
 from lapflow.flows import AppendBridge, LinearPath
 from lapflow.flows.compose import compose
@@ -22,7 +25,8 @@ from tests.support import images, make_flow, seeded, single_scale
 class Tiny(nn.Module):
     """A network small enough to write out: v = w x + t, per scale."""
 
-    num_classes, mask = 0, "none"
+    mask = "none"
+    condition: ClassVar[Specs] = {}
 
     def __init__(self) -> None:
         super().__init__()

@@ -39,10 +39,10 @@ def test_read_right(tmp_path, recwarn, name):
     kind.write(tmp_path / name)
     data = folder(tmp_path)
     assert [data.name("train", i) for i in range(data.size("train"))] == [name]
-    found = grey_levels(data.read("train", 0)[0])
+    found = grey_levels(data.read("train", 0).value)
     assert abs(found - kind.pixels).max() <= kind.tolerance + 1e-3
     luma = kind.pixels @ np.array([0.299, 0.587, 0.114])
-    grey = grey_levels(folder(tmp_path, channels=1).read("train", 0)[0])[..., 0]
+    grey = grey_levels(folder(tmp_path, channels=1).read("train", 0).value)[..., 0]
     assert abs(grey - luma).max() <= kind.tolerance + 1
     assert not recwarn.list
 
@@ -223,7 +223,7 @@ def test_folders_deeper_than_pythons_calls(tmp_path):
     try:
         data = folder(tmp_path)
         assert data.name("train", 0) == "ant/" + "d/" * depth + "x.png"
-        assert np.array_equal(grey_levels(data.read("train", 0)[0]).round(), COLOUR)
+        assert np.array_equal(grey_levels(data.read("train", 0).value).round(), COLOUR)
     finally:  # pytest's own clean-up is recursive
         picture.unlink()
         for path in reversed(made):

@@ -53,8 +53,8 @@ def test_no_held_out():
 
 def test_reading_returns_a_copy():
     digits = Digits()
-    digits.read("train", 0)[0].fill_(9)
-    assert digits.read("train", 0)[0].max() <= 1
+    digits.read("train", 0).value.fill_(9)
+    assert digits.read("train", 0).value.max() <= 1
 
 
 def test_errors():

@@ -43,7 +43,7 @@ def test_subfolders_are_classes_sorted_by_name(folder):
     assert data.num_classes == 3
     assert data.size("train") == 13
     assert data.size("test") == 0
-    assert [data.read("train", i)[1] for i in range(13)] == [0] * 4 + [1] * 5 + [2] * 4
+    assert [data.read("train", i).annotations["label"] for i in range(13)] == [0] * 4 + [1] * 5 + [2] * 4
     assert data.config["root"] == str(folder)
 
 
@@ -51,7 +51,8 @@ def test_pictures_without_subfolders_have_no_classes(tmp_path):
     save(tmp_path / "a.png", plain())
     data = ImageFolder(root=tmp_path, size=[4, 6])
     assert (data.num_classes, data.class_names, data.shape) == (0, (), (3, 4, 6))
-    image, label = data.read("train", 0)
+    sample = data.read("train", 0)
+    image, label = sample.value, sample.annotations.get("label", 0)
     assert (image.shape, label, image.dtype) == ((3, 4, 6), 0, torch.float32)
 
 
@@ -86,7 +87,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_white_in_any_guise_is_white(tmp_path, name, channels):
     save(tmp_path / name, ODD[name](), **({"lossless": True} if name.endswith("webp") else {}))
-    image, _ = ImageFolder(root=tmp_path, size=[8, 6], channels=channels).read("train", 0)
+    image = ImageFolder(root=tmp_path, size=[8, 6], channels=channels).read("train", 0).value
     assert image.shape == (channels, 8, 6)
     assert torch.allclose(image, torch.ones(channels, 8, 6), atol=0.02)
 
@@ -95,16 +96,16 @@ def test_transparent_palette_entry_is_white(tmp_path):
     picture = Image.new("P", (8, 8), 0)
     picture.putpalette([10, 20, 30, 200, 0, 0])
     save(tmp_path / "p.png", picture, transparency=0)
-    assert ImageFolder(root=tmp_path, size=8).read("train", 0)[0].min() == 1
+    assert ImageFolder(root=tmp_path, size=8).read("train", 0).value.min() == 1
 
 
 def test_colour_and_16_bit_values(tmp_path):
     save(tmp_path / "a" / "c.png", plain((200, 100, 50)))
     save(tmp_path / "b" / "g.png", Image.fromarray(np.full((9, 9), 257 * 77, np.uint16)))
     data = ImageFolder(root=tmp_path, size=4)
-    assert grey_levels(data.read("train", 0)[0])[:, 0, 0].tolist() == [200, 100, 50]
-    assert grey_levels(data.read("train", 1)[0]).unique().tolist() == [77]
-    grey = ImageFolder(root=tmp_path, size=4, channels=1).read("train", 0)[0]
+    assert grey_levels(data.read("train", 0).value)[:, 0, 0].tolist() == [200, 100, 50]
+    assert grey_levels(data.read("train", 1).value).unique().tolist() == [77]
+    grey = ImageFolder(root=tmp_path, size=4, channels=1).read("train", 0).value
     assert grey_levels(grey).unique().item() == pytest.approx(0.299 * 200 + 0.587 * 100 + 0.114 * 50, abs=1)
 
 
@@ -114,7 +115,7 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # stored upside down
     save(tmp_path / "r.png", Image.fromarray(pixels).rotate(180), exif=exif)
-    image, _ = ImageFolder(root=tmp_path, size=[16, 8]).read("train", 0)
+    image = ImageFolder(root=tmp_path, size=[16, 8]).read("train", 0).value
     assert image[:, :8].min() == 1
     assert image[:, 8:].max() == -1
 

@@ -12,21 +12,23 @@ from lapflow.data.glyphs import CLASSES, Glyphs, usable_typefaces
 @pytest.mark.parametrize("size", [16, 32, 64])
 def test_images_are_a_function_of_seed_split_and_index(size):
     one, again, other = Glyphs(size=size), Glyphs(size=size), Glyphs(size=size, seed=1)
-    image, label = one.read("train", 70)
+    sample = one.read("train", 70)
+    image, label = sample.value, sample.annotations.get("label", 0)
     assert image.shape == one.shape == (1, size, size)
     assert image.dtype == torch.float32
     assert label == 70 - 62
-    assert torch.equal(image, again.read("train", 70)[0])
-    assert not torch.equal(image, other.read("train", 70)[0])
-    assert not torch.equal(image, one.read("test", 70)[0])
-    assert not torch.equal(image, one.read("train", 70 + 62)[0])
+    assert torch.equal(image, again.read("train", 70).value)
+    assert not torch.equal(image, other.read("train", 70).value)
+    assert not torch.equal(image, one.read("test", 70).value)
+    assert not torch.equal(image, one.read("train", 70 + 62).value)
 
 
 def test_every_class_is_drawn_and_nothing_is_cut_off():
     """White on black, both there; the frame stays nearly empty."""
     data = Glyphs(size=32)
     for index in range(62 * 8):
-        image, label = data.read("train", index)
+        sample = data.read("train", index)
+        image, label = sample.value, sample.annotations.get("label", 0)
         assert label == index % 62
         assert image.min() == -1
         assert image.max() > 0, CLASSES[label]
@@ -54,7 +56,7 @@ def test_a_folder_of_one_s_own(tmp_path):
     data = Glyphs(fonts=str(tmp_path), train=10, test=0)
     assert data.size("train") == 10
     assert data.size("test") == 0
-    assert data.read("train", 3)[0].max() > 0
+    assert data.read("train", 3).value.max() > 0
     with pytest.raises(DataError, match="no image 10"):
         data.read("train", 10)
     with pytest.raises(DataError, match="too few typefaces"):

@@ -66,16 +66,17 @@ class TestWhatACacheHolds:
         for split, count in (("train", 10), ("test", 3)):
             assert data.size(split) == count
             for i in range(count):
-                image, label = images.read(split, i)
+                sample = images.read(split, i)
+                image, label = sample.value, sample.annotations.get("label", 0)
                 for read, variant in ((data.read, image), (data.read_mirrored, image.flip(-1))):
-                    moments, same = read(split, i)
-                    assert torch.equal(moments, codec.posterior(variant[None])[0])
-                    assert same == label
+                    found = read(split, i)
+                    assert torch.equal(found.value, codec.posterior(variant[None])[0])
+                    assert found.annotations == {"label": label}
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_half_precision_is_widened(self, tmp_path, whole, autoencoder, dtype):
-        half = Latents(path=cached_glyphs(tmp_path / "half", autoencoder, dtype=dtype)).read("train", 0)[0]
-        full = Latents(path=whole).read("train", 0)[0]
+        half = Latents(path=cached_glyphs(tmp_path / "half", autoencoder, dtype=dtype)).read("train", 0).value
+        full = Latents(path=whole).read("train", 0).value
         assert half.dtype == torch.float32
         assert torch.equal(half, full.to(getattr(torch, dtype)).float())
         assert not torch.equal(half, full)
@@ -116,7 +117,7 @@ class TestWhatACacheHolds:
             data.read("train", i)
         assert hashed == ["train-00002.safetensors", "train-00000.safetensors"]
         again = pickle.loads(pickle.dumps(data))
-        assert torch.equal(again.read("train", 0)[0], data.read("train", 0)[0])
+        assert torch.equal(again.read("train", 0).value, data.read("train", 0).value)
 
 
 class TestMaking:
@@ -399,3 +400,18 @@ def _encode_and_stall(out, autoencoder):
 
     os.fsync = stall
     encoder(out, autoencoder).run()
+
+
+def test_captions_are_kept_with_the_moments(tmp_path):
+    """Each scene's own, from one shard or another; a scene that has no mirror image is not mirrored."""
+    named = {"name": "captioned-digits", "train": 5, "test": 1}
+    with pytest.raises(DataError, match="mirror"):
+        encoder(tmp_path / "latents", tmp_path / "autoencoder", images=named)
+    assert (
+        encoder(tmp_path / "latents", tmp_path / "autoencoder", images=named, settings={"flip": False}).run()
+        == []
+    )
+    data, scenes = Latents(path=str(tmp_path / "latents")), create("dataset", named)
+    for split, count in (("train", 5), ("test", 1)):
+        for i in range(count):
+            assert data.read(split, i).annotations == scenes.read(split, i).annotations

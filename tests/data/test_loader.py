@@ -7,9 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from lapflow.core.dataset import Dataset, Split
+from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import ConfigError, DataError, ImageError
 from lapflow.data import Batches, Digits, flipped, indices, order, place
 from lapflow.data import loader as module
@@ -34,13 +33,13 @@ class Ramp(Dataset):
     def size(self, split: Split) -> int:
         return self.count if split == "train" else 0
 
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read(self, split: Split, index: int) -> Sample:
         self.reads += 1
         if index in self.broken:
             raise ImageError("an image cannot be read", got=f"hole {index}", remedy="replace it")
         image = torch.zeros(1, 2, 2)
         image[..., 0] = index / 100
-        return image, index % 2
+        return Sample(image, {"label": index % 2})
 
 
 def take(count, *args, **options):
@@ -48,7 +47,7 @@ def take(count, *args, **options):
 
 
 def same(a, b):
-    return torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and a.positions == b.positions
+    return torch.equal(a.images, b.images) and a.annotations == b.annotations and a.positions == b.positions
 
 
 @given(seed=st.integers(0, 2**63), size=st.integers(1, 60), epoch=st.integers(0, 10**6))
@@ -92,7 +91,7 @@ def test_every_image_once_per_epoch():
     seen = torch.cat([b.images[:, 0, 0, 0] for b in batches]).mul(100).round().int().tolist()
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert [p for b in batches for p in b.positions] == list(range(20))
-    assert all(b.images.dtype == torch.float32 and b.labels.dtype == torch.int64 for b in batches)
+    assert all(b.images.dtype == torch.float32 for b in batches)
 
 
 @settings(deadline=None, max_examples=30)
@@ -103,7 +102,7 @@ def test_rank_slices_compose_the_global_batch(world, share, consumed, flip):
     ranks = [take(3, Ramp(), "train", rank=r, world_size=world, **options) for r in range(world)]
     for step, batch in enumerate(whole):
         assert torch.equal(torch.cat([r[step].images for r in ranks]), batch.images)
-        assert torch.equal(torch.cat([r[step].labels for r in ranks]), batch.labels)
+        assert [y for r in ranks for y in r[step].annotations["label"]] == batch.annotations["label"]
         assert [p for r in ranks for p in r[step].positions] == batch.positions
 
 
@@ -137,7 +136,7 @@ def test_a_bad_image_is_replaced_by_another_with_its_label():
         stand_ins = {one.index: one for one in batch.unreadable}
         assert sorted(stand_ins) == list(BROKEN)
         assert [one.index for one in batch.unreadable] == [index for index in wanted if index in BROKEN]
-        for index, image, label in zip(wanted, shown(batch), batch.labels.tolist(), strict=True):
+        for index, image, label in zip(wanted, shown(batch), batch.annotations["label"], strict=True):
             assert label == image % 2
             assert image not in BROKEN
             if index in BROKEN:

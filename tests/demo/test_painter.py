@@ -31,7 +31,7 @@ def drawn(made, monkeypatch=None, **draw_request):
     paint(made, drawing, told.append, lambda: False)
     same = made.pipeline.sample(
         1,
-        labels=drawing.labels,
+        labels=drawing.condition.labels,
         solver=drawing.solver,
         guidance=drawing.guidance,
         seed=drawing.seed,

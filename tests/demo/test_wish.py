@@ -23,7 +23,7 @@ def made():
 
 def test_a_good_wish_is_resolved(made):
     drawing = resolve(read_draw_request(json.dumps(GOOD).encode()), made)
-    assert drawing.labels.tolist() == [3]
+    assert drawing.condition.labels.tolist() == [3]
     assert drawing.solver.steps == 2
     assert drawing.guidance.scale == 1.5
     asked = "--class 3 --guidance 1.5 --solver heun --steps 2 --seed 7"
@@ -96,7 +96,7 @@ def test_a_run_without_classes_takes_none_and_no_guidance():
     assert resolve(DrawRequest(solver="heun", seed=0), bare).labels is None
     with pytest.raises(ConfigError, match="no classes"):
         resolve(DrawRequest(**{"class": "3"}, solver="heun", seed=0), bare)
-    with pytest.raises(ConfigError, match="guidance needs class labels"):
+    with pytest.raises(ConfigError, match="guidance needs a condition"):
         resolve(DrawRequest(guidance=2.0, solver="heun", seed=0), bare)
 
 

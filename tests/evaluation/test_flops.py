@@ -57,7 +57,7 @@ def test_a_sample_costs_what_the_real_sampler_is_counted_to_do(composition, guid
             parts.flow,
             parts.model,
             (1, *parts.shape),
-            labels=labels,
+            condition=labels,
             solver=parts.solver,
             guidance=parts.guidance,
         )

@@ -203,10 +203,6 @@ def test_the_discrete_path_needs_no_more_than_its_own_betas():
             "whole ones",
         ),
         (("lapflow-digits", "training.optimizer=muon", "engine={name: deepspeed, zero: 1}"), "whole ones"),
-        (
-            ("ldm-digits", "training.activation_checkpointing=cheap"),
-            r"what of it is cheap[\s\S]*UNet[\s\S]*recompute=true or false",
-        ),
     ],
 )
 def test_what_would_fail_later_is_refused_before_any_work(overrides, words):

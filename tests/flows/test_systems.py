@@ -387,7 +387,7 @@ def test_a_cascade_corrupts_by_its_formula_in_training_and_sampling(where):
 
 @pytest.mark.parametrize("name", ["mot-dit", "unet"])
 def test_the_level_reaches_the_network(name):
-    from lapflow.core.backbone import Condition
+    from lapflow.core.condition import IMAGE, Condition, Image
     from lapflow.models import MoTDiT
     from lapflow.models.unet import UNet
 
@@ -400,7 +400,9 @@ def test_the_level_reaches_the_network(name):
             torch.nn.init.normal_(p, std=0.3, generator=seeded())
     x, image = images(2, 1, 8, 8).float(), images(2, 1, 8, 8, seed=1).float()
     outputs = [
-        model({0: x}, torch.full((2,), 0.5), Condition(None, {0: image}, torch.full((2,), s)))["main"][0]
+        model({0: x}, torch.full((2,), 0.5), Condition({IMAGE: Image({0: image}, torch.full((2,), s))}))[
+            "main"
+        ][0]
         for s in (0.1, 0.4)
     ]
     assert (outputs[0] - outputs[1]).abs().max() > 1e-4

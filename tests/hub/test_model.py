@@ -9,6 +9,7 @@ pytest.importorskip("diffusers")
 
 from lapflow.config.building import build_flow, build_model
 from lapflow.config.loading import resolved
+from lapflow.core.condition import num_classes
 from lapflow.core.errors import CheckpointError, ConfigError
 from lapflow.hub import LapFlowModel
 from lapflow.objectives import MSE
@@ -44,7 +45,7 @@ def test_it_is_lapflow_s_own_network(digits):
 def test_its_config_is_lapflow_s(digits):
     assert digits.config.lapflow == resolved(loaded_run().config)
     assert (digits.config.shape, digits.config.step, digits.config.weights) == ([1, 8, 8], 7, "ema")
-    assert digits.num_classes == 10
+    assert num_classes(digits.condition) == 10
     assert digits.dtype == torch.float32
     assert digits.num_parameters() == sum(p.numel() for p in digits.network.parameters())
 

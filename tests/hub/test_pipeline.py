@@ -219,7 +219,7 @@ def test_a_model_without_classes():
     assert len(pipe(num_images_per_label=3, num_inference_steps=4).images) == 3
     with pytest.raises(ConfigError, match="no classes"):
         pipe([0])
-    with pytest.raises(ConfigError, match="guidance needs class labels"):
+    with pytest.raises(ConfigError, match="guidance needs a condition"):
         pipe(guidance_scale=2.0)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lapflow.backends.attention import SDPA, Flash, Flex
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import Condition
+from lapflow.core.condition import Condition
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.models import MoTDiT, Separate
 from lapflow.pyramids.wavelet import WaveletPyramid
@@ -98,7 +98,7 @@ def test_no_labels_means_the_null_class(options):
     model = small(BANDS, **options)
     state, t, _ = inputs(BANDS)
     null = torch.full((3,), 5)
-    for condition in (None, Condition(), Condition(labels=null)):
+    for condition in (None, Condition(), Condition.of(null)):
         for k, v in model(state, t, condition)["main"].items():
             assert torch.equal(v, model(state, t, null)["main"][k])
 
@@ -174,7 +174,7 @@ def test_position_buffers_are_not_saved():
 @pytest.mark.parametrize("cls", [MoTDiT, Separate])
 @pytest.mark.parametrize("attention", ["sdpa", "auto"])
 def test_compiles_without_a_graph_break(cls, attention):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model = small(BANDS, cls=cls, attention=attention).double()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     state, t, labels = inputs(BANDS)
@@ -185,7 +185,7 @@ def test_compiles_without_a_graph_break(cls, attention):
 
 
 def test_a_backend_that_cannot_run_says_so_under_compile_too():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(small(BANDS, attention=Flash()), backend="eager")
     with pytest.raises(Exception, match="the attention backend Flash cannot run here"):
         compiled(*inputs(BANDS))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lapflow.core.condition import ClassesSpec, TokensSpec, VectorSpec
 from lapflow.core.intervals import Segment
 from lapflow.core.prediction import NoisePrediction
 from lapflow.flows import AppendBridge, DiscreteVPPath
@@ -40,6 +41,9 @@ def discrete_diffusion() -> Flow:
     )
 
 
+SENTENCES = {"class": ClassesSpec(3), "caption": TokensSpec(4, vocabulary=5)}
+
+
 class Case:
     """A kit over one configuration of a built-in: `kit` attributes override the kit's, the rest are the
     component's arguments."""
@@ -57,11 +61,13 @@ class Case:
         if self.kind == "backbone":
             context = {
                 "bands": self.kit.get("bands", two_scales()),
-                "num_classes": self.kit.get("num_classes", 3),
+                "condition": self.kit.get("condition", 3),
                 "attention": create("attention", "sdpa"),
             }
         if self.kind == "noise":
             context = {"decomposition": self.kit["decomposition"]}
+        if self.kind == "conditioner":
+            context = {"class_names": KITS[self.kind].class_names}
         return create(self.kind, {"name": self.name, **self.arguments}, **context)
 
     def conformance(self) -> Conformance:
@@ -143,7 +149,7 @@ CASES = [
     *(Case("prediction", name) for name in ("velocity", "denoised", "noise", "score", "edm")),
     Case("prediction", "edm", sigma_data=0.7, max_weight=10.0),
     Case("backbone", "mot-dit", depth=2, width=16, heads=2),
-    Case("backbone", "mot-dit", {"num_classes": 0}, depth=2, width=16, heads=2, mask="none"),
+    Case("backbone", "mot-dit", {"condition": 0}, depth=2, width=16, heads=2, mask="none"),
     Case("backbone", "separate", depth=2, width=16, heads=2),
     Case("backbone", "separate", depth=1, width=16, heads=2, mask="self"),
     Case("backbone", "unet", channels=[8, 8], layers=1, attention_levels=[1], head_width=4, groups=4),
@@ -153,6 +159,17 @@ CASES = [
         for name in ("mot-dit", "separate")
         for axes in (1, 3)
     ),
+    Case("backbone", "mot-dit", {"condition": {"vector": VectorSpec(2)}}, depth=1, width=16, heads=2),
+    *(
+        Case("backbone", name, {"condition": SENTENCES}, depth=2, width=16, heads=2, given_tokens=way)
+        for name in ("mot-dit", "separate")
+        for way in ("group", "cross-attention", "in-context")
+    ),
+    Case("conditioner", "classes"),
+    Case("conditioner", "vector", names=["angle"], mean=[1.0], std=[2.0]),
+    Case("conditioner", "bytes", length=20),
+    Case("backbone", "mot-dit", depth=1, width=16, heads=2, second_time=True),
+    Case("backbone", "separate", depth=1, width=16, heads=2, second_time=True, conditioning="in-context"),
     Case("codec", "pixels", {"round_trip": 0.0}),
     *(Case("codec", "pixels", {"round_trip": 0.0, "shape": s}) for s in ((1, 32), (2, 4, 8, 8))),
     Case("codec", "autoencoder-kl", factor=2, channels=2),
@@ -196,6 +213,7 @@ CASES = [
     Case("dataset", "glyphs", size=16, train=40, test=10),
     Case("dataset", "moving-digits", films=8),
     Case("dataset", "ecg"),
+    Case("dataset", "captioned-digits", train=20, test=10),
     Case("dataset", "folder"),
     Case("dataset", "latents", {"flip": True}),
     Case("dataset", "latents", {"flip": False}),

@@ -12,8 +12,16 @@ import torch
 import lapflow
 from lapflow.analysis.checking import check_bands
 from lapflow.analysis.flops import cost
-from lapflow.config.building import build_codec, build_dataset, build_flow, build_model, build_solver
+from lapflow.config.building import (
+    build_codec,
+    build_conditioner,
+    build_dataset,
+    build_flow,
+    build_model,
+    build_solver,
+)
 from lapflow.config.loading import load_config, recipes
+from lapflow.core.condition import num_classes
 from lapflow.flows.laws import check_laws
 from lapflow.solvers import DDPM, RK4
 
@@ -182,7 +190,7 @@ def test_a_digits_recipe_trains_and_samples(name, tmp_path):
     )
     run = train(load(name, *tiny, *narrow), tmp_path / "run")
     images = Pipeline.load(run).sample(4, seed=1, trajectory=True).images
-    assert images.shape == (4, 1, 8, 8)
+    assert images.shape == (4, *build_dataset(load(name)).shape)
     assert bool(torch.isfinite(images).all())
 
 
@@ -213,5 +221,6 @@ def test_no_trainer_or_sampler_knows_a_system():
 def test_networks_are_built_for_what_they_see(name):
     config = load(name)
     flow, dataset = build_flow(config), build_dataset(config)
-    model = build_model(config, flow, dataset.shape, dataset.num_classes, "meta")
-    assert model.num_classes == 10
+    parts = build_conditioner(config, dataset.class_names).parts()
+    model = build_model(config, flow, dataset.shape, parts, "meta")
+    assert num_classes(model.condition) == 10 or list(model.condition) == ["caption"]

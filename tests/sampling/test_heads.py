@@ -6,9 +6,10 @@ import torch
 
 from lapflow import register
 from lapflow.cli import main
-from lapflow.core.backbone import Backbone, Condition
+from lapflow.core.backbone import Backbone
+from lapflow.core.condition import Condition, specs
 from lapflow.plugins.registry import unregister
-from lapflow.sampling.field import ModelField
+from lapflow.sampling.field import Given, ModelField
 from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.solvers import Euler
 from tests.support import images, make_flow
@@ -22,7 +23,7 @@ class ThreeHeads(Backbone):
 
     def __init__(self):
         super().__init__()
-        self.num_classes = 3
+        self.condition = specs(3)
         self.unit = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
 
     def forward(self, state, t, condition=None):
@@ -39,11 +40,12 @@ class ThreeHeads(Backbone):
 def test_guidance_combines_the_heads_that_the_network_names():
     flow = make_flow(2)
     segment = flow.segments[-1]
-    guide, condition = ClassifierFreeGuidance(scale=2.0), Condition(torch.tensor([0, 1]))
-    field = ModelField(flow, segment, (1, 8, 8), ThreeHeads(), condition, guide)
+    guide, condition = ClassifierFreeGuidance(scale=2.0), Condition.of(torch.tensor([0, 1]))
+    model = ThreeHeads()
+    field = ModelField(flow, segment, (1, 8, 8), model, Given(model, condition), guide)
     heads = field.predict(flow.decomposition.analyze(images(2, 1, 8, 8)), segment.sampling_start)
-    # With labels c and the null class 3: u + 2 (c - u) = 2 c - 3, times the head's number.
-    for name, want in (("main", [-3.0, -1.0]), ("guided", [-6.0, -2.0]), ("plain", [0.0, 3.0])):
+    # With labels c and the null class -1: u + 2 (c - u) = 2 c + 1, times the head's number.
+    for name, want in (("main", [1.0, 3.0]), ("guided", [2.0, 6.0]), ("plain", [0.0, 3.0])):
         assert all(x[:, 0, 0, 0].tolist() == want for x in heads[name].values()), name
 
 

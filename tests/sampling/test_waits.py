@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # private: nothing public sees each operation
 
 import lapflow.recipes
 from lapflow.config.building import build
@@ -78,7 +78,7 @@ def test_sampling_never_waits(monkeypatch, recipe, solver):
             parts.flow,
             model,
             (2, *parts.shape),
-            labels=torch.zeros(2, dtype=torch.int64),
+            condition=torch.zeros(2, dtype=torch.int64),
             solver=parts.solver,
             guidance=parts.guidance,
         )

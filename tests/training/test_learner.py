@@ -165,5 +165,5 @@ def test_a_network_is_fitted_once_by_what_it_will_see(recipe, tmp_path, monkeypa
         assert all_of_them[k].shape == (size, *band.shape)
         assert torch.equal(all_of_them[k][:5], few[k])
     finest = parts.flow.finish(few if parts.flow.representation == "bands" else {0: few[0]})
-    images = {parts.dataset.read("train", i)[0].numpy().tobytes() for i in range(size)}
+    images = {parts.dataset.read("train", i).value.numpy().tobytes() for i in range(size)}
     assert all((x * 8).round().div(8).numpy().tobytes() in images for x in finest), "they are training images"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
+from torch._dynamo.utils import counters  # private: nothing public counts graphs
 
 from lapflow.config.loading import load_config
 from lapflow.core.errors import BackendError, CheckpointError, ConfigError, DataError
@@ -146,11 +146,10 @@ def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
 
 def test_recomputed_activations_change_nothing(tmp_path):
     whole = train(tiny("training.steps=4"), tmp_path / "whole")
-    for how in ("true", "cheap"):
-        same(
-            last(whole),
-            last(train(tiny("training.steps=4", f"training.activation_checkpointing={how}"), tmp_path / how)),
-        )
+    same(
+        last(whole),
+        last(train(tiny("training.steps=4", "training.activation_checkpointing=true"), tmp_path / "anew")),
+    )
 
 
 def test_balanced_draws_train_every_segment_in_every_step(tmp_path):
@@ -226,8 +225,8 @@ def test_one_fixed_batch_is_learnt(tmp_path):
     from lapflow.config.building import build
 
     parts = build(tiny("model.width=96", "model.heads=3", "flow.intervals.segment_sampling=batch"))
-    x = torch.stack([parts.dataset.read("train", i)[0] for i in range(8)])
-    labels = torch.tensor([parts.dataset.read("train", i)[1] for i in range(8)])
+    x = torch.stack([parts.dataset.read("train", i).value for i in range(8)])
+    labels = torch.tensor([parts.dataset.read("train", i).annotations["label"] for i in range(8)])
     optimizer = torch.optim.AdamW(parts.model.parameters(), lr=2e-3)
     points = [
         parts.flow.training_point(x, torch.Generator().manual_seed(s), condition=labels) for s in (0, 1, 2, 3)
@@ -413,7 +412,7 @@ class TestRefusals:
         assert pipeline.label("7") == 7
         with pytest.raises(ConfigError, match="class"):
             pipeline.label("11")
-        with pytest.raises(ConfigError, match="out of range"):
+        with pytest.raises(ConfigError, match="classes 0 to 9"):
             pipeline.sample(2, labels=[0, 12])
 
     def test_a_backend_that_cannot_run_here(self, tmp_path):

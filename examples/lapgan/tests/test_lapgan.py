@@ -41,7 +41,7 @@ class TestGenerator(BackboneConformance):
     timed = False
 
     def make(self):
-        return Generator(self.bands, self.num_classes, width=8, blocks=1)
+        return Generator(self.bands, self.condition, width=8, blocks=1)
 
 
 class TestAdversarial(ObjectiveConformance):

@@ -54,7 +54,7 @@ class TestNextScale(BackboneConformance):
     own_scale = False
 
     def make(self):
-        return NextScale(self.bands, self.num_classes, "sdpa", codes=16, width=16, depth=2, attention_heads=2)
+        return NextScale(self.bands, self.condition, "sdpa", codes=16, width=16, depth=2, attention_heads=2)
 
 
 class TestCrossEntropy(ObjectiveConformance):
@@ -155,7 +155,7 @@ def test_k_means_finds_clusters_and_its_codes_stay_in_the_band():
 
 def test_the_quantised_digits_are_near_the_digits():
     pyramid, digits = LaplacianPyramid(levels=3), Digits()
-    x = torch.stack([digits.read("train", i)[0] for i in range(400)])
+    x = torch.stack([digits.read("train", i).value for i in range(400)])
     quantiser = Quantiser(pyramid.bands((1, 8, 8)), 64, 2)
     quantiser.fit(pyramid.analyze(x))
     made = pyramid.synthesize({k: quantiser(band, k) for k, band in pyramid.analyze(x).items()})

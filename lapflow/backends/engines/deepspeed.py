@@ -13,10 +13,8 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.backends.engines.held import ITEM, MOMENTS, count, part, whole
 from lapflow.backends.engines.processes import DeviceOption, PrecisionOption, ProcessEngine, TimeoutOption
 from lapflow.backends.engines.torch import split_state_name
-from lapflow.core.engine import Held
 from lapflow.core.errors import BackendError
 
 STEP = "step"
@@ -28,10 +26,6 @@ LINEAR = torch.nn.functional.linear
 
 LARGEST_BUCKET = 500_000_000
 """Gradients reduced at once, in elements."""
-
-MAX_GATHERED = 1_000_000_000
-"""Weights that stage 3 keeps gathered, in elements (DeepSpeed's default): those of a smaller network stay in
-the whole step."""
 
 
 class DeepSpeedEngine(ProcessEngine):
@@ -67,25 +61,6 @@ class DeepSpeedEngine(ProcessEngine):
     @property
     def cuts_weights(self) -> bool:
         return self.zero > 0
-
-    def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held]:
-        """Stages 1 to 3 step on a `working copy` of each process's part of the weights. Gradients are reduced
-        in `buckets`, which from stage 2 on the gradients themselves fill first. Stage 3 has weights
-        `gathered` for use."""
-        elements = count(model.parameters())
-        found, bucket = whole(model), ITEM * min(elements, LARGEST_BUCKET)
-        if self.zero:
-            size = part(elements, processes)
-            found["moments"] = Held(MOMENTS * size, True, self.offload)
-            found["working copy"] = Held(size, True, self.offload)
-        if self.zero >= 2:
-            found["gradients"] = Held(size, True, self.offload)
-        if self.zero == 3:
-            found["weights"] = found["average"] = Held(
-                sum(part(p.numel(), processes) for p in model.parameters()), True
-            )
-            found["gathered"] = Held(ITEM * min(elements, MAX_GATHERED))
-        return {**found, "buckets": Held(bucket if self.zero < 2 else 2 * bucket)}
 
     def start(self) -> None:
         if self.device.type == "cpu":
@@ -146,9 +121,8 @@ class DeepSpeedEngine(ProcessEngine):
 
     def _config(self) -> dict[str, Any]:
         # A bucket as large as the model at most: DeepSpeed's own takes 2 GB.
-        elements = count(self.parameters.values())
+        elements = sum(p.numel() for p in self.parameters.values())
         zero: dict[str, Any] = {"stage": self.zero, "reduce_bucket_size": min(elements, LARGEST_BUCKET)}
-        zero["stage3_max_live_parameters"] = MAX_GATHERED
         if self.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
         return {
@@ -182,7 +156,7 @@ class DeepSpeedEngine(ProcessEngine):
             return float("nan")
         self.engine.step()
         self._forget()
-        return float(self.norm if self.zero == 0 else self.optimizer._global_grad_norm)
+        return float(self.norm if self.zero == 0 else self.engine.get_global_grad_norm())
 
     def _norm(self) -> Tensor:
         """Stage 0: the norm of the gradients as they stand."""
@@ -285,6 +259,7 @@ class DeepSpeedEngine(ProcessEngine):
                 if key not in inner:
                     inner[key] = value.to(flat.device, copy=True) if key == STEP else torch.zeros_like(flat)
         if self.zero < 3:
+            # Private: the public setters below fill what this makes, and nothing public makes it.
             self.optimizer._lazy_init_hp_params_optimizer_state()
         for (name, key), value in values.items():
             if key == STEP:

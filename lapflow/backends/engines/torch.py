@@ -13,9 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lapflow.backends.engines.held import ITEM, by_rows, count, whole
 from lapflow.backends.engines.processes import DeviceOption, PrecisionOption, ProcessEngine, TimeoutOption
-from lapflow.core.engine import Held
 from lapflow.core.errors import CheckpointError
 
 
@@ -51,22 +49,6 @@ class TorchEngine(ProcessEngine):
     @property
     def cuts_weights(self) -> bool:
         return self.sharded
-
-    def held(self, model: nn.Module, units: Sequence[nn.Module], processes: int) -> dict[str, Held]:
-        """DDP reduces gradients in `buckets`, a copy of them. FSDP2 has weights `gathered` for use: those
-        outside the units all through a step, and of the units one in use and the next one, with the gradients
-        of one."""
-        if self.sharded:
-            inside = [count(unit.parameters()) for unit in units]
-            outside = count(model.parameters()) - sum(inside)
-            return {
-                **by_rows(model, processes),
-                "gathered": Held(ITEM * (outside + 3 * max(inside, default=0))),
-            }
-        return {
-            **whole(model),
-            **({"buckets": Held(ITEM * count(model.parameters()))} if processes > 1 else {}),
-        }
 
     def start(self) -> None:
         if self.sharded:

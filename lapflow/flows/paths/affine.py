@@ -22,6 +22,8 @@ from lapflow.core.path import Coefficients, Path
 class AffinePath(Path):
     """A base (a, b) on [0, 1] with a(1) = 1, b(0) = 1, stretched over each scale's own interval."""
 
+    times_per_scale = True
+
     @abstractmethod
     def data_part(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """a(u) and a'(u)."""
@@ -31,6 +33,7 @@ class AffinePath(Path):
         """b(u) and b'(u)."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
+        segment = segment.of(scale)
         u, start, rate = segment.local_time(t), segment.scale_starts[scale], segment.rate
         a, da = self.data_part((u - start) / (1 - start))
         b, db = self.noise_part(u)

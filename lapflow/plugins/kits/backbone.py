@@ -11,12 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lapflow.core.backbone import Backbone, Condition, Heads
+from lapflow.core.backbone import Backbone, Heads
+from lapflow.core.condition import (
+    Classes,
+    ClassesSpec,
+    Condition,
+    Part,
+    Specs,
+    Tokens,
+    TokensSpec,
+    Vector,
+    specs,
+)
 from lapflow.core.decomposition import Band
-from lapflow.core.live_bytes import LiveBytes
-from lapflow.core.remaking import under_remaking
+from lapflow.core.errors import ConfigError
 from lapflow.core.state import State
-from lapflow.plugins.kits.base import Conformance, normal
+from lapflow.plugins.kits.base import Conformance, error_of, normal
 
 
 def two_scales(axes: int = 2) -> dict[int, Band]:
@@ -29,8 +39,8 @@ def two_scales(axes: int = 2) -> dict[int, Band]:
 
 
 class BackboneConformance(Conformance):
-    """`bands` and `num_classes` are the context in which the backbone is made; zero classes means
-    unconditional.
+    """`bands` and `condition` are the context in which the backbone is made: the parts that it shall embed,
+    or a number of classes, 0 for an unconditional one.
 
     `timed = False` for a network that works at one time only (one step a segment); `own_scale = False` for
     one that predicts a scale from the coarser ones alone, the coarsest from the class.
@@ -38,14 +48,14 @@ class BackboneConformance(Conformance):
 
     kind = "backbone"
     bands: ClassVar[Mapping[int, Band]] = two_scales()
-    num_classes: ClassVar[int] = 3
+    condition: ClassVar[Specs | int] = 3
     batch: ClassVar[int] = 3
     timed: ClassVar[bool] = True
     own_scale: ClassVar[bool] = True
 
     def make(self) -> Backbone:
         raise NotImplementedError(
-            "override make() to return the backbone under test, made for self.bands and self.num_classes"
+            "override make() to return the backbone under test, made for self.bands and self.condition"
         )
 
     def network(self) -> Backbone:
@@ -66,20 +76,25 @@ class BackboneConformance(Conformance):
     def state(self, scales: tuple[int, ...], key: object = 0) -> State:
         return {k: normal(self.batch, *self.bands[k].shape, key=(key, k)) for k in scales}
 
-    def labels(self) -> Tensor | None:
-        return torch.arange(self.batch) % self.num_classes if self.num_classes else None
+    def given(self, batch: int | None = None, key: object = 0) -> Condition:
+        """Something for every part, drawn by `key`."""
+        return examples(specs(self.condition), self.batch if batch is None else batch, key)
 
     def predict(self, model: nn.Module, scales: tuple[int, ...], key: object = 0) -> Heads:
         heads: Heads = model(
             self.state(scales, key),
             torch.linspace(0.1, 0.9, self.batch, dtype=torch.float64),
-            Condition(self.labels()),
+            self.given(),
         )
         return heads
 
-    def test_it_keeps_num_classes(self) -> None:
-        """The null class is `num_classes`, which a sampler reads."""
-        assert self.make().num_classes == self.num_classes
+    def test_it_says_what_it_embeds(self) -> None:
+        """The parts it was made for; a part of another name is refused."""
+        model, t = self.make(), torch.full((self.batch,), 0.4)
+        assert dict(model.condition) == specs(self.condition)
+        other = self.given().beside("another", Vector.of(torch.zeros(self.batch, 2)))
+        state = {k: x.float() for k, x in self.state(tuple(self.bands)).items()}
+        assert "another" in str(error_of(ConfigError, lambda: model(state, t, other)))
 
     def test_every_suffix_of_scales_in_and_out(self) -> None:
         """`main` holds the scales that came, coarse to fine, in their shapes; all finite."""
@@ -93,66 +108,110 @@ class BackboneConformance(Conformance):
 
     def test_samples_do_not_mix(self) -> None:
         """A sample's prediction does not depend on the others of its batch."""
-        model, scales, labels = self.network(), tuple(self.bands), self.labels()
+        model, scales, given = self.network(), tuple(self.bands), self.given()
         t = torch.linspace(0.1, 0.9, self.batch, dtype=torch.float64)
         whole = self.predict(model, scales)["main"]
         alone = model(
             {k: x[1:2] for k, x in self.state(scales).items()},
             t[1:2],
-            None if labels is None else labels[1:2],
+            given.rows(slice(1, 2)),
         )["main"]
         for k in scales:
             assert (whole[k][1:2] - alone[k]).abs().max() <= 1e-9 * whole[k].abs().max()
 
-    def test_it_depends_on_time_state_and_class(self) -> None:
+    def test_it_depends_on_time_state_and_what_is_given(self) -> None:
         """A prediction that ignores one of its arguments is a mistake in wiring, unless the kit's attributes
         say so."""
         model, scales = self.network(), tuple(self.bands)
-        t, labels = torch.full((self.batch,), 0.4, dtype=torch.float64), self.labels()
-        first = model(self.state(scales), t, labels)["main"]
+        t, given = torch.full((self.batch,), 0.4, dtype=torch.float64), self.given()
+        first = model(self.state(scales), t, given)["main"]
         later, other = (
-            model(self.state(scales), t + 0.3, labels)["main"],
-            model(self.state(scales, "other"), t, labels)["main"],
+            model(self.state(scales), t + 0.3, given)["main"],
+            model(self.state(scales, "other"), t, given)["main"],
         )
         for k in scales:
             assert ((first[k] - later[k]).abs().max() > 1e-9) == self.timed, "time"
             assert ((first[k] - other[k]).abs().max() > 1e-9) == (self.own_scale or k < max(scales)), "state"
-        if labels is not None:
-            relabelled = model(self.state(scales), t, (labels + 1) % (self.num_classes + 1))["main"]
-            assert all((first[k] - relabelled[k]).abs().max() > 1e-9 for k in scales), "class"
+        for name in given.parts:
+            changed = given.beside(name, self.given(key="changed").parts[name])
+            other = model(self.state(scales), t, changed)["main"]
+            assert all((first[k] - other[k]).abs().max() > 1e-9 for k in scales), name
 
     def test_a_scale_depends_on_no_more_than_its_mask_says(self) -> None:
         """Under `causal` and `self` the finer scales change nothing, whether they are there or not; under
         `self` no other scale does."""
         model, scales = self.network(), tuple(self.bands)
         t, state = torch.full((self.batch,), 0.4, dtype=torch.float64), self.state(scales)
-        want = model(state, t, self.labels())["main"]
+        want = model(state, t, self.given())["main"]
         for j in scales if model.mask != "none" else ():
             changed = {**state, j: self.state((j,), "other")[j]}
             shorter = {k: x for k, x in state.items() if k >= j}
-            for k, x in model(shorter, t, self.labels())["main"].items():
+            for k, x in model(shorter, t, self.given())["main"].items():
                 assert (x - want[k]).abs().max() <= 1e-9 * want[k].abs().max(), "without finer scales"
-            for k, x in model(changed, t, self.labels())["main"].items():
+            for k, x in model(changed, t, self.given())["main"].items():
                 if k > j or (k < j and model.mask == "self"):
                     assert (x - want[k]).abs().max() <= 1e-9 * want[k].abs().max(), f"scale {j} is read"
 
-    def test_without_labels_it_takes_the_null_class(self) -> None:
-        """None, a Condition without labels and the null class are one."""
+    def test_what_is_missing_is_null(self) -> None:
+        """None, a Condition without parts and the null of all parts are one."""
         model, scales = self.network(), tuple(self.bands)
         t = torch.full((self.batch,), 0.4, dtype=torch.float64)
-        null = torch.full((self.batch,), self.num_classes) if self.num_classes else None
-        first = model(self.state(scales), t, null)["main"]
+        first = model(self.state(scales), t, self.given().null())["main"]
         for condition in (None, Condition()):
             other = model(self.state(scales), t, condition)["main"]
             assert all(torch.equal(first[k], other[k]) for k in scales)
 
+    def test_it_takes_the_times_that_it_says(self) -> None:
+        """A time for each scale, equal ones as the shared one and others not; a second time that matters; or
+        it refuses them."""
+        model, scales = self.network(), tuple(self.bands)
+        state, labels = self.state(scales), self.labels()
+        t = torch.full((self.batch,), 0.4, dtype=torch.float64)
+        first = model(state, t, labels)["main"]
+        if model.times_per_scale:
+            same = model(state, dict.fromkeys(scales, t), labels)["main"]
+            other = model(state, {k: t + 0.1 * k for k in scales}, labels)["main"]
+            assert all((first[k] - same[k]).abs().max() <= 1e-12 * first[k].abs().max() for k in scales)
+            assert any((first[k] - other[k]).abs().max() > 1e-9 for k in scales)
+        else:
+            error_of(ConfigError, lambda: model.require_inputs(dict.fromkeys(scales, t), None, ()))
+        if model.second_time:
+            later = model(state, t, labels, t_end=t + 0.2)["main"]
+            none = model(state, t, labels, t_end=t)["main"]
+            assert all((first[k] - later[k]).abs().max() > 1e-9 for k in scales)
+            assert all(torch.equal(first[k], none[k]) for k in scales)
+        else:
+            error_of(ConfigError, lambda: model.require_inputs(t, t, ()))
+
+    def test_hidden_states_are_those_that_it_names(self) -> None:
+        """Tokens of each active scale, beside the same heads; an unknown name is refused."""
+        model, scales = self.network(), tuple(self.bands)
+        given = self.state(scales), torch.full((self.batch,), 0.4, dtype=torch.float64), self.labels()
+        error_of(ConfigError, lambda: model.require_inputs(given[1], None, ("no such state",)))
+        if not (names := model.hidden_names()):
+            return
+        heads, hidden = model(*given, return_hidden=names)
+        assert tuple(hidden) == names
+        assert all(list(tokens) == list(scales) for tokens in hidden.values())
+        assert all(
+            x.ndim == 3 and len(x) == self.batch for tokens in hidden.values() for x in tokens.values()
+        )
+        assert all(torch.equal(heads["main"][k], x) for k, x in model(*given)["main"].items())
+
     def test_gradients_reach_every_parameter(self) -> None:
-        """When all scales are active, labels given and withheld in one batch."""
+        """When all scales are active, everything given and withheld in one batch."""
         model, scales = self.network().train(), tuple(self.bands)
-        labels = None if not self.num_classes else torch.arange(self.num_classes + 1)
-        batch = self.batch if labels is None else len(labels)
+        largest = max(
+            (
+                getattr(spec, "count", getattr(spec, "vocabulary", 0)) or 0
+                for spec in specs(self.condition).values()
+            ),
+            default=0,
+        )
+        batch = max(self.batch, largest + 1)
+        given = self.given(batch).drop(torch.arange(batch) == batch - 1)
         state = {k: normal(batch, *self.bands[k].shape, key=k) for k in scales}
-        heads = model(state, torch.linspace(0.1, 0.9, batch, dtype=torch.float64), labels)
+        heads = model(state, torch.linspace(0.1, 0.9, batch, dtype=torch.float64), given)
         torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum().backward()
         dead = [
             name
@@ -168,46 +227,26 @@ class BackboneConformance(Conformance):
         units = model.units()
         assert len({id(unit) for unit in units}) == len(units)
         assert all(any(unit is module for module in model.modules()) for unit in units)
-        want, _ = self.gradients(model)
+        want = self.gradients(model)
         for unit in units:
             unit.forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
-        got, _ = self.gradients(model)
+        got = self.gradients(model)
         assert got.keys() == want.keys()
         assert all(torch.equal(got[name], want[name]) for name in want)
 
-    def test_units_that_remake_what_is_cheap_keep_less(self) -> None:
-        """A network `remakes` if, and only if, less is kept for the backward pass within `remaking`; its
-        gradients are the same."""
-        model = self.network().train()
-        self.gradients(model)  # a network may make and keep something at its first call
-        want, whole = self.gradients(model)
-        for unit in model.units():
-            unit.forward = under_remaking(unit.forward)
-        got, less = self.gradients(model)
-        assert (less < whole) == model.remakes
-        assert got.keys() == want.keys()
-        assert all(torch.equal(got[name], want[name]) for name in want)
-
-    def gradients(self, model: Backbone) -> tuple[dict[str, Tensor], int]:
-        """Of the mean square of all predictions, by the parameter's name; and the bytes that were kept for
-        them."""
+    def gradients(self, model: Backbone) -> dict[str, Tensor]:
+        """Of the mean square of all predictions, by the parameter's name."""
         model.zero_grad()
-        with LiveBytes() as live:
-            heads = model(
-                self.state(tuple(self.bands)),
-                torch.full((self.batch,), 0.4, dtype=torch.float64),
-                self.labels(),
-            )
-            loss = torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum()
-            kept = live.live
-        loss.backward()
-        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, kept
+        t = torch.full((self.batch,), 0.4, dtype=torch.float64)
+        heads = model(self.state(tuple(self.bands)), t, self.given())
+        torch.stack([x.square().mean() for head in heads.values() for x in head.values()]).sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     def test_it_runs_in_training_and_in_low_precision(self) -> None:
         """A bfloat16 network gives bfloat16 predictions."""
         model, scales = self.make().to(torch.bfloat16), tuple(self.bands)
         state = {k: x.to(torch.bfloat16) for k, x in self.state(scales).items()}
-        for x in model(state, torch.full((self.batch,), 0.4), self.labels())["main"].values():
+        for x in model(state, torch.full((self.batch,), 0.4), self.given())["main"].values():
             assert x.dtype == torch.bfloat16
             assert bool(torch.isfinite(x).all())
 
@@ -227,3 +266,21 @@ class BackboneConformance(Conformance):
             assert all(isinstance(n, int) and n >= 0 for n in parts.values())
             assert sum(parts.values()) > previous
             previous = sum(parts.values())
+
+
+def examples(known: Specs, batch: int, key: object = 0) -> Condition:
+    """Something of every part that is known, for `batch` samples: classes and ids in turn from one that `key`
+    names, so that no sample keeps its own with another key; numbers and embeddings normal."""
+    shift = 0 if key == 0 else 1
+    parts: dict[str, Part] = {}
+    for name, spec in known.items():
+        if isinstance(spec, ClassesSpec):
+            parts[name] = Classes((torch.arange(batch) + shift) % spec.count)
+        elif not isinstance(spec, TokensSpec):
+            parts[name] = Vector.of(normal(batch, spec.size, key=(key, name)))
+        elif spec.vocabulary is None:
+            parts[name] = Tokens.of(normal(batch, spec.length, spec.width or 0, key=(key, name)))
+        else:
+            ids = torch.arange(batch)[:, None] + torch.arange(spec.length) + shift
+            parts[name] = Tokens.of(ids % spec.vocabulary)
+    return Condition(parts)

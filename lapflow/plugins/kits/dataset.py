@@ -37,31 +37,37 @@ class DatasetConformance(Conformance):
         assert self.make().size("train") > 0
         assert self.make().size("test") >= 0
 
-    def test_images_and_labels_are_as_declared(self) -> None:
-        """float32 of `sample_shape`, images in [-1, 1]; an int label below num_classes, 0 without classes."""
+    def test_samples_are_as_declared(self) -> None:
+        """float32 of `sample_shape`, images in [-1, 1]; the same annotations of every sample, in JSON values,
+        a label below num_classes where there are classes."""
         dataset = self.make()
         for split in ("train", "test"):
             for index in self.indices(split):
-                image, label = dataset.read(split, index)
+                sample = dataset.read(split, index)
+                image = sample.value
                 assert tuple(image.shape) == dataset.sample_shape
                 assert image.dtype == torch.float32
                 assert bool(torch.isfinite(image).all())
                 assert dataset.encoding is not None or float(image.abs().max()) <= 1
-                assert isinstance(label, int)
-                assert 0 <= label < max(1, dataset.num_classes)
+                assert json.loads(json.dumps(dict(sample.annotations))) == dict(sample.annotations)
+                assert sample.annotations.keys() == dataset.read("train", 0).annotations.keys()
+                if dataset.num_classes:
+                    assert 0 <= sample.annotations["label"] < dataset.num_classes
+                assert isinstance(sample.annotations.get("caption", ""), str)
 
     def test_reads_are_pure(self) -> None:
         """The same index gives the same image, in any order, from another instance, and after a caller wrote
         into one."""
         first, second = self.make(), self.make()
         for index in reversed(self.indices("train")):
-            image, label = first.read("train", index)
+            one = first.read("train", index)
+            image = one.value
             kept = image.clone()
             image.zero_()
-            again, same = second.read("train", index)
-            assert torch.equal(again, kept)
-            assert same == label
-            assert torch.equal(first.read("train", index)[0], kept)
+            again = second.read("train", index)
+            assert torch.equal(again.value, kept)
+            assert again.annotations == one.annotations
+            assert torch.equal(first.read("train", index).value, kept)
 
     def test_mirrored_samples_are_of_the_mirrored_image(self) -> None:
         """The same label and shape, purely; an image itself is turned left to right. Or a refusal, given
@@ -73,17 +79,15 @@ class DatasetConformance(Conformance):
             error_of(type(refusal), lambda: dataset.read_mirrored("train", 0))
             return
         for index in self.indices("train"):
-            (image, label), (mirrored, same) = (
-                dataset.read("train", index),
-                dataset.read_mirrored("train", index),
-            )
-            assert same == label
+            one, other = dataset.read("train", index), dataset.read_mirrored("train", index)
+            image, mirrored = one.value, other.value
+            assert one.annotations.get("label") == other.annotations.get("label")
             assert mirrored.shape == image.shape
             assert dataset.encoding is not None or torch.equal(mirrored, image.flip(-1))
             kept = mirrored.clone()
             mirrored.zero_()
-            assert torch.equal(again.read_mirrored("train", index)[0], kept)
-            assert torch.equal(dataset.read_mirrored("train", index)[0], kept)
+            assert torch.equal(again.read_mirrored("train", index).value, kept)
+            assert torch.equal(dataset.read_mirrored("train", index).value, kept)
 
     def test_moments_say_where_they_come_from(self) -> None:
         """A set of moments names the codec that made them and the images, in JSON values."""

@@ -8,11 +8,23 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.time_law import Uniform
 from lapflow.plugins.kits.base import Conformance
 from lapflow.util.random import keyed_generator
+
+
+def drawn_times(draw: Draw) -> list[Tensor]:
+    """The shared time of a draw, or that of each scale, coarse to fine."""
+    return [draw.t] if isinstance(draw.t, Tensor) else [draw.t[k] for k in draw.segment.scales]
+
+
+def first_time(segment: Segment, scale: int) -> float:
+    """The path's variable of a scale at the segment's start."""
+    window = segment.of(scale).window
+    return window[0] if window else segment.start
 
 
 class IntervalsConformance(Conformance):
@@ -62,8 +74,7 @@ class IntervalsConformance(Conformance):
             assert list(s.scales) == list(range(self.levels - 1, self.levels - 1 - len(s.scales), -1)), (
                 f"segment {s.index}"
             )
-            first = s.window[0] if s.window else s.start
-            assert all(entry <= first for entry in s.scale_starts.values()), (
+            assert all(entry <= first_time(s, k) for k, entry in s.scale_starts.items()), (
                 "a scale is not active before it enters"
             )
         for before, after in itertools.pairwise(segments):
@@ -71,8 +82,8 @@ class IntervalsConformance(Conformance):
             assert all(after.scale_starts[k] == entry for k, entry in before.scale_starts.items()), (
                 "a scale enters once"
             )
-            first = after.window[0] if after.window else after.start
-            assert all(after.scale_starts[k] == first for k in set(after.scales) - set(before.scales))
+            entered = set(after.scales) - set(before.scales)
+            assert all(after.scale_starts[k] == first_time(after, k) for k in entered)
         assert len(segments[-1].scales) == self.levels
 
     def test_grids_run_from_start_to_stop(self) -> None:
@@ -95,17 +106,22 @@ class IntervalsConformance(Conformance):
             ]
             assert sorted(found) == list(range(self.batch))
             for draw in self.draws(key):
-                assert draw.t.shape == (self.batch if draw.index is None else len(draw.index),)
+                rows = self.batch if draw.index is None else len(draw.index)
+                assert isinstance(draw.t, Tensor) or self.make().times_per_scale
+                assert all(t.shape == (rows,) for t in drawn_times(draw))
 
     def test_times_lie_in_the_segment_s_domain(self) -> None:
-        """Every time is in [segment.start, end), in each dtype, and no segment is left out for ever."""
+        """Every time is in [segment.start, end), a scale's own in [0, end), in each dtype, and no segment is
+        left out for ever."""
         seen: set[int] = set()
         for key in range(24):
             for dtype in (torch.float32, torch.float64):
                 for draw in self.draws(key, dtype):
-                    assert draw.t.dtype == dtype
-                    assert bool((draw.t >= draw.segment.start - 1e-7).all())
-                    assert bool((draw.t < self.t_max).all())
+                    first = 0 if self.make().times_per_scale else draw.segment.start
+                    for t in drawn_times(draw):
+                        assert t.dtype == dtype
+                        assert bool((t >= first - 1e-7).all())
+                        assert bool((t < self.t_max).all())
                     seen.add(draw.segment.index)
         assert seen == {s.index for s in self.segments(self.make())}
 
@@ -113,10 +129,11 @@ class IntervalsConformance(Conformance):
         """The same generators give the same draws, others give other times."""
         first, again, other = self.draws(0), self.draws(0), self.draws(1)
         assert [d.segment for d in first] == [d.segment for d in again]
-        assert all(torch.equal(a.t, b.t) for a, b in zip(first, again))
-        assert not torch.equal(
-            torch.cat([d.t for d in first]).sort().values, torch.cat([d.t for d in other]).sort().values
+        one, two, three = (
+            torch.cat([t for d in drawn for t in drawn_times(d)]) for drawn in (first, again, other)
         )
+        assert torch.equal(one, two)
+        assert not torch.equal(one.sort().values, three.sort().values)
 
     def test_what_is_common_to_the_ranks_comes_from_the_stage_generator(self) -> None:
         """A schedule that says so trains the same segments in every process, each with the same number of
@@ -135,7 +152,7 @@ class IntervalsConformance(Conformance):
                 dtype=torch.float32,
                 device="cpu",
             )
-            chosen.append([(draw.segment, len(draw.t)) for draw in drawn])
+            chosen.append([(draw.segment, len(drawn_times(draw)[0])) for draw in drawn])
         same = all(other == chosen[0] for other in chosen)
         assert same or not schedule.common
         assert not same or schedule.common or len(segments) == 1, (

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from lapflow.core.backbone import Backbone, Condition, Heads
+from lapflow.core.backbone import Backbone, Heads
+from lapflow.core.condition import Condition
 from lapflow.core.objective import Objective
-from lapflow.core.state import State
+from lapflow.core.state import State, Times
 from lapflow.flows.flow import Flow, TrainingPoint
 from lapflow.plugins.kits.base import Conformance, normal
 from lapflow.plugins.registry import create
@@ -24,7 +25,7 @@ class Fixed(nn.Module):
         super().__init__()
         self.heads = heads
 
-    def forward(self, state: State, t: Tensor, condition: Condition) -> Heads:
+    def forward(self, state: State, t: Times, condition: Condition, **options: Any) -> Heads:
         return self.heads
 
 
@@ -77,10 +78,11 @@ class ObjectiveConformance(Conformance):
         """A training pair in a segment, by default the last; `rows` of its six samples."""
         flow, x = self.flow(), normal(6, *self.image, key="x1", dtype=torch.float32)
         labels = torch.arange(6) % self.num_classes if self.num_classes else None
-        given = Condition(labels).rows(rows)
+        given = Condition.of(labels).rows(rows)
         for seed in range(100):
             generators = [keyed_generator("sample", i) for i in range(6)]
-            point = flow.training_point(x[rows], generators[rows], keyed_generator("stage", seed), given)
+            stage, second = keyed_generator("stage", seed), self.make().second_time
+            point = flow.training_point(x[rows], generators[rows], stage, given, second_time=second)
             if point.segment == flow.segments[segment]:
                 return point
         raise AssertionError("a hundred draws did not meet the segment")

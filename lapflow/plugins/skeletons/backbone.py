@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.core.backbone import MAIN, Backbone, Condition, Heads
+from lapflow.core.backbone import MAIN, Backbone, Heads
+from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_classes, refuse_unknown, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
 
@@ -19,11 +19,11 @@ from lapflow.core.errors import ConfigError
 class Tower(nn.Module):
     """Convolution, time and class added, convolution."""
 
-    def __init__(self, band: Band, num_classes: int, width: int) -> None:
+    def __init__(self, band: Band, classes: int, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(band.channels, width, 3, padding=1)
         self.time = nn.Linear(1, width)
-        self.labels = nn.Embedding(num_classes + 1, width)
+        self.labels = nn.Embedding(classes + 1, width)
         self.last = nn.Conv2d(width, band.channels, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -33,12 +33,12 @@ class Tower(nn.Module):
 
 
 class Skeleton(Backbone):
-    """Two convolutions for each scale. Label `num_classes` is the null class."""
+    """Two convolutions for each scale, and an embedding of the class."""
 
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         *,
         width: Annotated[int, Field(ge=1, description="channels between the two convolutions")] = 32,
     ) -> None:
@@ -48,15 +48,18 @@ class Skeleton(Backbone):
                 "this network takes no coarser image beside its own",
                 expected="a bridge that hands no condition on",
             )
-        self.bands, self.num_classes, self.width = dict(bands), num_classes, width
-        self.towers = nn.ModuleDict({str(k): Tower(band, num_classes, width) for k, band in bands.items()})
+        if other := [name for name in specs(condition) if name != CLASS]:
+            raise ConfigError("this network embeds classes only", got=", ".join(other))
+        self.bands, self.condition, self.width = dict(bands), specs(condition), width
+        classes = num_classes(condition)
+        self.towers = nn.ModuleDict({str(k): Tower(band, classes, width) for k, band in bands.items()})
 
-    def forward(
+    def forward(  # type: ignore[override]  # one time for all scales, and nothing beside
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
-        labels = Condition.of(condition).labels
-        if labels is None:
-            labels = torch.full(t.shape, self.num_classes, dtype=torch.int64, device=t.device)
+        given = Condition.of(condition)
+        refuse_unknown(given, self.condition)
+        labels = class_rows(given.labels, num_classes(self.condition), t)
         return {MAIN: {k: self.towers[str(k)](x, t.to(x.dtype), labels) for k, x in state.items()}}
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:

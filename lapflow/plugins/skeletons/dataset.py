@@ -7,9 +7,8 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from lapflow.core.dataset import Dataset, Split
+from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.util.random import keyed_generator, rand
 
 
@@ -36,7 +35,7 @@ class Skeleton(Dataset):
     def size(self, split: Split) -> int:
         return self.sizes[split]
 
-    def read(self, split: Split, index: int) -> tuple[Tensor, int]:
+    def read(self, split: Split, index: int) -> Sample:
         frequency, phase = rand(
             (2,), keyed_generator("stripes", split, index), dtype=torch.float32, device="cpu"
         ).tolist()
@@ -44,4 +43,4 @@ class Skeleton(Dataset):
         place = torch.arange(self.side) / self.side
         line = torch.sin(2 * math.pi * ((1 + 2 * frequency) * place + phase))
         image = line.expand(1, self.side, self.side)
-        return (image if label else image.transpose(1, 2)).clone(), label
+        return Sample((image if label else image.transpose(1, 2)).clone(), {"label": label})

@@ -15,7 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.core.backbone import MAIN, Backbone, Condition, Heads
+from lapflow.core.backbone import MAIN, Backbone, Heads
+from lapflow.core.condition import Condition, Specs, class_rows, num_classes, refuse_unknown, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
 from lapgan.layers import Block, multiply_adds
@@ -24,10 +25,10 @@ from lapgan.layers import Block, multiply_adds
 class ScaleGenerator(nn.Module):
     """G of one scale."""
 
-    def __init__(self, band: Band, num_classes: int, width: int, blocks: int) -> None:
+    def __init__(self, band: Band, classes: int, width: int, blocks: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(band.channels + band.condition, width, 3, padding=1)
-        self.blocks = nn.ModuleList(Block(width, num_classes) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(width, classes) for _ in range(blocks))
         self.last = nn.Conv2d(width, band.channels, 3, padding=1)
 
     def forward(self, noise: Tensor, coarse: Tensor | None, labels: Tensor) -> Tensor:
@@ -45,24 +46,23 @@ class Generator(Backbone):
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         *,
         width: Annotated[int, Field(ge=1, description="channels of the hidden layers")] = 64,
         blocks: Annotated[int, Field(ge=1, description="residual blocks of two convolutions")] = 3,
     ) -> None:
         super().__init__()
-        self.bands, self.num_classes, self.width, self.count = dict(bands), num_classes, width, blocks
+        self.bands, self.condition, self.width, self.count = dict(bands), specs(condition), width, blocks
         self.nets = nn.ModuleDict(
-            {str(k): ScaleGenerator(band, num_classes, width, blocks) for k, band in bands.items()}
+            {str(k): ScaleGenerator(band, num_classes(condition), width, blocks) for k, band in bands.items()}
         )
 
     def forward(
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
         given = Condition.of(condition)
-        labels = given.labels
-        if labels is None:
-            labels = torch.full(t.shape, self.num_classes, dtype=torch.int64, device=t.device)
+        refuse_unknown(given, self.condition)
+        labels = class_rows(given.labels, num_classes(self.condition), t)
         return {MAIN: {k: self.nets[str(k)](x, self._beside(k, x, given), labels) for k, x in state.items()}}
 
     def _beside(self, scale: int, x: Tensor, given: Condition) -> Tensor | None:
@@ -74,7 +74,7 @@ class Generator(Backbone):
                 f"the generator of scale {scale} wants the coarser image beside it",
                 expected="the bridge condition",
             )
-        return given.image[scale].to(x.dtype)
+        return given.image.value[scale].to(x.dtype)
 
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         total = 0

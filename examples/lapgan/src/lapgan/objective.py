@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lapflow.core.backbone import MAIN, Backbone
+from lapflow.core.condition import class_rows
 from lapflow.core.decomposition import Band
 from lapflow.core.objective import Objective, frozen
 from lapflow.flows.flow import Flow, TrainingPoint
@@ -45,8 +46,7 @@ class Discriminator(nn.Module):
         )  # the projection discriminator of Miyato & Koyama 2018
 
     def forward(self, image: Tensor, coarse: Tensor | None, labels: Tensor | None) -> Tensor:
-        if labels is None:
-            labels = torch.full((len(image),), self.num_classes, dtype=torch.int64, device=image.device)
+        labels = class_rows(labels, self.num_classes, image)
         h = self.first(image if coarse is None else torch.cat([image, coarse], dim=1))
         for block in self.blocks:
             h = block(h, labels)
@@ -89,7 +89,7 @@ class Adversarial(Objective):
             judge, real, coarse = (
                 self.module[str(k)],
                 point.target[k].to(made.dtype),
-                None if given.image is None else given.image[k],
+                None if given.image is None else given.image.value[k],
             )
             with frozen(judge):
                 losses[f"generator{k}"] = F.softplus(-judge(made, coarse, given.labels)).mean()

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend, attention_pairs, scale_attention
-from lapflow.core.backbone import MAIN, Backbone, Condition, Heads
+from lapflow.core.backbone import MAIN, Backbone, Heads
+from lapflow.core.condition import Condition, Specs, class_rows, num_classes, refuse_unknown, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError
 from lapflow.core.state import State
@@ -69,7 +70,7 @@ class NextScale(Backbone):
     def __init__(
         self,
         bands: Mapping[int, Band],
-        num_classes: int = 0,
+        condition: Specs | int = 0,
         attention: str | AttentionBackend = "auto",
         *,
         codes: Annotated[int, Field(ge=2, description="size of each scale's codebook")] = 128,
@@ -91,16 +92,16 @@ class NextScale(Backbone):
                 expected="a multiple",
             )
         self._check(bands)
-        self.bands, self.num_classes, self.width, self.patch, self.examples = (
+        self.bands, self.condition, self.width, self.patch, self.examples = (
             dict(bands),
-            num_classes,
+            specs(condition),
             width,
             patch,
             examples,
         )
         self.attention, self.head_width = resolve(attention), width // attention_heads
         self.quantiser = Quantiser(bands, codes, patch)
-        self.labels = nn.Embedding(num_classes + 1, width)
+        self.labels = nn.Embedding(num_classes(condition) + 1, width)
         coarsest = max(bands)
         self.places = nn.ParameterDict(
             {str(k): nn.Parameter(0.1 * torch.randn(self._tokens(k), width)) for k in bands}
@@ -136,10 +137,9 @@ class NextScale(Backbone):
     def forward(
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
-        labels = Condition.of(condition).labels
-        if labels is None:
-            labels = torch.full(t.shape, self.num_classes, dtype=torch.int64, device=t.device)
-        said = self.labels(labels)
+        given = Condition.of(condition)
+        refuse_unknown(given, self.condition)
+        said = self.labels(class_rows(given.labels, num_classes(self.condition), t))
         tokens = self._embed(state, said)
         lengths = [x.shape[1] for x in tokens]
         x = torch.cat(tokens, dim=1)
