@@ -12,7 +12,7 @@ from lapflow.config.building import build_conditioner, build_dataset, build_flow
 from lapflow.config.loading import load_config
 from lapflow.core.backbone import Backbone
 from lapflow.core.condition import Condition
-from lapflow.core.flow import Flow
+from lapflow.flows.flow import Flow
 from lapflow.sampling import sample
 from lapflow.solvers import Euler
 

@@ -1,7 +1,7 @@
 """On one CUDA GPU, bf16: sampling, training and attention kernels. Without a GPU it says so and writes
 nothing.
 
-    python -m benchmarks.gpu [--sizes S L] [--repeats N] [--compile] [--rehearse]
+    python -m benchmarks.gpu [--sizes S L] [--repeats N] [--compile] [--dry-run]
 
 - training: images per second of forward, backward and optimizer, and the share of the matrix peak that was
   measured just before;
@@ -9,7 +9,7 @@ nothing.
 - peers: forward and backward beside rectified-flow-pytorch, and beside a dense mask;
 - kernels: every attention backend that runs here, against float64.
 
---rehearse goes through all of it with small work on the CPU, whatever --sizes, --batch and --repeats say, and
+--dry-run goes through all of it with small work on the CPU, whatever --sizes, --batch and --repeats say, and
 writes nothing.
 """
 
@@ -62,9 +62,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
-    if options.rehearse:
+    if options.dry_run:
         stage = Stage("cpu", ((8, 1), (8, 2), (16, 1), (16, 3)), 64, 4, 1, options.compile)
     elif torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -81,13 +81,13 @@ def main() -> None:
     rectified_flow_pytorch(*stage.work[1])  # ends here, not after an hour, where it is not installed
     peak = matrix_peak(stage)
     rows = [{"work": f"matrix product {stage.matrix}, bf16", "TFLOP/s": peak / 1e12}]
-    for size in ["rehearsal"] if options.rehearse else options.sizes:
+    for size in ["dry run"] if options.dry_run else options.sizes:
         rows += sampling(size, stage)
         rows += training(size, stage, peak)
         rows += peers(size, stage)
     found = kernels(stage)
-    if options.rehearse:
-        print(table(rows), table(found), "A rehearsal on the CPU: nothing was measured.", sep="\n\n")
+    if options.dry_run:
+        print(table(rows), table(found), "A dry run on the CPU: nothing was measured.", sep="\n\n")
     else:
         write("gpu", rows, kernels=found)
 
@@ -122,7 +122,7 @@ def sampling(size: str, stage: Stage) -> list[dict[str, object]]:
         )
         rows.append(
             {
-                **_about("evaluation, mean over the clock", size, side, levels, stage.batch),
+                **_about("evaluation, mean over t", size, side, levels, stage.batch),
                 "compiled": stage.compiled,
                 "ms": 1e3 * mean,
                 "samples per second at 40": stage.batch / 40 / mean,
@@ -161,7 +161,7 @@ def training(size: str, stage: Stage, peak: float) -> list[dict[str, object]]:
         about = {**_about("training step", size, side, levels, stage.batch), "compiled": stage.compiled}
         rows.append(
             {**about, **speed, "peak GiB": torch.cuda.max_memory_allocated() / 2**30}
-        )  # 0 in a rehearsal
+        )  # 0 in a dry run
         del model, optimizer, step
         torch.cuda.empty_cache()
     return rows

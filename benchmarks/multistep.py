@@ -19,13 +19,13 @@ from benchmarks.measure import write
 from lapflow.config.building import build_features
 from lapflow.core.field import Field
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators
 from lapflow.core.solver import History, Observer, Statistics
 from lapflow.core.state import State
 from lapflow.evaluation.evaluate import evaluate_images
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.solvers import AdamsBashforth2, Euler, Heun
 from lapflow.solvers.steps import FixedSteps
+from lapflow.util.random import Generators
 
 
 class Restarted(AdamsBashforth2):

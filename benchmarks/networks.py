@@ -17,7 +17,7 @@ from lapflow.models.sizes import SIZES
 from lapflow.pyramids import LaplacianPyramid
 
 CHANNELS, PATCH, CLASSES = 4, 2, 10
-SHAPES = {**SIZES, "rehearsal": (1, 48, 2)}
+SHAPES = {**SIZES, "dry run": (1, 48, 2)}
 """Depth, width and heads by name; a rehearsal's network measures nothing and is as small as it may be."""
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.measure import table
+from lapflow.analysis.flops import cost
 from lapflow.config.loading import load_config
-from lapflow.evaluation.flops import cost
 
 SOURCE = "LapFlow, ICLR 2026"
 SINGLE = 22.1

@@ -18,7 +18,8 @@ from benchmarks.measure import interleaved, write
 from benchmarks.networks import CHANNELS, CLASSES, PATCH, diffusers_dit, ours
 from lapflow.flows import AppendBridge, LinearPath
 from lapflow.models import MoTDiT
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from lapflow.pyramids import LaplacianPyramid
+from lapflow.schedules import CumulativeIntervals
 from lapflow.solvers import Euler
 
 SETTINGS: tuple[tuple[int, tuple[float, ...]], ...] = (
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--steps", type=int, default=24, help="Euler steps over the whole clock, in each segment its share"
+        "--steps", type=int, default=24, help="Euler steps over [0, 1], in each segment its share"
     )
     parser.add_argument(
         "--tokens", type=int, nargs="+", default=[512, 2048], help="tokens of one scale in a batch"

@@ -101,12 +101,12 @@ def work(gradient: bool, side: int, levels: int, batch: int, depth: int) -> Call
 def added_bytes(side: int, levels: int, batch: int, depth: int) -> int:
     """What a training step adds to this process's largest memory: activations and gradients."""
     step = work(True, side, levels, batch, depth)
-    before = most_bytes()
+    before = max_bytes()
     step()
-    return most_bytes() - before
+    return max_bytes() - before
 
 
-def most_bytes() -> int:
+def max_bytes() -> int:
     """This process's largest memory so far. (`getrusage` would give its parent's, where that was larger.)"""
     found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
     assert found is not None, "the system does not say VmHWM: this benchmark measures memory on Linux only"

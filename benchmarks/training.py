@@ -101,7 +101,7 @@ def config(levels: int, batch: int, steps: int) -> Any:
                 "steps": steps,
                 "batch_size": batch,
                 "log_every": 1,
-                "clip": 1.0,
+                "grad_clip_norm": 1.0,
                 "ema_decay": 0.9999,
                 "checkpoint_every": 10**6,
             },

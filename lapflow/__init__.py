@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Flow": "lapflow.core.flow",
+    "Flow": "lapflow.flows.flow",
     "LapFlowPipeline": "lapflow.hub",
     "LapflowError": "lapflow.core.errors",
     "Pipeline": "lapflow.sampling.pipeline",
@@ -39,8 +39,8 @@ __all__ = [
 if TYPE_CHECKING:
     from lapflow.config.loading import load_config
     from lapflow.core.errors import LapflowError
-    from lapflow.core.flow import Flow
     from lapflow.flows.compose import compose
+    from lapflow.flows.flow import Flow
     from lapflow.hub import LapFlowPipeline as LapFlowPipeline
     from lapflow.plugins.registry import register
     from lapflow.sampling.pipeline import Pipeline, load

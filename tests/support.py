@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lapflow.core.files import file_sha256
-from lapflow.core.flow import Flow
 from lapflow.data.encoding import Encoder, plan
 from lapflow.flows import AppendBridge, GVPPath, LinearPath, VPPath
 from lapflow.flows.compose import compose
+from lapflow.flows.flow import Flow
 from lapflow.plugins import create
-from lapflow.pyramids import CumulativeIntervals, Identity, LaplacianPyramid, WaveletPyramid
+from lapflow.pyramids import Identity, LaplacianPyramid, WaveletPyramid
+from lapflow.schedules import CumulativeIntervals
+from lapflow.util.files import file_sha256
 
 AXES = [1, 2, 3, [False, True, True], [[True, True, True], [True, False, False]]]
 """Axes that three scales halve: all of series, images and films; some of a film's; others in each step."""
@@ -34,9 +35,9 @@ def make_flow(
     decomposition: str = "laplacian",
     path: str = "linear",
     noise: str = "decomposed",
-    draw: str = "batch",
+    segment_sampling: str = "batch",
 ) -> Flow:
-    intervals = CumulativeIntervals(starts=STARTS[levels], draw=draw)
+    intervals = CumulativeIntervals(starts=STARTS[levels], segment_sampling=segment_sampling)
     split = DECOMPOSITIONS[decomposition](levels)
     return compose(
         split, intervals, PATHS[path](), AppendBridge(), noise=create("noise", noise, decomposition=split)

@@ -138,7 +138,7 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
     "lapflow/backends/engines/deepspeed.py": (deepspeed, "deepspeed"),
     "lapflow/backends/attention/flash.py": (flash, "flash"),
     "lapflow/backends/attention/xformers.py": (xformers, "xformers"),
-    "lapflow/data/features/inception.py": (inception, "fidelity"),
+    "lapflow/features/inception.py": (inception, "fidelity"),
     "lapflow/training/events.py": (tensorboard, "tensorboard"),
 }
 """By the module with the import: what needs it, and its extra."""

@@ -105,8 +105,8 @@ def test_links_that_leave_the_documents_lead_to_pages_or_show_the_path():
         == "[it](../core.md#there)"
     )
     assert (
-        outside.relinked("[flow](../lapflow/core/flow.py)", docs / "x.md", "x.md")
-        == "flow (`lapflow/core/flow.py`)"
+        outside.relinked("[flow](../lapflow/flows/flow.py)", docs / "x.md", "x.md")
+        == "flow (`lapflow/flows/flow.py`)"
     )
     assert (
         outside.relinked("![picture](pictures/grid.png)", docs / "x.md", "x.md")

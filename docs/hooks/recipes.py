@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from lapflow.analysis.flops import Cost, cost
 from lapflow.config.loading import load_config, recipes
-from lapflow.evaluation.flops import Cost, cost
 
 ROOT = Path(__file__).parent.parent.parent
 MARK = "<!-- recipes -->"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 CONVERGED_STEPS = 200
-MOST_PRICED = 256
+MAX_PRICED = 256
 """The most pixels of a sample for which the price of a mask is computed: it inverts covariances of whole
 samples, in seconds at 16x16, in an hour at 32x32."""
 
@@ -24,13 +24,13 @@ def check(
     from contextlib import suppress
     from dataclasses import asdict
 
+    from lapflow.analysis.checking import check_bands, check_mask, ladder, unstated
     from lapflow.config.building import build_flow, build_solver
     from lapflow.config.loading import load_config
     from lapflow.core.attention import Mask
     from lapflow.core.errors import ConfigError
-    from lapflow.core.laws import check_laws
+    from lapflow.flows.laws import check_laws
     from lapflow.plugins.registry import create
-    from lapflow.sampling.checking import check_bands, check_mask, ladder, unstated
     from lapflow.solvers import RK4
 
     settings = load_config(config, overrides or [])
@@ -46,8 +46,8 @@ def check(
             rungs.append((spec, check_bands(flow, create("solver", spec))))
     mask: Mask = settings.model.get("mask", "none") if flow.levels > 1 else "none"
     # Merged, a network sees one image: there is nothing to mask.
-    priceable = flow.view == "bands" and flow.noise.white
-    small = math.prod(flow.decomposition.smallest) <= MOST_PRICED
+    priceable = flow.representation == "bands" and flow.noise.white
+    small = math.prod(flow.decomposition.smallest) <= MAX_PRICED
     price = check_mask(flow, RK4(steps=50), mask) if priceable and small else None
     if as_json:
         import json
@@ -79,5 +79,5 @@ def check(
         if price is not None:
             print_table(mask_table(price))
         elif priceable:
-            typer.echo(f"The price of the mask is not computed for more than {MOST_PRICED} pixels a sample.")
+            typer.echo(f"The price of the mask is not computed for more than {MAX_PRICED} pixels a sample.")
     laws.require()

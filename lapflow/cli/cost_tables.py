@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from lapflow.analysis.flops import Cost, SegmentCost
 from lapflow.cli.output import new_table
-from lapflow.evaluation.flops import Cost, SegmentCost
 from lapflow.training.dry_run import DryRun
 
 COUNTED = (

@@ -26,7 +26,7 @@ def demo(
     """Serve a page to play with RUN: choose class, guidance, solver, steps and seed, watch the scales mature,
     compare two settings, and copy the command that repeats a picture. Ctrl-C ends it. Needs the extra
     demo."""
-    from lapflow.demo.offer import Offer
+    from lapflow.demo.capabilities import Capabilities
     from lapflow.demo.serving import address, bind, is_private, serve
     from lapflow.demo.web import application
     from lapflow.demo.worker import Worker
@@ -41,14 +41,14 @@ def demo(
             "--device": None if device == "auto" else device,
             "--attention": attention,
         }
-        offer = Offer.of(
+        capabilities = Capabilities.of(
             run, pipeline, {option: value for option, value in chosen.items() if value is not None}
         )
         worker = Worker()
-        app = application(offer, worker, (host,))
+        app = application(capabilities, worker, (host,))
 
         def ready() -> None:
-            typer.echo(f"{offer.title}: {address(listening)}  (Ctrl-C ends it)")
+            typer.echo(f"{capabilities.title}: {address(listening)}  (Ctrl-C ends it)")
             if not is_private(listening):
                 typer.echo("anyone who reaches this machine can open the page, which has no password")
 

@@ -31,7 +31,7 @@ def export(
     from lapflow.hub.exporting import export_run
 
     pipe = export_run(run, out, checkpoint=checkpoint, weights=weights, licence=licence, name=name)
-    about = pipe.trained
+    about = pipe.loaded_run
     typer.echo(f"{about.weights} weights of step {about.step} -> {out}")
     if pipe.config.metrics is None:
         typer.echo(

@@ -19,8 +19,8 @@ def flops(
 
 
 def _config(name: str, overrides: list[str], as_json: bool) -> None:
+    from lapflow.analysis.flops import cost
     from lapflow.config.loading import load_config
-    from lapflow.evaluation.flops import cost
     from lapflow.evaluation.provenance import words
 
     settings = load_config(name, overrides)

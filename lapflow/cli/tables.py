@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
+from lapflow.analysis.checking import MaskPrice, OracleReport
 from lapflow.cli.output import new_table
-from lapflow.core.laws import LawReport
-from lapflow.sampling.checking import MaskPrice, OracleReport
+from lapflow.flows.laws import LawReport
 
 
 def law_table(report: LawReport) -> Table:

@@ -13,29 +13,29 @@ from torch import Tensor, nn
 
 from lapflow.config.schema import Config
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.autocast import autocast_dtype
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
 from lapflow.core.condition import Specs
 from lapflow.core.conditioner import Conditioner
 from lapflow.core.dataset import SPLITS, Dataset
-from lapflow.core.digest import difference, tensors_sha256
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError, DataError, LapflowError
 from lapflow.core.features import FeatureExtractor
 from lapflow.core.field import TimeGrid
-from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.objective import Objective
 from lapflow.core.optimizer import Optimizer
-from lapflow.core.random import Generators, keyed_generator
 from lapflow.core.solver import Solver
 from lapflow.core.state import Shape, State
 from lapflow.data.order import indices
 from lapflow.data.substitute import read_or_substitute
 from lapflow.flows.compose import compose
+from lapflow.flows.flow import Flow
 from lapflow.plugins.registry import Spec, create
+from lapflow.util.autocast import autocast_dtype
+from lapflow.util.digest import difference, tensors_sha256
+from lapflow.util.random import Generators, keyed_generator
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Composition:
         """Give the objective the flow, and make the weights of its own, if it has some. Their first values
         are a function of the config's seed alone."""
         with _placed(self.config, "objective"), _first_weights(self.config, "objective", torch.device("cpu")):
-            self.objective.build(self.flow, self.flow.views(self.shape), self.num_classes)
+            self.objective.build(self.flow, self.flow.network_bands(self.shape), self.num_classes)
         for module in self.objective.frozen.values():
             if isinstance(module, nn.Module):
                 module.eval().requires_grad_(False).to(self.engine.device)
@@ -101,7 +101,7 @@ class Composition:
     def examples(self, number: int) -> State:
         """The first `number` training samples of a run, or all if there are fewer, unmirrored, as the network
         sees them without
-        noise: {scale of the view: [n, c, *sizes]}, coarse to fine."""
+        noise: {scale of the representation: [n, c, *sizes]}, coarse to fine."""
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
         samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0].value for index in first])
@@ -112,7 +112,7 @@ class Composition:
             bands = self.flow.decomposition.analyze(x)
             seen: State = {}
             for segment in self.flow.segments:
-                seen |= self.flow.show({k: bands[k] for k in segment.scales}, segment)
+                seen |= self.flow.to_image({k: bands[k] for k in segment.scales}, segment)
         return seen
 
     def encode(self, samples: Tensor, generator: Generators | None = None) -> Tensor:
@@ -135,7 +135,7 @@ class Composition:
         self._require_heads()
         self._require_optimizer()
         self._require_inputs()
-        self._require_recompute()
+        self._require_activation_checkpointing()
         self.kernel()
 
     def kernel(self) -> str | None:
@@ -156,7 +156,7 @@ class Composition:
                 raise ConfigError(
                     f"the head {name!r} must be both returned by the model and trained by the objective",
                     got=f"it is a matter of the {' and the '.join(holds)} only",
-                    expected="for a learned variance: model.variance=true and objective=vlb, with solver "
+                    expected="for a learned variance: model.learn_sigma=true and objective=vlb, with solver "
                     "ddpm, variance learned",
                 )
 
@@ -179,14 +179,14 @@ class Composition:
         with _placed(self.config, "model"):
             self.model.require_inputs(times, t if self.objective.second_time else None, self.objective.hidden)
 
-    def _require_recompute(self) -> None:
+    def _require_activation_checkpointing(self) -> None:
         """The network has the parts that are to be recomputed."""
-        with _placed(self.config, "training", "recompute"):
-            if self.config.training.recompute and not self.model.units():
+        with _placed(self.config, "training", "activation_checkpointing"):
+            if self.config.training.activation_checkpointing and not self.model.units():
                 raise ConfigError(
                     "the network names no units to recompute",
                     got=type(self.model).__name__,
-                    expected="training.recompute=false",
+                    expected="training.activation_checkpointing=false",
                 )
 
     def _require_images(self) -> None:
@@ -259,7 +259,8 @@ def require_processes(config: Config, flow: Flow, engine: Engine) -> None:
             "this engine needs every process to train the same segments in a step",
             got=f"{config.engine}, and a segment drawn for each sample",
             expected="draws that the processes share",
-            remedy="set flow.intervals.draw=balanced (all segments in every batch) or batch (one segment a "
+            remedy="set flow.intervals.segment_sampling=balanced (all segments in every batch) or batch "
+            "(one segment a "
             "step)",
         )
 
@@ -268,7 +269,7 @@ class _Grid(TimeGrid):
     """The grid of a flow's segment, for a solver's plan."""
 
     def __init__(self, flow: Flow, segment: Segment) -> None:
-        self.flow, self.segment, self.end = flow, segment, flow.last(segment)
+        self.flow, self.segment, self.solve_t_max = flow, segment, flow.solve_t_max(segment)
 
     def grid(self, steps: int) -> list[float]:
         return self.flow.path.grid(self.segment, steps)
@@ -326,7 +327,7 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
             time_law=_create(config, "time_law", parts.time_law, "flow", "time_law"),
             coupling=_create(config, "coupling", parts.coupling, "flow", "coupling"),
             prediction=prediction,
-            view=parts.view,
+            representation=parts.representation,
             check=check,
         )
 
@@ -344,7 +345,7 @@ def build_model(
     Device `meta` allocates nothing.
     """
     with _placed(config, "data"):
-        bands = flow.views(shape)
+        bands = flow.network_bands(shape)
     attention = build_attention(config)
     with _first_weights(config, "model", torch.device(device)):
         model: Backbone = _create(

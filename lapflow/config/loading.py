@@ -12,9 +12,19 @@ from lapflow.config.layers import merge, read_overrides, read_source, recipes
 from lapflow.config.problems import explain_problems
 from lapflow.config.schema import Config, component_defaults
 from lapflow.config.yaml12 import Layer, write_yaml
-from lapflow.core.digest import difference
+from lapflow.core.errors import ConfigError
+from lapflow.util.digest import difference
 
 __all__ = ["difference", "dump_yaml", "file_schema", "load_config", "recipes", "resolved"]
+
+RENAMED = {
+    "flow.view": "flow.representation",
+    "training.clip": "training.grad_clip_norm",
+    "training.label_drop": "training.condition_dropout",
+    "training.most_skipped": "training.max_skipped",
+    "training.recompute": "training.activation_checkpointing",
+}
+"""Keys of the first edition, by which its configs and runs are known, and those of the second."""
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -26,12 +36,27 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     layer = merge(Layer(component_defaults()), read_source(source))
     for override in read_overrides(overrides):
         layer = merge(layer, override)
+    _refuse_first_edition(layer.values)
     try:
         config = Config.model_validate(layer.values)
     except pydantic.ValidationError as error:
         raise explain_problems(error, layer) from None
     config._origins = layer.origins
     return config
+
+
+def _refuse_first_edition(values: Mapping[str, Any]) -> None:
+    def has(path: str) -> bool:
+        section, key = path.split(".")
+        return isinstance(values.get(section), Mapping) and key in values[section]
+
+    if found := [old for old in RENAMED if has(old)]:
+        raise ConfigError(
+            "a config of lapflow's first edition, whose runs the second does not read",
+            got=", ".join(found),
+            expected=", ".join(RENAMED[old] for old in found),
+            remedy="write the new keys (CHANGELOG.md lists them); a run must be trained anew",
+        )
 
 
 def resolved(config: Config) -> dict[str, Any]:

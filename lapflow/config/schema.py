@@ -55,7 +55,7 @@ class FlowConfig(Section):
     prediction: Annotated[Spec, Named("prediction")] = Field(
         default={"name": "velocity"}, description="what the network's main head stands for"
     )
-    view: Literal["bands", "merged"] = Field(
+    representation: Literal["bands", "merged"] = Field(
         default="bands",
         description="what the network sees: the bands, or the image that the active bands make",
     )
@@ -91,13 +91,13 @@ class TrainingConfig(Section):
     optimizer: Annotated[Spec, Named("optimizer")] = Field(
         default={"name": "adamw"}, description="the rule of an optimizer step"
     )
-    clip: Annotated[float, Field(gt=0)] | None = Field(
+    grad_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="largest norm of the gradient; null: no clipping"
     )
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=0.9999, description="decay of the weights' moving average; null: none is kept"
     )
-    label_drop: Share = Field(
+    condition_dropout: Share = Field(
         default=0.1, description="share of the samples whose condition is replaced by its null, for guidance"
     )
     flip: bool = Field(default=False, description="mirror images at random")
@@ -116,8 +116,8 @@ class TrainingConfig(Section):
         description="a step whose loss or gradient is not finite: stop the run before the update, or leave "
         "the step out",
     )
-    most_skipped: Positive = Field(default=100, description="steps that may be left out before the run stops")
-    recompute: bool = Field(
+    max_skipped: Positive = Field(default=100, description="steps that may be left out before the run stops")
+    activation_checkpointing: bool = Field(
         default=False,
         description="activation checkpointing: keep the inputs of each unit of the network alone, and "
         "compute its activations anew in the backward pass",

@@ -10,13 +10,13 @@ from torch import Tensor
 from lapflow.core.component import Component
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Path
-from lapflow.core.state import State, clock
-from lapflow.core.transfer import upload
+from lapflow.core.state import State, scalar_time
+from lapflow.util.transfer import upload
 
 
 class Bridge(Component):
     """An affine map of (state, noise), band by band. The law check pushes a segment's end law through it when
-    a composition is built. Whatever view of the state the network has, a bridge is given bands and returns
+    a composition is built. Whatever representation the network has, a bridge is given bands and returns
     bands.
     """
 
@@ -26,11 +26,11 @@ class Bridge(Component):
     """Whether a scale enters without the data that training has there, by design: the mismatch is then
     reported, not refused."""
 
-    def pyramids(self, segments: int) -> int:
+    def num_noise_draws(self, segments: int) -> int:
         """The number of noise pyramids that a sample needs for a composition of so many segments."""
         return 1
 
-    def pyramid(self, segment: Segment) -> int:
+    def noise_index(self, segment: Segment) -> int:
         """The pyramid whose noise the state of `segment` holds."""
         return 0
 
@@ -43,11 +43,11 @@ class Bridge(Component):
         after: Segment,
         path: Path,
     ) -> State:
-        """The bands at `after.begin`, coarse to fine.
+        """The bands at `after.sampling_start`, coarse to fine.
 
         `state` holds the bands at the end of `before`; it is empty and `before` is None at the very start.
         `noise` are the sample's noise pyramids {k: x0_k}, every scale, in units of the whole image: in a
-        segment they count `after.unit` times.
+        segment they count `after.noise_scale` times.
         """
 
 
@@ -55,7 +55,7 @@ class ConditionalBridge(Bridge):
     """A bridge of a cascade: the next segment starts from noise alone, and the network is given the finished
     state beside it, corrupted by `corrupt`; training corrupts the data by the same function."""
 
-    level: float
+    corruption_level: float
     """The level at which sampling corrupts."""
 
     @abstractmethod
@@ -69,19 +69,19 @@ class ConditionalBridge(Bridge):
     ) -> State:
         """What the network of `after` sees of the finished bands `image` of `before`: bands of `after`,
         corrupted at `level` [b] with a noise pyramid of its own (sampling: the one after
-        `pyramid(after)`)."""
+        `noise_index(after)`)."""
 
     @abstractmethod
-    def draw_level(self, unit: Tensor) -> Tensor:
+    def draw_corruption_level(self, u: Tensor) -> Tensor:
         """Training levels [b] from uniform draws [b] in [0, 1)."""
 
     @abstractmethod
-    def corruption_unit(self, before: Segment, after: Segment) -> float:
-        """The unit of the noise that `corrupt` adds."""
+    def corruption_noise_scale(self, before: Segment, after: Segment) -> float:
+        """The noise scale of what `corrupt` adds."""
 
 
 def entering(noise: Mapping[int, Tensor], after: Segment, scale: int, path: Path) -> Tensor:
     """Scale `scale` as it enters `after` from noise alone: sigma_k x0_k at the time at which sampling
     enters."""
-    c = path.coefficients(clock(after.begin), after, scale).expand(noise[scale])
-    return (upload(c.sigma, noise[scale].device, noise[scale].dtype) * after.unit) * noise[scale]
+    c = path.coefficients(scalar_time(after.sampling_start), after, scale).expand(noise[scale])
+    return (upload(c.sigma, noise[scale].device, noise[scale].dtype) * after.noise_scale) * noise[scale]

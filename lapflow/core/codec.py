@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from lapflow.core.component import Component
-from lapflow.core.random import Generators
 from lapflow.core.state import Shape
+from lapflow.util.random import Generators
 
 
 class Codec(Component):
     """Maps images (or series, or films) [b, c, *sizes] in [-1, 1] to the flow's space and back.
 
-    Encoding goes in two steps. `moments` is the costly one, a pure function of the image that a cache can
+    Encoding goes in two steps. `posterior` is the costly one, a pure function of the image that a cache can
     hold; `latents` is the cheap one, which may draw, so that it is done anew each time. Neither mixes the
     samples of a batch.
     """
@@ -37,7 +37,7 @@ class Codec(Component):
         return 0.0, 1.0
 
     @abstractmethod
-    def moments(self, images: Tensor) -> Tensor:
+    def posterior(self, images: Tensor) -> Tensor:
         """Images [b, c, *sizes] in [-1, 1] -> what the codec's law of their latents is made of, [b, m,
         *sizes'], not shifted or scaled. Draws nothing."""
 
@@ -50,16 +50,16 @@ class Codec(Component):
         """
 
     def encode(self, images: Tensor, generator: Generators | None = None) -> Tensor:
-        """Images -> latents in the images' dtype: `latents` of their `moments`."""
-        return self.latents(self.moments(images), generator).to(images.dtype)
+        """Images -> latents in the images' dtype: `latents` of their `posterior`."""
+        return self.latents(self.posterior(images), generator).to(images.dtype)
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Latents -> images [b, c, *sizes], nominally in [-1, 1], not clipped."""
 
     def identity(self) -> dict[str, Any]:
-        """What `moments` depends on, as JSON values: codecs with equal identities may use each other's cached
-        moments.
+        """What `posterior` depends on, as JSON values: codecs with equal identities may use each other's
+        cached moments.
 
         By default the class and all of its config. A codec with weights names these by a hash, and leaves out
         where they lie and what only `latents` and `decode` use.
@@ -73,10 +73,10 @@ class ModuleCodec(Codec):
     @property
     @abstractmethod
     def module(self) -> nn.Module:
-        """The network that encodes and decodes, loaded if it was not, in the form in which `adopt` takes
+        """The network that encodes and decodes, loaded if it was not, in the form in which `set_module` takes
         one."""
 
     @abstractmethod
-    def adopt(self, module: nn.Module) -> None:
+    def set_module(self, module: nn.Module) -> None:
         """Work with this network instead of loading one, wherever its owner moves it. Raises `ConfigError`
         for one that is not what the config says."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lapflow.core.errors import ConfigError
 from lapflow.core.state import map_state
-from lapflow.core.transfer import upload
+from lapflow.util.transfer import upload
 
 NULL = -1
 """The class index that stands for no class. `index % (count + 1)` is its row, the last, in a table of count +

@@ -1,4 +1,4 @@
-"""Errors for the user: one screen that says what is wrong, what came, what was expected, how to mend it.
+"""Errors for the user: one screen that says what is wrong, what came, what was expected, how to fix it.
 
 Everything lapflow raises for a user's mistake derives from `LapflowError`, which is a `ValueError`. The
 command line prints it without a traceback and exits with code 2. Our own broken invariants are plain `assert`
@@ -32,7 +32,7 @@ class LapflowError(ValueError):
         super().__init__(what)
 
     def __str__(self) -> str:
-        rows = [("at", self.where), ("got", self.got), ("expected", self.expected), ("to mend", self.remedy)]
+        rows = [("at", self.where), ("got", self.got), ("expected", self.expected), ("fix", self.remedy)]
         return "\n".join(
             [self.what, *(f"  {name + ':':<10}{value}" for name, value in rows if value is not None)]
         )

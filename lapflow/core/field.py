@@ -13,8 +13,8 @@ from lapflow.core.attention import Mask
 from lapflow.core.backbone import Heads
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients
-from lapflow.core.random import Generators
 from lapflow.core.state import State
+from lapflow.util.random import Generators
 
 
 class TimeGrid(ABC):
@@ -22,13 +22,13 @@ class TimeGrid(ABC):
 
     segment: Segment
 
-    end: float = 1.0
+    solve_t_max: float = 1.0
     """The last time at which the velocity is finite; a solver of the ODE stops there if the segment goes
     on."""
 
     def grid(self, steps: int) -> list[float]:
-        """`steps` + 1 rising times from segment.begin to segment.stop, spaced as the path wants its noise
-        levels."""
+        """`steps` + 1 rising times from segment.sampling_start to segment.stop, spaced as the path wants its
+        noise levels."""
         return self.segment.grid(steps)
 
 
@@ -67,7 +67,7 @@ class DenoiserField(Field):
         """The predicted pair (x1, x0) at `state`. One evaluation."""
 
     @abstractmethod
-    def law(self, t: float) -> dict[int, Coefficients]:
+    def alpha_sigma(self, t: float) -> dict[int, Coefficients]:
         """The path's coefficients of each band at `t`, on the CPU: to be looked at without waiting for a
         GPU."""
 
@@ -75,14 +75,14 @@ class DenoiserField(Field):
     def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
         """Fresh noise of the law of x0, bands like `bands`."""
 
-    def split(self, state: Mapping[int, Tensor]) -> State:
+    def to_bands(self, state: Mapping[int, Tensor]) -> State:
         """The bands of a state."""
         return dict(state)
 
-    def show(self, bands: Mapping[int, Tensor]) -> State:
+    def to_image(self, bands: Mapping[int, Tensor]) -> State:
         """The state of bands."""
         return dict(bands)
 
     def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
-        """Those of `law`, shaped to multiply the bands, on their device."""
-        return {k: c.expand(bands[k]) for k, c in self.law(t).items()}
+        """Those of `alpha_sigma`, shaped to multiply the bands, on their device."""
+        return {k: c.expand(bands[k]) for k, c in self.alpha_sigma(t).items()}

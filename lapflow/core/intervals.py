@@ -10,33 +10,33 @@ import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
-from lapflow.core.random import Generators
 from lapflow.core.state import Times
 from lapflow.core.time_law import TimeLaw
+from lapflow.util.random import Generators
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece [start, stop] of the clock [0, 1] in which the set of active scales is constant.
+    """A piece [start, stop] of the times [0, 1] in which the set of active scales is constant.
 
-    The path has a variable u of its own, which runs linearly over `window` while the clock t runs from start
-    to stop (default: u = t). Windows of different segments may overlap: a stage may go back in u. `entry[k]`
-    is the value of u at which scale k became active, for each active scale, coarse to fine. The noise of the
-    segment is `unit` times the bands of the sample's noise. Sampling enters at `begin`, start unless the path
-    or the prediction is not defined there.
+    The path is a function of a local time u, which runs linearly over `window` while t runs from start
+    to stop (default: u = t). Windows of different segments may overlap: a stage may go back in u.
+    `scale_starts[k]` is the value of u at which scale k became active, for each active scale, coarse to fine.
+    The noise of the segment is `noise_scale` times the bands of the sample's noise. Sampling enters at
+    `sampling_start`, start unless the path or the prediction is not defined there.
 
     `windows` gives each scale a time of its own, which runs linearly from windows[k][0] to windows[k][1]
-    while the clock runs from start to stop; the network is then told one time a scale, and predicts dx/d(own
+    while t runs from start to stop; the network is then told one time a scale, and predicts dx/d(own
     time).
     """
 
     index: int
     start: float
     stop: float
-    entry: Mapping[int, float]
+    scale_starts: Mapping[int, float]
     window: tuple[float, float] | None = None
-    unit: float = 1.0
-    late: float = 0.0
+    noise_scale: float = 1.0
+    t_eps: float = 0.0
     windows: Mapping[int, tuple[float, float]] | None = None
 
     def of(self, scale: int) -> Segment:
@@ -44,43 +44,43 @@ class Segment:
         return self if self.windows is None else replace(self, window=self.windows[scale], windows=None)
 
     def own_times(self, t: Times) -> Times:
-        """The scales' own times at clock time `t`; `t` itself where the clock is the time of all, or where it
+        """The scales' own times at time `t`; `t` itself where t is the time of all, or where it
         is such times already."""
         if self.windows is None or not isinstance(t, Tensor):
             return t
-        return {k: self.of(k).variable(t) for k in self.scales}
+        return {k: self.of(k).local_time(t) for k in self.scales}
 
     @property
-    def begin(self) -> float:
-        """The clock time at which sampling enters: `late` after the start."""
-        return self.start + self.late
+    def sampling_start(self) -> float:
+        """The time at which sampling enters: `t_eps` after the start."""
+        return self.start + self.t_eps
 
     @property
     def scales(self) -> tuple[int, ...]:
         """The active scales, coarse to fine."""
-        return tuple(self.entry)
+        return tuple(self.scale_starts)
 
     @property
     def finest(self) -> int:
         """The finest active scale."""
-        return min(self.entry)
+        return min(self.scale_starts)
 
     @property
     def rate(self) -> float:
         """du/dt."""
         return 1.0 if self.window is None else (self.window[1] - self.window[0]) / (self.stop - self.start)
 
-    def variable(self, t: Tensor) -> Tensor:
-        """u at clock times `t`; linear beyond the segment's ends too."""
+    def local_time(self, t: Tensor) -> Tensor:
+        """u at times `t`; linear beyond the segment's ends too."""
         return t if self.window is None else self.window[0] + (t - self.start) * self.rate
 
-    def clock(self, u: float) -> float:
-        """The clock time at which the path's variable is `u`: the inverse of `variable`."""
+    def global_time(self, u: float) -> float:
+        """The time at which the local time is `u`: the inverse of `local_time`."""
         return u if self.window is None else self.start + (u - self.window[0]) / self.rate
 
     def grid(self, steps: int) -> list[float]:
-        """`steps` + 1 times from begin to stop, uniform in t."""
-        return even_grid(self.begin, self.stop, steps)
+        """`steps` + 1 times from sampling_start to stop, uniform in t."""
+        return even_grid(self.sampling_start, self.stop, steps)
 
 
 def even_grid(start: float, stop: float, steps: int) -> list[float]:
@@ -102,14 +102,14 @@ class Draw:
 
 
 class IntervalSchedule(Component):
-    """Segments that partition the clock [0, 1], t = 0 noise and t = 1 data, and the law of the training
+    """Segments that partition the times [0, 1], t = 0 noise and t = 1 data, and the law of the training
     times."""
 
     kind = "intervals"
 
-    unit_noise: bool = False
-    """Whether the noise has unit variance per pixel at every resolution (the segments' `unit`), rather than
-    being what a white image of full size is there."""
+    unit_pixel_variance: bool = False
+    """Whether the noise has unit variance per pixel at every resolution (the segments' `noise_scale`), rather
+    than being what a white image of full size is there."""
 
     times_per_scale: bool = False
     """Whether scales have times of their own (`Segment.windows`, or draws of {k: [n]})."""
@@ -132,7 +132,7 @@ class IntervalSchedule(Component):
         *,
         generator: Generators,
         stage_generator: torch.Generator,
-        ends: Sequence[float],
+        train_t_max: Sequence[float],
         time_law: TimeLaw,
         dtype: torch.dtype,
         device: torch.device | str,
@@ -140,7 +140,7 @@ class IntervalSchedule(Component):
         """Draw segments and times for `batch` training samples; every sample is in exactly one `Draw`.
 
         What must be alike on all ranks comes from `stage_generator`, what belongs to a sample from
-        `generator`. `ends` are the clock times, per segment, at which the path ends; they may lie past a
+        `generator`. `train_t_max` are the times, per segment, at which the path ends; they may lie past a
         segment's stop. Times lie in [segment.start, end), distributed
         there by `time_law`.
         """

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.decomposition import Band, Decomposition, require_images
-from lapflow.core.random import Generators, randn
 from lapflow.core.state import Shape, State
+from lapflow.util.random import Generators, randn
 
 White = dict[int, Tensor]
 

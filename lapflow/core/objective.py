@@ -12,7 +12,7 @@ from lapflow.core.backbone import Backbone
 from lapflow.core.component import Component
 from lapflow.core.decomposition import Band
 from lapflow.core.features import FeatureExtractor
-from lapflow.core.flow import Flow, TrainingPoint
+from lapflow.flows.flow import Flow, TrainingPoint
 
 
 class Objective(Component):
@@ -24,7 +24,7 @@ class Objective(Component):
     An objective may have weights of its own, such as a discriminator's. They are trained by the same sum, in
     the same backward pass and by the same optimizer as the network's, so that every engine can carry them: a
     loss that is for one of the two keeps its gradient from the other, by `detach` of what the network
-    returned, or by `held` around the use of the module. They are saved with each checkpoint and go on with
+    returned, or by `frozen` around the use of the module. They are saved with each checkpoint and go on with
     it. The average of weights leaves them out, and sampling does without them.
     """
 
@@ -52,9 +52,9 @@ class Objective(Component):
     """The composition that it is trained in, from `build` on."""
 
     def build(self, flow: Flow, bands: Mapping[int, Band], num_classes: int) -> None:
-        """Take the flow, and make `module` for what the network sees (`bands`: `flow.views` of the data's
-        shape) and its classes. Called once before training, under a seed of the run's. Override it with
-        `super().build(...)` first."""
+        """Take the flow, and make `module` for what the network sees (`bands`: `flow.network_bands` of the
+        data's shape) and its classes. Called once before training, under a seed of the run's. Override it
+        with `super().build(...)` first."""
         self.flow, self.frozen = flow, {}
 
     @abstractmethod
@@ -64,18 +64,18 @@ class Objective(Component):
 
 
 @contextmanager
-def held(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module) -> Iterator[None]:
     """Hold a module's weights fixed in what it computes inside: gradients go through to its inputs, and none
     to its weights.
 
     The weights stay the tensors that they are, so that an engine which shards or gathers them sees nothing
     unusual.
     """
-    held = [p for p in module.parameters() if p.requires_grad]
-    for p in held:
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    for p in trainable:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in held:
+        for p in trainable:
             p.requires_grad_(True)

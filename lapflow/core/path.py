@@ -17,12 +17,12 @@ from torch import Tensor
 from lapflow.core.component import Component
 from lapflow.core.intervals import Segment
 from lapflow.core.state import expand_time
-from lapflow.core.transfer import upload
+from lapflow.util.transfer import upload
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """alpha, sigma and their derivatives by the clock at given times, shaped like the times (a scalar or
+    """alpha, sigma and their derivatives by t at given times, shaped like the times (a scalar or
     [b]).
 
     With `pattern` a last axis holds one value per sub-band of the band (block-DCT: per frequency), the same
@@ -85,52 +85,52 @@ class Coefficients:
 
 
 class Path(Component):
-    """alpha and sigma of every band in every segment, as functions of the segment's variable u."""
+    """alpha and sigma of every band in every segment, as functions of the segment's local time u."""
 
     kind = "path"
 
-    end: float = 1.0
+    u_max: float = 1.0
     """The last u at which every coefficient is finite; training times and the solvers of an ODE stay at or
     below it."""
 
     times_per_scale: bool = False
     """Whether `coefficients` honours a segment's `windows`, times of each scale's own."""
 
-    residual: float = 0.0
-    """The noise std left at `end`, per direction of a band of unit noise."""
+    sigma_min: float = 0.0
+    """The noise std left at `u_max`, per direction of a band of unit noise."""
 
     @abstractmethod
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        """Coefficients of band `scale` at clock times `t` (a scalar or [b]), u in [segment.entry[scale],
-        end]. Derivatives are by the clock. Shaped like `t` (and the pattern)."""
+        """Coefficients of band `scale` at times `t` (a scalar or [b]), u in [segment.scale_starts[scale],
+        u_max]. Derivatives are by t. Shaped like `t` (and the pattern)."""
 
-    def end_of(self, segment: Segment) -> float:
-        """The clock time of `end`; it may lie past the segment's stop."""
-        return segment.clock(self.end)
+    def t_max(self, segment: Segment) -> float:
+        """The time of `u_max`; it may lie past the segment's stop."""
+        return segment.global_time(self.u_max)
 
-    def trained_to(self, segment: Segment) -> float:
-        """The clock time up to which training draws for `segment`; a schedule may stop before."""
-        return self.end_of(segment)
+    def train_t_max(self, segment: Segment) -> float:
+        """The time up to which training draws for `segment`; a schedule may stop before."""
+        return self.t_max(segment)
 
-    def last(self, segment: Segment) -> float:
-        """The last clock time of `segment` at which the coefficients are finite."""
-        return min(segment.stop, self.end_of(segment))
+    def solve_t_max(self, segment: Segment) -> float:
+        """The last time of `segment` at which the coefficients are finite."""
+        return min(segment.stop, self.t_max(segment))
 
     def first(self, segment: Segment) -> float:
-        """The first clock time of `segment` at which sampling may enter; training draws from segment.start
+        """The first time of `segment` at which sampling may enter; training draws from segment.start
         on."""
         return segment.start
 
     def grid(self, segment: Segment, steps: int) -> list[float]:
-        """The default sampling grid: `steps` + 1 rising clock times from segment.begin to segment.stop."""
+        """The default sampling grid: `steps` + 1 rising times from segment.sampling_start to segment.stop."""
         return segment.grid(steps)
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
-        """The time that the network is given, in the shape of `t`: the clock unless the path says
+        """The time that the network is given, in the shape of `t`: t itself unless the path says
         otherwise."""
         return t
 
-    def snap(self, t: Tensor, segment: Segment) -> Tensor:
+    def discretize(self, t: Tensor, segment: Segment) -> Tensor:
         """Training times moved to those at which the path is defined (discrete times)."""
         return t
 
@@ -139,11 +139,11 @@ class DiscretePath(Path):
     """A path with discrete times, as of Markov chains: training and ancestral steps stay on them."""
 
     @abstractmethod
-    def snap(self, t: Tensor, segment: Segment) -> Tensor:
+    def discretize(self, t: Tensor, segment: Segment) -> Tensor:
         """Times `t` moved to the path's discrete times."""
 
     @abstractmethod
-    def step_after(self, t: Tensor, segment: Segment) -> Tensor:
+    def next_timestep(self, t: Tensor, segment: Segment) -> Tensor:
         """The next of the discrete times after `t`; the end after the last."""
 
 

@@ -136,7 +136,7 @@ class EDMPrediction(Prediction):
         c_skip = sd^2 / (s^2 + sd^2),   c_out = s sd / sqrt(s^2 + sd^2),   c_in = 1 / sqrt(s^2 + sd^2),
 
     s the noise level and sd = `sigma_data`. The network is trained as F; EDM's weight (s^2 + sd^2) / (s sd)^2
-    of the error of D is weight 1 of the error of F. `most_weight` clips EDM's weight, as Relay does at 1e5.
+    of the error of D is weight 1 of the error of F. `max_weight` clips EDM's weight, as Relay does at 1e5.
     """
 
     needs_noise = preconditions = True
@@ -147,11 +147,11 @@ class EDMPrediction(Prediction):
         sigma_data: Annotated[
             float, Field(gt=0, description="standard deviation of the data's pixels")
         ] = 0.5,
-        most_weight: Annotated[
+        max_weight: Annotated[
             float | None, Field(gt=0, description="largest weight of the denoised image's error; null: none")
         ] = None,
     ) -> None:
-        self.sigma_data, self.most_weight = sigma_data, most_weight
+        self.sigma_data, self.max_weight = sigma_data, max_weight
 
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         skip, out = self._skip_and_out(c)
@@ -167,10 +167,10 @@ class EDMPrediction(Prediction):
         return x / (c.sigma**2 + self.sigma_data**2).sqrt()
 
     def weight(self, c: Coefficients, noise_std: float) -> Tensor | float:
-        if self.most_weight is None:
+        if self.max_weight is None:
             return 1.0
         _, out = self._skip_and_out(c)
-        return (out**2 * self.most_weight).clamp(max=1.0)
+        return (out**2 * self.max_weight).clamp(max=1.0)
 
     def _skip_and_out(self, c: Coefficients) -> tuple[Tensor, Tensor]:
         total = c.sigma**2 + self.sigma_data**2

@@ -13,8 +13,8 @@ from lapflow.core.component import Component
 from lapflow.core.errors import SolverError
 from lapflow.core.field import Field, TimeGrid
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators
 from lapflow.core.state import State
+from lapflow.util.random import Generators
 
 Observer = Callable[[float, State], None]
 F = TypeVar("F", bound=Field)
@@ -57,8 +57,8 @@ def call_observer(observe: Observer | None, t: float, state: State, history: His
 
 
 class Solver(Component, Generic[F]):
-    """A method that carries a state from a segment's begin to its stop, never evaluating outside, nor past
-    the field's `end`. `F` is the type of the fields that it takes."""
+    """A method that carries a state from a segment's `sampling_start` to its stop, never evaluating outside,
+    nor past the field's `solve_t_max`. `F` is the type of the fields that it takes."""
 
     kind = "solver"
 
@@ -77,8 +77,8 @@ class Solver(Component, Generic[F]):
 
     fixed_work: bool = False
     """Whether the times at which `solve` evaluates a field follow from the segment and the path alone, so
-    that the work can be counted beforehand, by solving for a network that says nothing
-    (`lapflow.sampling.rehearsal`)."""
+    that the work can be counted beforehand, by a dry run with a zero network
+    (`lapflow.analysis.evaluations`)."""
 
     def plan(self, grid: TimeGrid, segment: Segment) -> None:
         """Raises `ConfigError` unless the settings fit a segment's path: asked before work starts."""
@@ -110,8 +110,8 @@ class Solver(Component, Generic[F]):
         observe: Observer | None = None,
         history: History | None = None,
     ) -> tuple[State, Statistics]:
-        """Carry `state` from `segment.begin` to `segment.stop` (a solver of the ODE: to `field.end` if that
-        comes before).
+        """Carry `state` from `segment.sampling_start` to `segment.stop` (a solver of the ODE: to
+        `field.solve_t_max` if that comes before).
 
         A stochastic method draws from `generator`. `observe(t, state)` is called after every accepted step.
         `history` is that of `start_history` with the steps of the segments before, of the scales whose

@@ -50,6 +50,6 @@ def expand_time(t: Tensor, like: Tensor) -> Tensor:
     return t.reshape(-1, *([1] * (like.ndim - 1))) if t.ndim else t
 
 
-def clock(t: float) -> Tensor:
-    """A time of the clock as the float64 scalar that paths take."""
+def scalar_time(t: float) -> Tensor:
+    """A time as the float64 scalar that paths take."""
     return torch.tensor(t, dtype=torch.float64, device="cpu")

@@ -1,8 +1,6 @@
-"""Data sets and their order: digits and glyphs (built in), image folder, cached latents, batches,
-features."""
+"""Data sets and their order: digits and glyphs (built in), image folder, cached latents, batches."""
 
 from lapflow.data.digits import Digits
-from lapflow.data.features import InceptionFeatures, ModuleFeatures, PixelFeatures
 from lapflow.data.folder import ImageFolder
 from lapflow.data.glyphs import Glyphs
 from lapflow.data.latents import Latents
@@ -15,10 +13,7 @@ __all__ = [
     "Digits",
     "Glyphs",
     "ImageFolder",
-    "InceptionFeatures",
     "Latents",
-    "ModuleFeatures",
-    "PixelFeatures",
     "flipped",
     "indices",
     "load_split",

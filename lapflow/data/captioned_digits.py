@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import DataError
-from lapflow.core.random import keyed_generator
 from lapflow.data.digits import Digits
+from lapflow.util.random import keyed_generator
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLACES = ("top left", "top right", "bottom left", "bottom right")

@@ -18,9 +18,7 @@ from torch import Tensor
 
 from lapflow.core.codec import Codec
 from lapflow.core.dataset import SPLITS, Dataset
-from lapflow.core.digest import difference
 from lapflow.core.errors import DataError
-from lapflow.core.files import ASIDE, remove_leftovers, replace_file
 from lapflow.data.loader import Content, read_batches
 from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.data.shards import (
@@ -36,6 +34,8 @@ from lapflow.data.shards import (
     pack,
     verified,
 )
+from lapflow.util.digest import difference
+from lapflow.util.files import ASIDE, remove_leftovers, replace_file
 
 
 class Encoder:
@@ -137,7 +137,7 @@ class Encoder:
             for name, variant in (("moments", images), ("flipped", images.flip(-1))):
                 if name in found:
                     with torch.inference_mode():
-                        moments = self.codec.moments(variant).to(dtype).cpu()
+                        moments = self.codec.posterior(variant).to(dtype).cpu()
                     _require_finite(moments, shard, rows, self.settings.dtype)
                     found[name].append(moments)
             self.progress(len(rows))
@@ -173,7 +173,7 @@ class Encoder:
             raise DataError(
                 f"{name} could not be written: {error.strerror or error}",
                 got=str(self.out),
-                remedy="free some space or mend the folder, and repeat the command: whole shards are taken "
+                remedy="free some space or fix the folder, and repeat the command: whole shards are taken "
                 "as they are",
             ) from error
 
@@ -204,7 +204,7 @@ def plan(
     if not any(counts.values()):
         raise DataError("there is no image to encode", got=dict(images), expected="at least one image")
     with torch.inference_mode():
-        moments = codec.moments(torch.zeros(1, *dataset.shape, device=device))
+        moments = codec.posterior(torch.zeros(1, *dataset.shape, device=device))
     return Settings(
         codec=codec.identity(),
         made_by=dict(made_by),

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import DataError, printable
 from lapflow.data.picture import Channels, read_picture
-from lapflow.data.split import unit_hash
+from lapflow.data.split import uniform_hash
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _KINDS = "png, jpg, jpeg or webp"
@@ -150,7 +150,7 @@ class ImageFolder(Dataset):
             )
         splits: dict[Split, list[tuple[str, int]]] = {"train": [], "test": []}
         for name, label in entries:
-            splits["test" if unit_hash("folder", name) < self.held_out else "train"].append((name, label))
+            splits["test" if uniform_hash("folder", name) < self.held_out else "train"].append((name, label))
         return Listing(names, splits)
 
 
@@ -255,5 +255,5 @@ def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return printable(", ".join(names[:most])) + (", ..." if len(names) > most else "")
+def _some(names: Sequence[str], max_names: int = 3) -> str:
+    return printable(", ".join(names[:max_names])) + (", ..." if len(names) > max_names else "")

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import BackendError, DataError
-from lapflow.core.random import keyed_generator
+from lapflow.util.random import keyed_generator
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont

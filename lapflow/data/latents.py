@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from lapflow.core.dataset import Dataset, Encoding, Sample, Split
 from lapflow.core.errors import DataError
-from lapflow.core.files import file_sha256
 from lapflow.core.state import Shape
 from lapflow.data.folder import text_path
 from lapflow.data.shards import MANIFEST, SAID, SAID_ENDS, SETTINGS, Manifest
+from lapflow.util.files import file_sha256
 
 _REMEDY = "remove it and repeat the `lapflow encode` that made the folder: it is made anew"
 

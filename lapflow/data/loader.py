@@ -150,14 +150,14 @@ def read_batches(
         yield result
 
 
-def load_split(dataset: Dataset, split: Split, most: int | None = None) -> tuple[Tensor, Tensor]:
-    """The samples [n, c, h, w] and labels [n] of a split, or of `most` of them evenly spaced, in memory; n
-    may be 0.
+def load_split(dataset: Dataset, split: Split, max_images: int | None = None) -> tuple[Tensor, Tensor]:
+    """The samples [n, c, h, w] and labels [n] of a split, or of `max_images` of them evenly spaced, in
+    memory; n may be 0.
 
     Images that cannot be read are left out and none takes their place: a measure counts each real image once.
     Raises `ImageError` when none can be read.
     """
-    images, labels, refused = load_images(dataset, split, spaced(dataset.size(split), most))
+    images, labels, refused = load_images(dataset, split, spaced(dataset.size(split), max_images))
     if refused and not len(images):
         raise refused[-1][1]
     return images, labels
@@ -181,9 +181,9 @@ def load_images(
     return stacked, torch.tensor(labels, dtype=torch.int64), refused
 
 
-def spaced(size: int, most: int | None = None) -> list[int]:
-    """At most `most` of the numbers 0 .. size - 1, evenly spaced."""
-    count = size if most is None else min(most, size)
+def spaced(size: int, max_images: int | None = None) -> list[int]:
+    """At most `max_images` of the numbers 0 .. size - 1, evenly spaced."""
+    count = size if max_images is None else min(max_images, size)
     return [i * size // count for i in range(count)]
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import DataError
-from lapflow.core.random import keyed_generator
 from lapflow.core.state import Shape
 from lapflow.data.digits import Digits
+from lapflow.util.random import keyed_generator
 
 SIDE = 8
 

@@ -13,8 +13,8 @@ import functools
 import torch
 from torch import Tensor
 
-from lapflow.core.random import keyed_generator
-from lapflow.data.split import unit_hash
+from lapflow.data.split import uniform_hash
+from lapflow.util.random import keyed_generator
 
 
 @functools.lru_cache(maxsize=4)
@@ -44,4 +44,4 @@ def indices(seed: int, size: int, start: int, stop: int) -> list[int]:
 
 def flipped(seed: int, position: int) -> bool:
     """Whether the sample at `position` is mirrored, with probability one half."""
-    return unit_hash(seed, "flip", position) < 0.5
+    return uniform_hash(seed, "flip", position) < 0.5

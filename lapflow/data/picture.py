@@ -26,7 +26,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What a file may hold, whatever its suffix. Pillow knows more, among them EPS, for which it starts
 Ghostscript."""
 
-MOST_PIXELS = 89_478_485
+MAX_PIXELS = 89_478_485
 """The largest picture that is decoded: Pillow's own warning level, a quarter of a gigabyte at 3 bytes a
 pixel."""
 
@@ -56,7 +56,7 @@ def read_picture(path: Path, size: tuple[int, int], channels: Channels) -> Tenso
     """The picture in `path` as float32 [channels, h, w] in [-1, 1], cropped and resized to `size` = (h, w).
 
     Of an animation or a file of several pages the first. Raises `ImageError`, naming the file and the cause,
-    when it is no regular file, missing, empty, truncated, damaged, larger than `MOST_PIXELS` or not a
+    when it is no regular file, missing, empty, truncated, damaged, larger than `MAX_PIXELS` or not a
     picture. What the process itself is short of (memory, open files) is no fault of the picture's and raised
     as it comes.
     """
@@ -137,8 +137,8 @@ def _open(path: Path) -> IO[bytes]:
 def _decoded(file: IO[bytes]) -> Image.Image:
     """The first picture in `file`, its pixels loaded. Sizes are checked before any pixel is decoded."""
     picture = Image.open(file, formats=FORMATS)
-    if picture.width * picture.height > MOST_PIXELS:
-        raise _RefusedError(f"{picture.width} x {picture.height} pixels, more than {MOST_PIXELS:,}")
+    if picture.width * picture.height > MAX_PIXELS:
+        raise _RefusedError(f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS:,}")
     if picture.format == "PNG":  # Pillow decodes image data without looking at their checksums
         if not picture.tile:
             raise _RefusedError("no image data")
@@ -213,7 +213,7 @@ def _cause(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no PNG, JPEG, WebP, GIF, BMP or TIFF data, or a damaged head"
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MOST_PIXELS:,} pixels"
+        return f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     worded = isinstance(error, OSError | SyntaxError | ValueError)  # what Pillow raises on purpose

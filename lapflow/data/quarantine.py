@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lapflow.core.errors import DataError, printable
-from lapflow.core.files import append_line
 from lapflow.data.substitute import Unreadable
+from lapflow.util.files import append_line
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -91,7 +91,7 @@ class Quarantine:
             where=str(self.file),
             got=f"{self.count} of {self.size}: {first}" + (", ..." if self.count > 3 else ""),
             expected=f"at most {self.allowed} (training.bad_images={self.budget:g})",
-            remedy="mend or remove them, delete the list and continue; or start anew with a larger "
+            remedy="fix or remove them, delete the list and continue; or start anew with a larger "
             "training.bad_images",
         )
 

@@ -25,9 +25,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lapflow.core.dataset import Split
-from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import DataError
-from lapflow.core.files import file_sha256
+from lapflow.util.digest import tensors_sha256
+from lapflow.util.files import file_sha256
 
 MANIFEST, SETTINGS = "manifest.json", "encoding.json"
 SAID, SAID_ENDS = "annotations", "annotation_ends"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 
 
-def unit_hash(*key: int | str) -> float:
+def uniform_hash(*key: int | str) -> float:
     """A number in [0, 1) that is a function of `key` alone, uniform over keys (the first 53 bits of
     SHA-256)."""
     digest = hashlib.sha256(repr(key).encode()).digest()

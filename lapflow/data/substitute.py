@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import DataError, ImageError, printable
-from lapflow.data.split import unit_hash
+from lapflow.data.split import uniform_hash
 
 TRIES = 16
 """How many others are tried. Should a third of a set be bad, one image in 40 million finds no substitute."""
@@ -63,7 +63,7 @@ def substitutes(split: Split, index: int, size: int) -> Iterator[int]:
     """Up to `TRIES` other indices below `size`, all different, in the order in which they are tried."""
     tried, draw = {index}, 0
     while len(tried) < min(size, TRIES + 1):
-        other = int(unit_hash("substitute", split, index, draw) * size)
+        other = int(uniform_hash("substitute", split, index, draw) * size)
         draw += 1
         if other not in tried:
             tried.add(other)

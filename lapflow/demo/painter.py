@@ -24,8 +24,8 @@ from torch import Tensor
 from lapflow.core.field import Field
 from lapflow.core.solver import Observer
 from lapflow.core.state import State
-from lapflow.demo.offer import Offer
-from lapflow.demo.wish import Drawing
+from lapflow.demo.capabilities import Capabilities
+from lapflow.demo.draw_request import Drawing
 from lapflow.sampling.pictures import encode, tile
 from lapflow.sampling.trajectory import Trajectory
 from lapflow.sampling.writing import STRIP_TIMES
@@ -44,13 +44,13 @@ class NotWantedError(Exception):
     """Nobody waits for the drawing any more."""
 
 
-def paint(offer: Offer, drawing: Drawing, tell: Tell, cancelled: Callable[[], bool]) -> None:
+def paint(capabilities: Capabilities, drawing: Drawing, tell: Tell, cancelled: Callable[[], bool]) -> None:
     """Draw the sample number 0 of the drawing's seed, which is the one that `lapflow sample --num 1` writes.
 
     Raises `NotWantedError` before the next evaluation of the network once `cancelled` says so, and what
     sampling raises.
     """
-    pipeline, began = offer.pipeline, time.perf_counter()
+    pipeline, began = capabilities.pipeline, time.perf_counter()
     watching = _Watching(Trajectory(pipeline.flow), tell)
 
     def look(*_: Any) -> None:

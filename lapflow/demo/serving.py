@@ -13,7 +13,7 @@ from lapflow.demo.guard import App
 from lapflow.demo.needed import uvicorn
 from lapflow.demo.worker import Worker
 
-MOST_CONNECTIONS = 64
+MAX_CONNECTIONS = 64
 SECONDS_TO_END = 5
 
 
@@ -31,7 +31,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(MOST_CONNECTIONS)
+        listening.listen(MAX_CONNECTIONS)
     except OSError as error:
         listening.close()
         raise BackendError(
@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 http="h11",
                 ws="none",
-                limit_concurrency=MOST_CONNECTIONS,
+                limit_concurrency=MAX_CONNECTIONS,
                 timeout_graceful_shutdown=SECONDS_TO_END,
             )
         )

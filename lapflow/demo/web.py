@@ -1,5 +1,5 @@
-"""The addresses of the page: `GET /` is the page, `GET /offer` what can be chosen, `POST /draw` a sample
-while it is made.
+"""The addresses of the page: `GET /` is the page, `GET /capabilities` what can be chosen, `POST /draw` a
+sample while it is made.
 
 An answer to /draw is a line of JSON for each event of `painter`. There is no other address, and no file is
 read for any.
@@ -15,6 +15,8 @@ from contextlib import suppress
 from importlib import resources
 
 from lapflow.core.errors import LapflowError
+from lapflow.demo.capabilities import Capabilities
+from lapflow.demo.draw_request import MAX_BYTES, read_draw_request, resolve
 from lapflow.demo.guard import App, Guard
 from lapflow.demo.needed import (
     ClientDisconnect,
@@ -29,19 +31,17 @@ from lapflow.demo.needed import (
     Starlette,
     StreamingResponse,
 )
-from lapflow.demo.offer import Offer
 from lapflow.demo.painter import Event, paint
-from lapflow.demo.wish import MOST_BYTES, read_wish, resolve
 from lapflow.demo.worker import ENDS, BusyError, Job, Worker
 
 SECONDS_TO_ASK = 10.0
 """In which the body of a request must have come."""
 
 
-def application(offer: Offer, worker: Worker, names: tuple[str, ...] = ()) -> App:
+def application(capabilities: Capabilities, worker: Worker, names: tuple[str, ...] = ()) -> App:
     """The page of a run, behind its guard, which knows the server by these `names`."""
     page = resources.files("lapflow.demo").joinpath("page.html").read_text(encoding="utf-8")
-    document = offer.document()
+    document = capabilities.document()
 
     async def show(request: Request) -> Response:
         return HTMLResponse(page)
@@ -52,8 +52,8 @@ def application(offer: Offer, worker: Worker, names: tuple[str, ...] = ()) -> Ap
     app = Starlette(
         routes=[
             Route("/", show),
-            Route("/offer", choose),
-            Route("/draw", _Draw(offer, worker), methods=["POST"]),
+            Route("/capabilities", choose),
+            Route("/draw", _Draw(capabilities, worker), methods=["POST"]),
         ]
     )
     app.router.redirect_slashes = False
@@ -61,18 +61,20 @@ def application(offer: Offer, worker: Worker, names: tuple[str, ...] = ()) -> Ap
 
 
 class _Draw:
-    """Answers a wish with its events, and cancels the drawing when the page has gone."""
+    """Answers a request with its events, and cancels the drawing when the page has gone."""
 
-    def __init__(self, offer: Offer, worker: Worker) -> None:
-        self.offer, self.worker = offer, worker
+    def __init__(self, capabilities: Capabilities, worker: Worker) -> None:
+        self.capabilities, self.worker = capabilities, worker
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(ClientDisconnect):
             events, job = Events(), None
             try:
                 body = await _body(Request(scope, receive))
-                drawing = resolve(read_wish(body), self.offer)
-                job = Job(lambda tell, cancelled: paint(self.offer, drawing, tell, cancelled), events.tell)
+                drawing = resolve(read_draw_request(body), self.capabilities)
+                job = Job(
+                    lambda tell, cancelled: paint(self.capabilities, drawing, tell, cancelled), events.tell
+                )
                 self.worker.submit(job)
                 response: Response = StreamingResponse(events.lines(), media_type="application/x-ndjson")
             except RequestError as refused:
@@ -105,8 +107,8 @@ async def _body(request: Request) -> bytes:
         async with asyncio.timeout(SECONDS_TO_ASK):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > MOST_BYTES:
-                    raise RequestError(413, f"the request is too large: more than {MOST_BYTES} bytes")
+                if len(body) > MAX_BYTES:
+                    raise RequestError(413, f"the request is too large: more than {MAX_BYTES} bytes")
     except TimeoutError:
         raise RequestError(408, f"the request did not come within {SECONDS_TO_ASK:g} seconds") from None
     return body

@@ -11,7 +11,7 @@ from contextlib import suppress
 from lapflow.core.errors import LapflowError
 from lapflow.demo.painter import NotWantedError, Tell
 
-MOST_WAITING = 4
+MAX_WAITING = 4
 
 ENDS = ("done", "error", "stopped")
 """The events after which a job tells nothing more."""
@@ -35,8 +35,8 @@ class Job:
 class Worker:
     """A thread that does its jobs in turn, from `start` to `stop`."""
 
-    def __init__(self, most_waiting: int = MOST_WAITING) -> None:
-        self.most_waiting = most_waiting
+    def __init__(self, max_waiting: int = MAX_WAITING) -> None:
+        self.max_waiting = max_waiting
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         self._stopping = False
@@ -52,11 +52,11 @@ class Worker:
             if self._stopping:
                 raise BusyError("the server is being stopped")
             before = len(self._waiting) + (self._running is not None)
-            if before > self.most_waiting:
+            if before > self.max_waiting:
                 raise BusyError(
                     "the sampler is busy",
                     got=f"{before} drawings that wait or are being made",
-                    expected=f"one, and at most {self.most_waiting} that wait",
+                    expected=f"one, and at most {self.max_waiting} that wait",
                     remedy="try again in a moment",
                 )
             self._waiting.append(job)

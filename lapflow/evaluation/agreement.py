@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.errors import BackendError, DataError
-from lapflow.data.features.pixels import PixelFeatures
+from lapflow.features.pixels import PixelFeatures
 
 
 def svm_agreement(train_images: Tensor, train_labels: Tensor, images: Tensor, labels: Tensor) -> float:

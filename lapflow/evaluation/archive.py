@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lapflow.core.files import remove_leftovers, replacing
 from lapflow.evaluation.sealed import writing
+from lapflow.util.files import remove_leftovers, replacing
 
 
 def write_archive(

@@ -17,18 +17,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from lapflow.analysis.flops import cost
 from lapflow.config.building import build, build_images
 from lapflow.config.loading import load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError, ConfigError
-from lapflow.core.files import replace_file
-from lapflow.evaluation.flops import cost
 from lapflow.evaluation.provenance import made_with, words
 from lapflow.evaluation.run import evaluate_run
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.sampling.sampler import sample
 from lapflow.training.loop import train
+from lapflow.util.files import replace_file
 
 TIMED_BATCH = 64
 

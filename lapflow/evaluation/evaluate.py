@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lapflow.core.dataset import Dataset
 from lapflow.core.features import FeatureExtractor
-from lapflow.data.features.pixels import PixelFeatures
 from lapflow.data.loader import load_split
 from lapflow.evaluation.copies import CopyReport, copies
 from lapflow.evaluation.frechet import Statistics, frechet_distance
 from lapflow.evaluation.real import Measured
+from lapflow.features.pixels import PixelFeatures
 
 Classifier = Callable[[Tensor, Tensor, Tensor, Tensor], float]
 """(training images, training labels, images, labels) -> share of images whose class it sees as labelled."""
@@ -78,23 +78,23 @@ def evaluate_images(
     dataset: Dataset,
     features: FeatureExtractor | None = None,
     classifier: Classifier | None = None,
-    most: int = 50_000,
+    max_images: int = 50_000,
 ) -> dict[str, Any]:
     """Measure samples [n, c, h, w] in [-1, 1], n >= 2, against the real images of `dataset`; keys as in
     `MEANINGS`.
 
     `labels` [n] are the classes asked for. `features` default to `PixelFeatures`. `agreement` is there only
     with labels and a `classifier`, the figures of held-out images only where the set has a test split (at
-    least two images). Of each split at most `most` images, evenly spaced, are used, and held in memory; those
-    that cannot be read are left out and counted. Raises `DataError` when of a split none can be read.
+    least two images). Of each split at most `max_images` images, evenly spaced, are used, and held in memory;
+    those that cannot be read are left out and counted. Raises `DataError` when of a split none can be read.
 
     Without a test split there is `frechet_to_training` in place of the three. The bias of finite sets is a
     good part of these distances on small sets: compare ratios at equal numbers of samples only. What does not
     fit in memory is measured by `lapflow.evaluation.run.evaluate_run`.
     """
     features = features or PixelFeatures(grey_levels=dataset.grey_levels)
-    train, train_labels = load_split(dataset, "train", most)
-    test, test_labels = load_split(dataset, "test", most)
+    train, train_labels = load_split(dataset, "train", max_images)
+    test, test_labels = load_split(dataset, "test", max_images)
     held_out = Measured.of(test, features).statistics if len(test) >= 2 else None
     metrics = frechet_figures(
         Measured.of(images, features).statistics, Measured.of(train, features).statistics, held_out
@@ -104,7 +104,12 @@ def evaluate_images(
         if len(test):
             metrics["agreement_real"] = classifier(train, train_labels, test, test_labels)
     metrics["copies"] = copy_figures(copies(images, train, test, dataset.grey_levels))
-    left_out = min(most, dataset.size("train")) - len(train) + min(most, dataset.size("test")) - len(test)
+    left_out = (
+        min(max_images, dataset.size("train"))
+        - len(train)
+        + min(max_images, dataset.size("test"))
+        - len(test)
+    )
     metrics["counts"] = {
         "samples": len(images),
         "train": len(train),

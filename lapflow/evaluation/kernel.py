@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lapflow.core.errors import DataError
-from lapflow.core.random import keyed_generator
 from lapflow.evaluation.distances import require_same_length
+from lapflow.util.random import keyed_generator
 
 
 @dataclass(frozen=True)

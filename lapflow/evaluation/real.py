@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Split
-from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import DataError, ImageError
 from lapflow.core.features import FeatureExtractor, extract
 from lapflow.data.loader import load_images, spaced
 from lapflow.evaluation.frechet import Statistics
-from lapflow.evaluation.walk import Bench, Walk
+from lapflow.evaluation.resumable import ResumableLoop, Workspace
+from lapflow.util.digest import tensors_sha256
 
 BLOCK = 256
 """Real images read at once."""
@@ -45,7 +45,7 @@ class Measured:
 
 
 FEATURES, ROWS = "features", "rows"
-"""In a block of a walk: the features [n, f] of the images that could be read, and the numbers [n] of these
+"""In a block of a loop: the features [n, f] of the images that could be read, and the numbers [n] of these
 images."""
 
 
@@ -68,14 +68,14 @@ def measured(blocks: Iterable[Mapping[str, Tensor]], chosen: Sequence[int] = ())
 
 
 class RealImages:
-    """At most `most` images of a split, evenly spaced. What `keep` makes of them stays in memory once they
-    are read."""
+    """At most `max_images` images of a split, evenly spaced. What `keep` makes of them stays in memory once
+    they are read."""
 
     def __init__(
-        self, dataset: Dataset, split: Split, most: int, keep: Callable[[Tensor], Tensor] | None = None
+        self, dataset: Dataset, split: Split, max_images: int, keep: Callable[[Tensor], Tensor] | None = None
     ) -> None:
-        self.dataset, self.split, self.most, self.keep = dataset, split, most, keep
-        self.indices = spaced(dataset.size(split), most)
+        self.dataset, self.split, self.max_images, self.keep = dataset, split, max_images, keep
+        self.indices = spaced(dataset.size(split), max_images)
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._cause: ImageError | None = None
 
@@ -107,7 +107,7 @@ class RealImages:
         return torch.cat(images), torch.cat(labels)
 
     def measure(
-        self, bench: Bench, settings: Mapping[str, Any], features: FeatureExtractor, kept: int
+        self, workspace: Workspace, settings: Mapping[str, Any], features: FeatureExtractor, kept: int
     ) -> Measured | None:
         """Walk over them: statistics of all, features of `kept` of them, evenly spaced. `settings` are all
         that the features depend on. None on all processes but the first. Collective. Raises `ImageError` when
@@ -119,16 +119,16 @@ class RealImages:
             return {**found, FEATURES: extract(features, images)} if numbers else found
 
         name, what = f"real-{self.split}", f"real images ({self.split})"
-        walk = bench.walk(name, what, settings, len(self), BLOCK, make)
-        return bench.engine.first(lambda: self._measured(walk, kept))
+        loop = workspace.loop(name, what, settings, len(self), BLOCK, make)
+        return workspace.engine.first(lambda: self._measured(loop, kept))
 
-    def _measured(self, walk: Walk, kept: int) -> Measured:
-        if self._cause is not None and not any(walk.each(FEATURES)):
+    def _measured(self, loop: ResumableLoop, kept: int) -> Measured:
+        if self._cause is not None and not any(loop.each(FEATURES)):
             raise self._cause
-        return measured(walk.each(FEATURES, ROWS), spaced(len(self), kept))
+        return measured(loop.each(FEATURES, ROWS), spaced(len(self), kept))
 
 
-def fingerprint(dataset: Dataset, split: Split, most: int) -> dict[str, Any]:
+def fingerprint(dataset: Dataset, split: Split, max_images: int) -> dict[str, Any]:
     """What a split is known by, as JSON values, wherever it lies: its size, how many images of it are used,
     the SHA-256 of all names, and of the pixels of `PROBES` of the images, evenly spaced. A change of other
     pixels under the same name is not seen."""
@@ -145,7 +145,7 @@ def fingerprint(dataset: Dataset, split: Split, most: int) -> dict[str, Any]:
     return {
         "shape": list(dataset.shape),
         "size": size,
-        "used": min(most, size),
+        "used": min(max_images, size),
         "names": names.hexdigest(),
         "pixels": pixels.hexdigest(),
     }

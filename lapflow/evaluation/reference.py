@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from lapflow.core.dataset import Split
-from lapflow.core.digest import difference
 from lapflow.core.errors import DataError
 from lapflow.evaluation.frechet import Statistics
 from lapflow.evaluation.real import Measured
 from lapflow.evaluation.sealed import read_sealed, write_sealed
+from lapflow.util.digest import difference
 
 FORMAT = "lapflow-reference-1"
 

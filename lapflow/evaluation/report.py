@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from lapflow.config.yaml12 import write_yaml
-from lapflow.core.files import replace_file
 from lapflow.evaluation.evaluate import MEANINGS
+from lapflow.util.files import replace_file
 
 
 def write_report(

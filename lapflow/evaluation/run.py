@@ -12,9 +12,9 @@ from lapflow.config.schema import EvaluationConfig
 from lapflow.core.engine import Engine
 from lapflow.data.quarantine import QUARANTINE
 from lapflow.evaluation.report import write_report
+from lapflow.evaluation.resumable import Counter, uncounted
 from lapflow.evaluation.settings import require_own_words
 from lapflow.evaluation.task import Task
-from lapflow.evaluation.walk import Counter, uncounted
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
 

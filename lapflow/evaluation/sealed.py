@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import DataError
-from lapflow.core.files import replace_file
+from lapflow.util.digest import tensors_sha256
+from lapflow.util.files import replace_file
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> None:
@@ -53,5 +53,5 @@ def writing(where: Path) -> Iterator[None]:
         raise DataError(
             f"the evaluation cannot be written: {error.strerror or error}",
             got=str(error.filename or where),
-            remedy="free some space or mend the folder, and repeat the command: it goes on where it was",
+            remedy="free some space or fix the folder, and repeat the command: it goes on where it was",
         ) from error

@@ -16,7 +16,6 @@ from lapflow.config.building import build_features, build_images
 from lapflow.config.loading import resolved
 from lapflow.config.schema import Config
 from lapflow.core.dataset import SPLITS, Split
-from lapflow.core.digest import tensors_sha256
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError, DataError
 from lapflow.core.features import extract
@@ -31,10 +30,11 @@ from lapflow.evaluation.manifold import precision_recall, require_neighbours
 from lapflow.evaluation.provenance import made_with, words
 from lapflow.evaluation.real import FEATURES, ROWS, Measured, RealImages, fingerprint, measured
 from lapflow.evaluation.reference import read_reference, write_reference
-from lapflow.evaluation.walk import Bench, Counter, Walk, uncounted
+from lapflow.evaluation.resumable import Counter, ResumableLoop, Workspace, uncounted
 from lapflow.plugins.registry import create
 from lapflow.sampling.pictures import to_uint8
 from lapflow.sampling.pipeline import Pipeline
+from lapflow.util.digest import tensors_sha256
 
 CLASSIFIERS: dict[str, Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]] = {"svm": svm_classifier}
 
@@ -44,7 +44,7 @@ COMPARED = {"frechet", "kid", "precision-recall"}
 WITH_FEATURES = {"kid", "precision-recall"}
 """Those of them that need the features themselves, not only their mean and covariance."""
 
-HELD_MOST = 8 * 2**30
+MAX_HELD = 8 * 2**30
 """Bytes of real images that copies and a classifier may hold in memory, in each process."""
 
 
@@ -71,18 +71,18 @@ class Task:
         """The metrics. Unfinished work is kept in `out`, until the first process has made its `report`.
         Collective."""
         self.engine.jointly(self.prepare)
-        bench = Bench(out, self.engine, self.counter)
+        workspace = Workspace(out, self.engine, self.counter)
         try:
-            real = self.measure_real(bench)
-            samples = self.measure_samples(bench)
+            real = self.measure_real(workspace)
+            samples = self.measure_samples(workspace)
             metrics: dict[str, Any] = self.engine.exchange(
                 self.engine.first(lambda: self.figures(real, samples))
             )[0]
             self.engine.first(lambda: report(metrics))
-            bench.clear()
+            workspace.clear()
             return metrics
         finally:
-            bench.close()
+            workspace.close()
 
     # ------------------------------------------------------------------ what can be missing is missed before
     # any work
@@ -181,12 +181,12 @@ class Task:
             return None
         pixel = 4 if self.judged or levels > 255 else 1
         needed = pixel * sum(self.sizes.values()) * torch.Size(self.images.shape).numel()
-        if needed > HELD_MOST:
+        if needed > MAX_HELD:
             raise DataError(
                 "copies and a classifier need the real images in memory, and these are too many",
                 got=f"{needed / 2**30:.1f} GiB for {sum(self.sizes.values())} images of "
                 f"{tuple(self.images.shape)}",
-                expected=f"at most {HELD_MOST / 2**30:.1f} GiB",
+                expected=f"at most {MAX_HELD / 2**30:.1f} GiB",
                 remedy="leave them out: evaluation.metrics=[frechet] evaluation.classifier=null; or lower "
                 "evaluation.real_images",
             )
@@ -194,7 +194,7 @@ class Task:
 
     # ------------------------------------------------------------------ real images
 
-    def measure_real(self, bench: Bench) -> dict[Split, Measured]:
+    def measure_real(self, workspace: Workspace) -> dict[Split, Measured]:
         """What is compared with, of each split; from the reference file if it is there. On the first
         process."""
         data = {split: self._fingerprint(split) for split in self.splits}
@@ -209,7 +209,7 @@ class Task:
         for split in self.splits:
             kept = self.kept if split == self.against else 0
             made_of = {**common, "data": data[split]}
-            if (one := self.real[split].measure(bench, made_of, self.extractor, kept)) is not None:
+            if (one := self.real[split].measure(workspace, made_of, self.extractor, kept)) is not None:
                 found[split] = one
         if path is not None:
             self.engine.first(lambda: write_reference(path, settings, found))
@@ -217,7 +217,7 @@ class Task:
 
     # ------------------------------------------------------------------ samples
 
-    def measure_samples(self, bench: Bench) -> Walk:
+    def measure_samples(self, workspace: Workspace) -> ResumableLoop:
         """Draw them block by block and keep what the figures need."""
         seen = self.engine.jointly(self._originals)
 
@@ -244,13 +244,13 @@ class Task:
                 found["pixels"] = torch.from_numpy(to_uint8(images))
             return found
 
-        walk = bench.walk("samples", "sampling", self._sample_settings(), self.num, self.batch_size, make)
+        loop = workspace.loop("samples", "sampling", self._sample_settings(), self.num, self.batch_size, make)
         if (path := self.npz) is not None:
             labels = self.pipeline.annotations(range(self.num)).get("label", [0] * self.num)
             shape = (*self.images.shape[1:], self.images.shape[0])
-            pixels = (block["pixels"].numpy() for block in walk.each("pixels"))
+            pixels = (block["pixels"].numpy() for block in loop.each("pixels"))
             self.engine.first(lambda: write_archive(path, shape, pixels, torch.tensor(labels).numpy()))
-        return walk
+        return loop
 
     def _originals(self) -> Tensor | None:
         """The levels of the training images, if copies are looked for; trains the classifier, if one
@@ -286,7 +286,7 @@ class Task:
 
     # ------------------------------------------------------------------ figures
 
-    def figures(self, real: Mapping[Split, Measured], samples: Walk) -> dict[str, Any]:
+    def figures(self, real: Mapping[Split, Measured], samples: ResumableLoop) -> dict[str, Any]:
         """All figures, and how they came about; keys as in `MEANINGS`. On the first process."""
         made = None
         if self.compared:

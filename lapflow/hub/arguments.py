@@ -11,13 +11,13 @@ from torch import Tensor
 from lapflow.config.building import build_solver
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError, suggest
-from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
-from lapflow.core.random import Generators
 from lapflow.core.solver import Solver
+from lapflow.flows.flow import Flow
 from lapflow.plugins.registry import create
 from lapflow.sampling.request import class_label, require_method, require_null_class, resolve_guidance
 from lapflow.sampling.sharing import share_steps
+from lapflow.util.random import Generators
 
 Labels = int | str | Sequence[int | str] | Tensor | None
 

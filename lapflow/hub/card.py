@@ -11,15 +11,20 @@ from lapflow.config.yaml12 import write_yaml
 from lapflow.core.errors import ConfigError
 from lapflow.evaluation.provenance import words
 from lapflow.evaluation.report import fenced_yaml, metrics_table
-from lapflow.sampling.trained import Trained
+from lapflow.sampling.loaded_run import LoadedRun
 
 TAGS = ["lapflow", "flow-matching", "image-generation"]
 NOT_STATED = "Not stated by whoever exported this model."
-MOST_CLASSES = 20
+MAX_CLASSES = 20
 
 
 def model_card(
-    trained: Trained, *, name: str, parameters: int, metrics: Mapping[str, Any] | None, licence: str | None
+    loaded_run: LoadedRun,
+    *,
+    name: str,
+    parameters: int,
+    metrics: Mapping[str, Any] | None,
+    licence: str | None,
 ) -> str:
     """Markdown with the Hub's front matter. `name` is where the folder is: a path or a repository; `licence`
     None: not stated.
@@ -37,10 +42,10 @@ def model_card(
         f"---\n{write_yaml(about)}---",
         f"# {name.rstrip('/').rsplit('/', 1)[-1]}",
         f"A generative model of images, made with lapflow {lapflow.__version__}.",
-        _table(trained, parameters),
+        _table(loaded_run, parameters),
         "## Use",
         "```console\n$ pip install 'lapflow[diffusers]'\n```",
-        f"```python\n{_code(trained, name)}```",
+        f"```python\n{_code(loaded_run, name)}```",
         "With diffusers alone in sight, the class is found by the small files of code in this folder, which "
         "import lapflow and do "
         "nothing else:",
@@ -56,7 +61,7 @@ def model_card(
         licence or NOT_STATED,
         "## Config",
         "The whole resolved config; `lapflow train` starts the same training from it, where its data is.",
-        fenced_yaml(resolved(trained.config)),
+        fenced_yaml(resolved(loaded_run.config)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -72,22 +77,23 @@ def check_licence(licence: str | None) -> str | None:
     return licence
 
 
-def _table(trained: Trained, parameters: int) -> str:
-    config, (c, *sizes) = trained.config, trained.shape
+def _table(loaded_run: LoadedRun, parameters: int) -> str:
+    config, (c, *sizes) = loaded_run.config, loaded_run.shape
     flow = config.flow
-    names = trained.class_names
-    listed = ", ".join(names[:MOST_CLASSES]) + (", ..." if len(names) > MOST_CLASSES else "")
+    names = loaded_run.class_names
+    listed = ", ".join(names[:MAX_CLASSES]) + (", ..." if len(names) > MAX_CLASSES else "")
     rows = {
         "images": f"{'x'.join(map(str, sizes))}, {c} {'channel' if c == 1 else 'channels'}",
         "classes": f"{len(names)}: {listed}" if names else "none",
-        "weights": f"{trained.weights}, of training step {trained.step}",
+        "weights": f"{loaded_run.weights}, of training step {loaded_run.step}",
         "parameters": f"{parameters:,}",
         "space": words(config.codec),
         "decomposition": words(flow.decomposition),
         "intervals": words(flow.intervals),
         "path": words(flow.path),
         "bridge": words(flow.bridge),
-        "prediction": f"{words(flow.prediction)}, view {flow.view}, noise {words(flow.noise)}",
+        "prediction": f"{words(flow.prediction)}, representation {flow.representation}, noise "
+        f"{words(flow.noise)}",
         "network": words(config.model),
         "solver": words(config.sampling.solver),
         "guidance": words(config.sampling.guidance),
@@ -97,8 +103,8 @@ def _table(trained: Trained, parameters: int) -> str:
     return "\n".join(["| | |", "|---|---|", *lines])
 
 
-def _code(trained: Trained, name: str) -> str:
-    names = trained.class_names
+def _code(loaded_run: LoadedRun, name: str) -> str:
+    names = loaded_run.class_names
     asked = f"class_labels=[{names[0]!r}] * 4" if names else "num_images_per_label=4"
     return (
         "import torch\nfrom lapflow import LapFlowPipeline\n\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lapflow.core.errors import CheckpointError
-from lapflow.core.files import ASIDE
+from lapflow.util.files import ASIDE
 
 if TYPE_CHECKING:
     from lapflow.hub import LapFlowPipeline

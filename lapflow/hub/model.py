@@ -20,7 +20,7 @@ from lapflow.core.errors import CheckpointError, ConfigError, LapflowError
 from lapflow.core.state import Times
 from lapflow.hub.needed import ConfigMixin, ModelMixin, register_to_config
 from lapflow.sampling.exported import SHARDS, described
-from lapflow.sampling.trained import Trained
+from lapflow.sampling.loaded_run import LoadedRun
 
 
 class LapFlowModel(ModelMixin, ConfigMixin):
@@ -31,7 +31,7 @@ class LapFlowModel(ModelMixin, ConfigMixin):
     exported. `attention` names a backend in the place of the config's; this is how it is chosen, and
     `set_attention_backend` refuses.
 
-    `network` is the lapflow backbone, `trained` says all of the above in lapflow's terms, and `forward` is
+    `network` is the lapflow backbone, `loaded_run` says all of the above in lapflow's terms, and `forward` is
     `Backbone.forward`.
     """
 
@@ -55,13 +55,13 @@ class LapFlowModel(ModelMixin, ConfigMixin):
             "step": step,
             "weights": weights,
         }
-        self.trained = described(said, Path("a LapFlowModel's config"), attention)
-        config, dtype = self.trained.config, torch.get_default_dtype()
+        self.loaded_run = described(said, Path("a LapFlowModel's config"), attention)
+        config, dtype = self.loaded_run.config, torch.get_default_dtype()
         # the flow's checks and the network's tables are made in it, whatever dtype the weights are loaded in
         with _float32():
             self.flow = build_flow(config)
-            self.latent_shape = build_codec(config).latent_shape(self.trained.shape)
-            parts = build_conditioner(config, self.trained.class_names).parts()
+            self.latent_shape = build_codec(config).latent_shape(self.loaded_run.shape)
+            parts = build_conditioner(config, self.loaded_run.class_names).parts()
             if other := [name for name in parts if name != CLASS]:
                 raise ConfigError(
                     "diffusers' pipeline of lapflow takes classes only",
@@ -73,14 +73,14 @@ class LapFlowModel(ModelMixin, ConfigMixin):
             self.network.to(dtype)
         # All values are in the config: of those that were passed by position diffusers would believe that
         # they are defaults.
-        self.register_to_config(**settings_of(self.trained), attention=None, _use_default_values=[])
+        self.register_to_config(**settings_of(self.loaded_run), attention=None, _use_default_values=[])
 
     @classmethod
-    def of(cls, trained: Trained) -> LapFlowModel:
+    def of(cls, loaded_run: LoadedRun) -> LapFlowModel:
         """The model of trained weights, ready to evaluate. Raises `CheckpointError` if they do not fit their
         config."""
-        model = cls(**settings_of(trained))
-        trained.fill(model.network)
+        model = cls(**settings_of(loaded_run))
+        loaded_run.fill(model.network)
         return model.eval()
 
     @classmethod
@@ -200,14 +200,14 @@ WRONG = ("missing_keys", "unexpected_keys")
 """What diffusers reports of weights that are not the model's."""
 
 
-def settings_of(trained: Trained) -> dict[str, Any]:
+def settings_of(loaded_run: LoadedRun) -> dict[str, Any]:
     """The arguments of the `LapFlowModel` of trained weights, as JSON values."""
     return {
-        "lapflow": resolved(trained.config),
-        "shape": list(trained.shape),
-        "class_names": list(trained.class_names),
-        "step": trained.step,
-        "weights": trained.weights,
+        "lapflow": resolved(loaded_run.config),
+        "shape": list(loaded_run.shape),
+        "class_names": list(loaded_run.class_names),
+        "step": loaded_run.step,
+        "weights": loaded_run.weights,
     }
 
 

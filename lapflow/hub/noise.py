@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lapflow.core.errors import ConfigError
-from lapflow.core.flow import Flow
 from lapflow.core.state import Shape, State
+from lapflow.flows.flow import Flow
 
 
 def noise_shape(flow: Flow, shape: Shape) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ def split_noise(flow: Flow, shape: Shape, latents: Tensor, batch: int) -> list[S
         )
     parts = _parts(flow, shape)
     sizes = [math.prod(form) for _, _, form in parts]
-    white: list[State] = [{} for _ in flow.pyramids()]
+    white: list[State] = [{} for _ in flow.finest_noise_scales()]
     for (pyramid, scale, form), draw in zip(parts, latents.flatten(1).split(sizes, dim=1), strict=True):
         white[pyramid][scale] = draw.reshape(batch, *form)
     return white
@@ -54,6 +54,6 @@ def _parts(flow: Flow, shape: Shape) -> list[tuple[int, int, Shape]]:
     """(pyramid, scale, shape) of each white draw."""
     return [
         (i, k, form)
-        for i in range(len(flow.pyramids()))
+        for i in range(len(flow.finest_noise_scales()))
         for k, form in flow.noise.white_shapes(shape).items()
     ]

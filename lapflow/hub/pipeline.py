@@ -17,13 +17,10 @@ from lapflow.config.building import build_codec
 from lapflow.core.codec import ModuleCodec
 from lapflow.core.decomposition import require_images
 from lapflow.core.errors import CheckpointError, ConfigError, suggest
-from lapflow.core.files import replace_file
-from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
-from lapflow.core.random import Generators, fresh_generator
 from lapflow.core.solver import Solver
 from lapflow.core.state import map_state
-from lapflow.flows.guidance import ClassifierFreeGuidance
+from lapflow.flows.flow import Flow
 from lapflow.hub import model as backbone_module
 from lapflow.hub.arguments import (
     Labels,
@@ -58,9 +55,12 @@ from lapflow.sampling.exported import (
     is_exported,
     read_json,
 )
+from lapflow.sampling.guidance import ClassifierFreeGuidance
+from lapflow.sampling.loaded_run import LoadedRun, read_run
 from lapflow.sampling.pictures import to_uint8
 from lapflow.sampling.sampler import sample
-from lapflow.sampling.trained import Trained, read_run
+from lapflow.util.files import replace_file
+from lapflow.util.random import Generators, fresh_generator
 
 OUTPUTS = ("pil", "np", "pt", "latent")
 HOME = backbone_module.__name__
@@ -91,8 +91,8 @@ class LapFlowPipeline(DiffusionPipeline):
         license: Optional[str] = None,  # noqa: UP045
     ) -> None:
         super().__init__()
-        self.codec = build_codec(backbone.trained.config)
-        self._adopt(vae)
+        self.codec = build_codec(backbone.loaded_run.config)
+        self._set_module(vae)
         self.register_modules(backbone=backbone, vae=vae)
         self.register_to_config(metrics=metrics, license=check_licence(license))
         self._guidance_scale: float | Sequence[float] | None = None
@@ -102,9 +102,9 @@ class LapFlowPipeline(DiffusionPipeline):
     # ------------------------------------------------------------------ what it is
 
     @property
-    def trained(self) -> Trained:
+    def loaded_run(self) -> LoadedRun:
         """The composition's config, shape and classes, and which weights these are."""
-        return self.backbone.trained
+        return self.backbone.loaded_run
 
     @property
     def flow(self) -> Flow:
@@ -113,7 +113,7 @@ class LapFlowPipeline(DiffusionPipeline):
     @property
     def labels(self) -> dict[str, int]:
         """{name of a class: its number}"""
-        return {name: i for i, name in enumerate(self.trained.class_names)}
+        return {name: i for i, name in enumerate(self.loaded_run.class_names)}
 
     @property
     def guidance_scale(self) -> float | Sequence[float] | None:
@@ -184,7 +184,7 @@ class LapFlowPipeline(DiffusionPipeline):
             float32, "latent" for the
                 flow's own space.
             return_dict: an `ImagePipelineOutput` with `images`, or a tuple with them.
-            callback_on_step_end: called as (pipe, step, t, tensors) after every step, with t the clock's time
+            callback_on_step_end: called as (pipe, step, t, tensors) after every step, with t the time
             reached, 0 noise and 1
                 data. What it returns as "latents" is gone on from.
             callback_on_step_end_tensor_inputs: the tensors that it wants: "latents", the image that the
@@ -192,7 +192,7 @@ class LapFlowPipeline(DiffusionPipeline):
 
         Raises `ConfigError` for what cannot be done, before any work.
         """
-        config, names = self.trained.config, self.trained.class_names
+        config, names = self.loaded_run.config, self.loaded_run.class_names
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         check_tensor_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
@@ -256,7 +256,7 @@ class LapFlowPipeline(DiffusionPipeline):
         if self._guidance_scale is None and not labelled:
             return ClassifierFreeGuidance()
         return choose_guidance(
-            self.trained.config, self.flow, bool(self.backbone.condition), self._guidance_scale
+            self.loaded_run.config, self.flow, bool(self.backbone.condition), self._guidance_scale
         )
 
     def _check_output(self, output_type: str) -> None:
@@ -266,15 +266,15 @@ class LapFlowPipeline(DiffusionPipeline):
             )
         if output_type != "pil":
             return
-        require_images("output_type pil", len(self.trained.shape) - 1)
-        if self.trained.shape[0] not in (1, 3):
+        require_images("output_type pil", len(self.loaded_run.shape) - 1)
+        if self.loaded_run.shape[0] not in (1, 3):
             raise ConfigError(
                 "only grey and colour images are pictures",
-                got=f"{self.trained.shape[0]} channels",
+                got=f"{self.loaded_run.shape[0]} channels",
                 expected="np or pt",
             )
 
-    def _adopt(self, vae: Any) -> None:
+    def _set_module(self, vae: Any) -> None:
         if vae is None:
             return
         if not isinstance(self.codec, ModuleCodec):
@@ -283,10 +283,10 @@ class LapFlowPipeline(DiffusionPipeline):
                 got=type(vae).__name__,
                 expected="none",
             )
-        self.codec.adopt(vae)
+        self.codec.set_module(vae)
 
     def _pictures(self, latents: Tensor, output_type: str) -> Any:
-        self._adopt(self.vae)  # it may have been replaced
+        self._set_module(self.vae)  # it may have been replaced
         images = self.codec.decode(latents).float()
         if output_type == "pil":
             return [
@@ -315,10 +315,10 @@ class LapFlowPipeline(DiffusionPipeline):
         Raises `CheckpointError` for what is not a whole run, `BackendError` for an autoencoder that is not
         here.
         """
-        trained = read_run(Path(run), checkpoint=checkpoint, weights=weights, attention=attention)
-        codec = build_codec(trained.config)
+        loaded_run = read_run(Path(run), checkpoint=checkpoint, weights=weights, attention=attention)
+        codec = build_codec(loaded_run.config)
         vae = codec.module if isinstance(codec, ModuleCodec) else None
-        return cls(LapFlowModel.of(trained), vae, measured(Path(run), trained), license)
+        return cls(LapFlowModel.of(loaded_run), vae, measured(Path(run), loaded_run), license)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
@@ -411,7 +411,7 @@ class LapFlowPipeline(DiffusionPipeline):
         """The model card, for a folder or repository called `name`."""
         parameters = sum(p.numel() for p in self.backbone.parameters())
         return model_card(
-            self.trained,
+            self.loaded_run,
             name=name,
             parameters=parameters,
             metrics=self.config.metrics,
@@ -419,7 +419,7 @@ class LapFlowPipeline(DiffusionPipeline):
         )
 
 
-def measured(run: Path, trained: Trained) -> dict[str, Any] | None:
+def measured(run: Path, loaded_run: LoadedRun) -> dict[str, Any] | None:
     """The run's metrics.json, if it is of these weights at this step."""
     path = run / "metrics.json"
     if not path.is_file():
@@ -427,8 +427,8 @@ def measured(run: Path, trained: Trained) -> dict[str, Any] | None:
     metrics = read_json(path)
     made = metrics.get("made_with")
     same = isinstance(made, dict) and (made.get("step"), made.get("weights")) == (
-        trained.step,
-        trained.weights,
+        loaded_run.step,
+        loaded_run.weights,
     )
     return metrics if same else None
 

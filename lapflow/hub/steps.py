@@ -4,25 +4,33 @@ an interruption."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from lapflow.core.errors import ConfigError
 from lapflow.core.field import Field
-from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import Observer, Solver
 from lapflow.core.state import Shape, State, batch_size
+from lapflow.flows.flow import Flow
 from lapflow.sampling.field import ModelField
 
-if TYPE_CHECKING:
-    from lapflow.hub.pipeline import LapFlowPipeline
-
-Callback = Callable[["LapFlowPipeline", int, float, dict[str, Any]], Mapping[str, Any] | None]
+Callback = Callable[[Any, int, float, dict[str, Any]], Mapping[str, Any] | None]
+"""Called with the pipeline, the step, the time reached, and the tensors asked for; gives those to change."""
 LATENTS = "latents"
+
+
+class Interruptible(Protocol):
+    """A pipeline, as far as its steps ask it."""
+
+    @property
+    def flow(self) -> Flow: ...
+
+    @property
+    def interrupt(self) -> bool: ...
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -48,7 +56,7 @@ class StepEnd:
 
     def __init__(
         self,
-        pipe: LapFlowPipeline,
+        pipe: Interruptible,
         solver: Solver,
         callback: Callback | None,
         tensors: Sequence[str],
@@ -61,7 +69,7 @@ class StepEnd:
         self.done = 0
 
     def observer(self, current: Field) -> Observer:
-        """What is called with (t, state): first at the segment's begin, then after each of its steps."""
+        """What is called with (t, state): first at the segment's start, then after each of its steps."""
         field = cast(ModelField, current)
         field.guidance = self.guide()
         begun = False
@@ -82,7 +90,7 @@ class StepEnd:
             self._call(self.callback, field, t, state)
             field.guidance = self.guide()
         self.done += 1
-        if self.counts_steps or t >= min(field.segment.stop, field.end):
+        if self.counts_steps or t >= min(field.segment.stop, field.solve_t_max):
             self.update(1)
 
     def _call(self, callback: Callback, field: ModelField, t: float, state: State) -> None:
@@ -107,18 +115,18 @@ class StepEnd:
                 expected="a solver with a fixed number of steps, such as heun",
             )
         bands = self.flow.decomposition.analyze(made.to(like), field.segment.finest)
-        state.update(self.flow.show(bands, field.segment))
+        state.update(self.flow.to_image(bands, field.segment))
 
 
 def image_of(flow: Flow, state: State, segment: Segment) -> Tensor:
     """The image [b, c, *sizes] that the active scales of a state make, at their own resolution."""
-    return flow.decomposition.synthesize(flow.split(state, segment), segment.finest)
+    return flow.decomposition.synthesize(flow.to_bands(state, segment), segment.finest)
 
 
 def unfinished(flow: Flow, state: State, segment: Segment, shape: Shape) -> Tensor:
     """The image of full size [b, *shape] that a state in the middle of a run makes, scales that have not
     entered being 0."""
-    bands, first = flow.split(state, segment), next(iter(state.values()))
+    bands, first = flow.to_bands(state, segment), next(iter(state.values()))
     whole = {
         k: bands[k]
         if k in bands

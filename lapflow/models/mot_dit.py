@@ -49,12 +49,12 @@ class MoTDiT(Backbone):
         ] = "per-scale",
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
-        variance: sizes.VarianceOption = False,
+        learn_sigma: sizes.LearnSigmaOption = False,
         second_time: sizes.SecondTimeOption = False,
         given_tokens: sizes.GivenTokensOption = "group",
     ) -> None:
         super().__init__()
-        self.heads, self.second_time = (VARIANCE,) if variance else (), second_time
+        self.heads, self.second_time = (VARIANCE,) if learn_sigma else (), second_time
         self.condition, self.mask = specs(condition), mask
         design = sizes.architecture(
             bands,
@@ -67,7 +67,7 @@ class MoTDiT(Backbone):
             mask=mask,
             conditioning=conditioning,
             experts=experts,
-            variance=variance,
+            learn_sigma=learn_sigma,
             second_time=second_time,
             given_tokens=given_tokens,
         )

@@ -44,12 +44,12 @@ class Separate(Backbone):
         mlp_ratio: sizes.RatioOption = 4.0,
         mask: sizes.MaskOption = "causal",
         conditioning: sizes.ConditioningOption = "adaln-zero",
-        variance: sizes.VarianceOption = False,
+        learn_sigma: sizes.LearnSigmaOption = False,
         second_time: sizes.SecondTimeOption = False,
         given_tokens: sizes.GivenTokensOption = "group",
     ) -> None:
         super().__init__()
-        self.heads, self.second_time = (VARIANCE,) if variance else (), second_time
+        self.heads, self.second_time = (VARIANCE,) if learn_sigma else (), second_time
         self.bands, self.condition, self.mask = dict(bands), specs(condition), mask
         design = sizes.architecture(
             bands,
@@ -62,7 +62,7 @@ class Separate(Backbone):
             mask=mask,
             conditioning=conditioning,
             experts="shared",
-            variance=variance,
+            learn_sigma=learn_sigma,
             second_time=second_time,
             given_tokens=given_tokens,
         )

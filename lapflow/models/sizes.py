@@ -65,7 +65,7 @@ GivenTokensOption = Annotated[
     ),
 ]
 
-VarianceOption = Annotated[
+LearnSigmaOption = Annotated[
     bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")
 ]
 SecondTimeOption = Annotated[
@@ -86,7 +86,7 @@ class Architecture:
     mask: Mask
     conditioning: Conditioning
     experts: Experts
-    variance: bool = False
+    learn_sigma: bool = False
     second_time: bool = False
     given_tokens: GivenTokens = "group"
 
@@ -108,7 +108,7 @@ def architecture(
     mask: Mask,
     conditioning: Conditioning,
     experts: Experts,
-    variance: bool,
+    learn_sigma: bool,
     second_time: bool,
     given_tokens: GivenTokens,
 ) -> Architecture:
@@ -142,7 +142,7 @@ def architecture(
         mask,
         conditioning,
         experts,
-        variance,
+        learn_sigma,
         second_time,
         given_tokens,
     )

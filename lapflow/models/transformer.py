@@ -88,7 +88,7 @@ class ScaleTransformer(nn.Module):
         self.finals = nn.ModuleDict(
             {
                 str(k): FinalLayer(
-                    embeds[str(k)], bands[k].channels * (1 + design.variance), design.width, self.modulated
+                    embeds[str(k)], bands[k].channels * (1 + design.learn_sigma), design.width, self.modulated
                 )
                 for k in self.outputs
             }
@@ -223,7 +223,7 @@ class ScaleTransformer(nn.Module):
         return tuple(f"block{i + 1}" for i in range(self.design.depth))
 
     def _heads(self, found: State) -> Heads:
-        if not self.design.variance:
+        if not self.design.learn_sigma:
             return {MAIN: found}
         halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
         return {
@@ -319,7 +319,7 @@ class ScaleTransformer(nn.Module):
         returned = [k for k in active if k in self.outputs]
         experts = len(active) if self.design.experts == "per-scale" else 1
         read = sum(pixels[k] * (self.bands[k].channels + self.bands[k].condition) for k in active)
-        written = sum(pixels[k] * self.bands[k].channels * (1 + self.design.variance) for k in returned)
+        written = sum(pixels[k] * self.bands[k].channels * (1 + self.design.learn_sigma) for k in returned)
         ends = d * (read + written)
         cross = (
             2 * d * d * depth * (sum(lengths) + experts * tokens)

@@ -1,8 +1,8 @@
 """A convolutional U-Net with attention (Ho et al. 2020; Dhariwal & Nichol 2021), diffusers' UNet2DModel:
 LDM's backbone.
 
-One U-Net per scale, each seeing its own scale alone; so it is for one scale, or for the merged view of
-stages.
+One U-Net per scale, each seeing its own scale alone; so it is for one scale, or for the merged representation
+of stages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_clas
 from lapflow.core.decomposition import Band, require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.state import Times
-from lapflow.models.sizes import VarianceOption
+from lapflow.models.sizes import LearnSigmaOption
 from lapflow.models.transformer import active_scales
 
 TIME_SCALE = 1000.0
@@ -58,16 +58,16 @@ class UNet(Backbone):
         groups: Annotated[
             int, Field(ge=1, description="groups of the normalisation; divides every level's channels")
         ] = 32,
-        variance: VarianceOption = False,
+        learn_sigma: LearnSigmaOption = False,
     ) -> None:
         super().__init__()
-        self.heads = (VARIANCE,) if variance else ()
+        self.heads = (VARIANCE,) if learn_sigma else ()
         backend = type(resolve(attention)).__name__
         if backend not in ("Auto", "SDPA"):
             raise ConfigError(
                 "the U-Net's attention is its own, SDPA", got=f"attention {backend}", expected="auto or sdpa"
             )
-        self.bands, self.condition, self.variance = dict(bands), specs(condition), variance
+        self.bands, self.condition, self.learn_sigma = dict(bands), specs(condition), learn_sigma
         if other := [name for name in self.condition if name != CLASS]:
             raise ConfigError(
                 "the U-Net embeds classes only",
@@ -127,7 +127,7 @@ class UNet(Backbone):
             sample_size=band.sizes,
             in_channels=band.channels
             + (band.condition + 1 if band.condition else 0),  # and a plane that holds the level
-            out_channels=band.channels * (1 + self.variance),
+            out_channels=band.channels * (1 + self.learn_sigma),
             num_class_embeds=num_classes(self.condition) + 1 if self.condition else None,
             **self._options,
         )
@@ -148,7 +148,7 @@ class UNet(Backbone):
         refuse_unknown(given, self.condition)
         labels = class_rows(given.labels, num_classes(self.condition), t) if self.condition else None
         found = {k: self._predict(k, x, t, labels, given) for k, x in state.items()}
-        if not self.variance:
+        if not self.learn_sigma:
             return {MAIN: found}
         halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
         return {

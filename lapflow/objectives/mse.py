@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lapflow.core.backbone import MAIN, Backbone, Heads
-from lapflow.core.flow import TrainingPoint
 from lapflow.core.objective import Objective
+from lapflow.flows.flow import TrainingPoint
 
 
 class MSE(Objective):

@@ -24,9 +24,9 @@ from torch import Tensor
 from lapflow.core.backbone import MAIN, VARIANCE, Backbone, Heads
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
-from lapflow.core.flow import Flow, TrainingPoint
 from lapflow.core.objective import Objective
 from lapflow.core.path import Coefficients, DiscretePath, Path, learned_variance, posterior_variance
+from lapflow.flows.flow import Flow, TrainingPoint
 from lapflow.objectives.mse import squared_errors
 
 
@@ -67,21 +67,21 @@ class VariationalMSE(Objective):
             raise ConfigError(
                 "the objective vlb trains a learned variance, and the network returns none",
                 got=f"heads {', '.join(heads)}",
-                expected="a backbone with variance: true",
-                remedy="set model.variance=true, or objective=mse",
+                expected="a backbone with learn_sigma: true",
+                remedy="set model.learn_sigma=true, or objective=mse",
             )
         losses = squared_errors(heads, point)
         losses["variational"] = self.weight * self._term(heads, point)
         return losses
 
     def _term(self, heads: Heads, point: TrainingPoint) -> Tensor:
-        flow, segment, t = self.flow, point.segment, point.clock
+        flow, segment, t = self.flow, point.segment, point.path_time
         assert isinstance(t, Tensor), "a path with discrete times has one time for all scales"
         bands, _ = flow.interpolate(point.data, point.noise, t, segment)
-        state = flow.show(bands, segment)
+        state = flow.to_image(bands, segment)
         predicted, _ = flow.endpoints({k: x.detach() for k, x in heads[MAIN].items()}, state, t, segment)
-        head = flow.split(heads[VARIANCE], segment)
-        after = discrete(flow.path).step_after(t, segment)
+        head = flow.to_bands(heads[VARIANCE], segment)
+        after = discrete(flow.path).next_timestep(t, segment)
         total = []
         for k, x1 in point.data.items():
             c, d = (flow.path.coefficients(u, segment, k).expand(x1) for u in (t, after))

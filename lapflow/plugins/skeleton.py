@@ -17,10 +17,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from lapflow.core.errors import ConfigError, printable
-from lapflow.core.files import ASIDE
 from lapflow.plugins.kinds import Kind, find_kind
 from lapflow.plugins.registry import sources
 from lapflow.plugins.skeletons import SKELETONS
+from lapflow.util.files import ASIDE
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST = 50

@@ -66,7 +66,7 @@ class Source:
                 f"the {self.kind} {self.name!r} cannot be loaded",
                 got=f"{type(error).__name__}: {error}",
                 where=self.label,
-                remedy=f"mend or reinstall {self.distribution}, or name another {self.kind}",
+                remedy=f"fix or reinstall {self.distribution}, or name another {self.kind}",
             ) from error
         return found  # type: ignore[return-value]  # anything: `check_contract` looks
 

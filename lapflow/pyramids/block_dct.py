@@ -15,10 +15,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from lapflow.core.autocast import in_own_dtype
 from lapflow.core.decomposition import Band, Decomposition, require_images
 from lapflow.core.state import Shape, State
-from lapflow.core.transfer import upload
+from lapflow.util.autocast import in_own_dtype
+from lapflow.util.transfer import upload
 
 SIZE = 4
 

@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lapflow.core.autocast import in_own_dtype
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import BackendError, ConfigError, suggest
 from lapflow.core.state import Shape, State
-from lapflow.core.transfer import upload
 from lapflow.pyramids.halving import AxesOption, HalvingPyramid, LevelsOption
+from lapflow.util.autocast import in_own_dtype
+from lapflow.util.transfer import upload
 
 _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 _TRANSPOSED = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}

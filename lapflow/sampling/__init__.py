@@ -1,5 +1,6 @@
-"""Sampling: the sampler, trained pipelines, trajectories, and the Gaussian oracle that checks them."""
+"""Sampling: the sampler, guidance, trained pipelines, trajectories."""
 
+from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.sampling.sampler import Integration, integrate, sample
 
-__all__ = ["Integration", "integrate", "sample"]
+__all__ = ["ClassifierFreeGuidance", "Integration", "integrate", "sample"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lapflow.core.attention import Mask
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
-from lapflow.core.state import clock
+from lapflow.core.state import scalar_time
+from lapflow.flows.flow import Flow
 
 
 def continuous_scales(
@@ -20,27 +20,27 @@ def continuous_scales(
     """The scales whose velocity is continuous where segment `index` is entered: all that were active, or
     none.
 
-    `before` and `after` are the states [view] at the end of the segment before and at the start of this one,
-    `mask` is the network's. The velocity is continuous if the bridge hands on the very tensors of every
-    active scale, if under mask `none`, where they depend on all scales, no scale enters, and if the network's
-    time, the path's coefficients and their derivatives are the same on both sides.
+    `before` and `after` are the states [representation] at the end of the segment before and at the start of
+    this one, `mask` is the network's. The velocity is continuous if the bridge hands on the very tensors of
+    every active scale, if under mask `none`, where they depend on all scales, no scale enters, and if the
+    network's time, the path's coefficients and their derivatives are the same on both sides.
     """
     kept = index > 0 and all(after.get(k) is x for k, x in before.items())
     if not kept or (mask == "none" and len(after) > len(before)):
         return ()
     left, right = flow.segments[index - 1], flow.segments[index]
     found = zip(
-        _law(flow, flow.last(left), left, left.scales),
-        _law(flow, right.begin, right, left.scales),
+        _law(flow, flow.solve_t_max(left), left, left.scales),
+        _law(flow, right.sampling_start, right, left.scales),
         strict=True,
     )
     return left.scales if all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in found) else ()
 
 
 def _law(flow: Flow, t: float, segment: Segment, scales: Sequence[int]) -> list[Tensor]:
-    """What the velocities at clock time `t` are made of, beside the network."""
-    law = [clock(t), flow.path.model_time(clock(t), segment)]
+    """What the velocities at time `t` are made of, beside the network."""
+    law = [scalar_time(t), flow.path.model_time(scalar_time(t), segment)]
     for k in scales:
-        c = flow.path.coefficients(clock(t), segment, k)
-        law += [c.alpha, c.dalpha, c.sigma * segment.unit, c.dsigma * segment.unit]
+        c = flow.path.coefficients(scalar_time(t), segment, k)
+        law += [c.alpha, c.dalpha, c.sigma * segment.noise_scale, c.dsigma * segment.noise_scale]
     return law

@@ -27,7 +27,7 @@ from torch import Tensor
 from lapflow.config.loading import load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError, ConfigError
-from lapflow.sampling.trained import Trained, config_of
+from lapflow.sampling.loaded_run import LoadedRun, config_of
 
 INDEX = "model_index.json"
 BACKBONE, VAE = "backbone", "vae"
@@ -48,7 +48,7 @@ def is_exported(folder: Path) -> bool:
 
 def read_exported(
     folder: Path, *, checkpoint: str | None = None, weights: str | None = None, attention: str | None = None
-) -> Trained:
+) -> LoadedRun:
     """The weights of an exported folder, and its config with the autoencoder of the folder in it.
 
     There is one set of them: raises `ConfigError` if a `checkpoint` or other `weights` are asked for,
@@ -62,22 +62,24 @@ def read_exported(
             expected=PIPELINE_CLASS,
         )
     said = read_json(folder / BACKBONE / SETTINGS)
-    trained = described(said, source=folder / BACKBONE, attention=attention)
+    loaded_run = described(said, source=folder / BACKBONE, attention=attention)
     if checkpoint is not None:
         raise ConfigError(
             "an exported folder has no checkpoints",
             got=f"checkpoint {checkpoint}",
             expected="the run that it was made of",
         )
-    if weights is not None and weights != trained.weights:
+    if weights is not None and weights != loaded_run.weights:
         raise ConfigError(
-            "an exported folder holds one kind of weights", got=weights, expected=trained.weights
+            "an exported folder holds one kind of weights", got=weights, expected=loaded_run.weights
         )
-    config = with_codec(trained.config, folder / VAE) if (index.get(VAE) or [None])[0] else trained.config
-    return replace(trained, config=config, tensors=_tensors(folder / BACKBONE))
+    config = (
+        with_codec(loaded_run.config, folder / VAE) if (index.get(VAE) or [None])[0] else loaded_run.config
+    )
+    return replace(loaded_run, config=config, tensors=_tensors(folder / BACKBONE))
 
 
-def described(said: Mapping[str, Any], source: Path, attention: str | None = None) -> Trained:
+def described(said: Mapping[str, Any], source: Path, attention: str | None = None) -> LoadedRun:
     """What a backbone's config says of it, without its tensors. Raises `CheckpointError` for one that says
     something else."""
     try:
@@ -90,7 +92,7 @@ def described(said: Mapping[str, Any], source: Path, attention: str | None = Non
             got=f"{SETTINGS}: {type(error).__name__}: {error}",
             remedy=_REMEDY,
         ) from None
-    return Trained(config_of(document, attention), shape, names, step, weights, {}, source)
+    return LoadedRun(config_of(document, attention), shape, names, step, weights, {}, source)
 
 
 def with_codec(config: Config, path: Path) -> Config:

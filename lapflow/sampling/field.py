@@ -12,34 +12,34 @@ from torch import Tensor
 from lapflow.core.backbone import VARIANCE, Backbone, Heads
 from lapflow.core.condition import Condition
 from lapflow.core.field import DenoiserField, Endpoints
-from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, learned_variance
-from lapflow.core.random import Generators
-from lapflow.core.state import Shape, State, batch_size, clock, map_state, map_times
+from lapflow.core.state import Shape, State, batch_size, map_state, map_times, scalar_time
+from lapflow.flows.flow import Flow
+from lapflow.util.random import Generators
 
 
 class FlowField(DenoiserField):
     """The field of a flow in one segment, for something that predicts; `shape` is that of the whole sample,
     (c, *sizes)."""
 
-    def __init__(self, flow: Flow, segment: Segment, shape: Shape, end: float = 1.0) -> None:
+    def __init__(self, flow: Flow, segment: Segment, shape: Shape, solve_t_max: float = 1.0) -> None:
         self.flow, self.segment, self.shape = flow, segment, shape
-        self.end = min(flow.last(segment), end)
+        self.solve_t_max = min(flow.solve_t_max(segment), solve_t_max)
 
     def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
-        return self.flow.velocity(self.predict(state, t)["main"], state, clock(t), self.segment)
+        return self.flow.velocity(self.predict(state, t)["main"], state, scalar_time(t), self.segment)
 
     def grid(self, steps: int) -> list[float]:
         return self.flow.path.grid(self.segment, steps)
 
     def endpoints(self, state: Mapping[int, Tensor], t: float) -> Endpoints:
         heads = self.predict(state, t)
-        data, noise = self.flow.endpoints(heads["main"], state, clock(t), self.segment)
+        data, noise = self.flow.endpoints(heads["main"], state, scalar_time(t), self.segment)
         if VARIANCE not in heads:
             return Endpoints(data, noise)
-        output = self.split(heads[VARIANCE])
+        output = self.to_bands(heads[VARIANCE])
 
         def variance(t_next: float) -> State:
             now, after = self.coefficients(data, t), self.coefficients(data, t_next)
@@ -47,23 +47,23 @@ class FlowField(DenoiserField):
 
         return Endpoints(data, noise, variance)
 
-    def split(self, state: Mapping[int, Tensor]) -> State:
-        return self.flow.split(state, self.segment)
+    def to_bands(self, state: Mapping[int, Tensor]) -> State:
+        return self.flow.to_bands(state, self.segment)
 
-    def show(self, bands: Mapping[int, Tensor]) -> State:
-        return self.flow.show(bands, self.segment)
+    def to_image(self, bands: Mapping[int, Tensor]) -> State:
+        return self.flow.to_image(bands, self.segment)
 
-    def law(self, t: float) -> dict[int, Coefficients]:
-        return {k: self.flow.path.coefficients(clock(t), self.segment, k) for k in self.segment.scales}
+    def alpha_sigma(self, t: float) -> dict[int, Coefficients]:
+        return {k: self.flow.path.coefficients(scalar_time(t), self.segment, k) for k in self.segment.scales}
 
     def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
         generator = torch.default_generator if generator is None else generator
         first = next(iter(bands.values()))
-        finest = self.flow.pyramids()[self.flow.bridge.pyramid(self.segment)]
+        finest = self.flow.finest_noise_scales()[self.flow.bridge.noise_index(self.segment)]
         drawn = self.flow.noise.draw(
             self.shape, len(first), generator, dtype=first.dtype, device=first.device, finest=finest
         )
-        return {k: drawn[k] * self.segment.unit for k in bands}
+        return {k: drawn[k] * self.segment.noise_scale for k in bands}
 
 
 class Given:
@@ -120,11 +120,11 @@ class ModelField(FlowField):
 
     def _predict(self, state: Mapping[int, Tensor], t: float, condition: Condition) -> Heads:
         first = next(iter(state.values()))
-        given = self.flow.network_input(state, clock(t), self.segment)
+        given = self.flow.network_input(state, scalar_time(t), self.segment)
         n, device = first.shape[0], first.device
         times = map_times(
             lambda time: torch.full((n,), float(time), dtype=torch.float32, device=device),
-            self.flow.model_time(clock(t), self.segment),
+            self.flow.model_time(scalar_time(t), self.segment),
         )
         heads = self.model(map_state(lambda x: x.to(self.dtype), given), times, condition)
         return {name: map_state(lambda v, x: v.to(x.dtype), head, state) for name, head in heads.items()}

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lapflow.core.errors import BackendError
-from lapflow.core.pixels import eight_bits
+from lapflow.util.pixels import eight_bits
 
 _GAP, _MARGIN = 4, 14
 _INK, _FAINT, _EMPTY = (40, 40, 40), (120, 120, 120), (236, 236, 236)

@@ -29,17 +29,17 @@ from lapflow.core.conditioner import Annotations, Conditioner
 from lapflow.core.dataset import Dataset, Split
 from lapflow.core.engine import Engine
 from lapflow.core.field import Field
-from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
-from lapflow.core.random import keyed_generator
 from lapflow.core.solver import Observer, Solver, Statistics
 from lapflow.core.state import Shape
 from lapflow.data.substitute import read_or_substitute
+from lapflow.flows.flow import Flow
 from lapflow.sampling.exported import is_exported, read_exported
+from lapflow.sampling.loaded_run import read_run
 from lapflow.sampling.request import class_label, require_annotations, require_method, resolve_guidance
 from lapflow.sampling.sampler import sample
-from lapflow.sampling.trained import read_run
 from lapflow.sampling.trajectory import Trajectory
+from lapflow.util.random import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,15 @@ class Pipeline:
         or export.
         """
         read = read_exported if is_exported(run := Path(run)) else read_run
-        trained = read(run, checkpoint=checkpoint, weights=weights, attention=attention)
-        config = trained.config
+        loaded_run = read(run, checkpoint=checkpoint, weights=weights, attention=attention)
+        config = loaded_run.config
         flow, codec = build_flow(config), build_codec(config)
         engine = build_engine(config, device)
-        shape = codec.latent_shape(trained.shape)
-        conditioner = build_conditioner(config, trained.class_names)
-        model = trained.fill(build_model(config, flow, shape, conditioner.parts(), "cpu")).to(engine.device)
+        shape = codec.latent_shape(loaded_run.shape)
+        conditioner = build_conditioner(config, loaded_run.class_names)
+        model = loaded_run.fill(build_model(config, flow, shape, conditioner.parts(), "cpu")).to(
+            engine.device
+        )
         with engine.autocast():
             model.require(engine.device, working_dtype(engine.device), needs_grad=False)
         return cls(
@@ -118,9 +120,9 @@ class Pipeline:
             conditioner,
             engine,
             shape,
-            trained.class_names,
-            trained.step,
-            trained.weights,
+            loaded_run.class_names,
+            loaded_run.step,
+            loaded_run.weights,
         )
 
     @cached_property

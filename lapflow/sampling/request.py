@@ -9,10 +9,10 @@ from lapflow.config.building import build_guidance, require_solver
 from lapflow.config.schema import Config
 from lapflow.core.conditioner import Annotations
 from lapflow.core.errors import ConfigError, suggest
-from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.solver import Solver
-from lapflow.flows.guidance import ClassifierFreeGuidance
+from lapflow.flows.flow import Flow
+from lapflow.sampling.guidance import ClassifierFreeGuidance
 
 
 def class_label(class_names: Sequence[str], name: str | int) -> int:
@@ -84,9 +84,9 @@ def resolve_guidance(
 
 def require_null_class(config: Config, what: str, instead: str) -> None:
     """Raises `ConfigError` where `what` asks for the null class of a run that never trained it."""
-    if config.training.label_drop == 0:
+    if config.training.condition_dropout == 0:
         raise ConfigError(
             f"{what} needs the null class, which this run never trained",
-            got="training.label_drop: 0",
-            expected=f"{instead}, or a run with label_drop around 0.1",
+            got="training.condition_dropout: 0",
+            expected=f"{instead}, or a run with condition_dropout around 0.1",
         )

@@ -12,15 +12,15 @@ from lapflow.core.backbone import Backbone
 from lapflow.core.condition import Condition, Specs, check_condition
 from lapflow.core.errors import ConfigError
 from lapflow.core.field import Field
-from lapflow.core.flow import Flow
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators, fresh_generator
 from lapflow.core.solver import Observer, Solver, Statistics, call_observer
 from lapflow.core.state import Shape, State
-from lapflow.flows.guidance import ClassifierFreeGuidance
+from lapflow.flows.flow import Flow
 from lapflow.sampling.continuity import continuous_scales
 from lapflow.sampling.field import Given, ModelField
+from lapflow.sampling.guidance import ClassifierFreeGuidance
+from lapflow.util.random import Generators, fresh_generator
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def integrate(
         if history is not None:
             history.keep(continuous_scales(flow, index, before, state, current.mask))
         watch = None if observe is None else observe(current)
-        call_observer(watch, segment.begin, state, history)
+        call_observer(watch, segment.sampling_start, state, history)
         state, work = solver.solve(current, state, segment, generator, watch, history)
         statistics.append(work)
     return Integration(state, tuple(statistics))

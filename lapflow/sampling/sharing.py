@@ -10,7 +10,7 @@ from lapflow.core.intervals import Segment
 
 
 def share_steps(total: int, segments: Sequence[Segment]) -> list[int]:
-    """`total` steps as numbers of steps per segment, in time order: by the segments' lengths on the clock, at
+    """`total` steps as numbers of steps per segment, in time order: by the segments' lengths in t, at
     least one each.
 
     Whole numbers nearest to the exact shares, the earlier segment first where two are as near. Raises

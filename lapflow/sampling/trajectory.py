@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lapflow.core.field import Field
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import Observer
 from lapflow.core.state import State
+from lapflow.flows.flow import Flow
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Trajectory:
         for wanted in times:
             # Of two frames at one time, the later: at a bridge it holds the scale that just entered.
             t, segment, state = min(reversed(self.frames), key=lambda frame: abs(frame[0] - wanted))
-            bands = self.flow.split(state, segment)
+            bands = self.flow.to_bands(state, segment)
             images = {k: decomposition.synthesize(bands, k)[0] / decomposition.gain(k) for k in bands}
             rows.append(
                 (t, {f"scale {k}": x / max(1.0, x.square().mean().sqrt().item()) for k, x in images.items()})

@@ -14,7 +14,7 @@ from lapflow.sampling.pipeline import Pipeline, Samples
 
 STRIP_TIMES = tuple(i / 8 for i in range(9))
 """The times of the columns of `scales.png`."""
-GRID_MOST = 400
+MAX_GRID = 400
 MARK = ".lapflow-samples"
 """The file that says that the images beside it are ours to replace: it is there before the first one."""
 
@@ -35,9 +35,9 @@ def write_samples(folder: Path, samples: Samples, pipeline: Pipeline) -> None:
     labels = np.zeros(len(pixels), dtype=np.int64) if samples.labels is None else samples.labels.numpy()
     np.savez(folder / "samples.npz", arr_0=pixels, arr_1=labels)
     columns, films = _columns(samples.labels, len(pixels)), samples.images.ndim == 5
-    image_grid(samples.images[:GRID_MOST], columns=1 if films else columns).save(folder / "grid.png")
+    image_grid(samples.images[:MAX_GRID], columns=1 if films else columns).save(folder / "grid.png")
     if films:
-        (folder / "playing.png").write_bytes(animated_grid(samples.images[:GRID_MOST], columns))
+        (folder / "playing.png").write_bytes(animated_grid(samples.images[:MAX_GRID], columns))
     if samples.trajectory is not None:
         scale_strip(samples.trajectory.images(STRIP_TIMES)).save(folder / "scales.png")
 
@@ -68,9 +68,7 @@ def _columns(labels: Tensor | None, num: int) -> int:
     """As many columns as classes in turn, where that makes a sensible grid; else a square."""
     classes = 0 if labels is None else len(labels.unique())
     return (
-        classes
-        if 2 <= classes <= 20 and classes <= num
-        else max(1, math.ceil(math.sqrt(min(num, GRID_MOST))))
+        classes if 2 <= classes <= 20 and classes <= num else max(1, math.ceil(math.sqrt(min(num, MAX_GRID))))
     )
 
 

@@ -1,1 +1,6 @@
-"""How training draws: laws of its times, and couplings of data and noise."""
+"""Interval schedules (which scale is active when), and how training draws segments, times and noise."""
+
+from lapflow.schedules.cumulative import CumulativeIntervals
+from lapflow.schedules.stages import Stages
+
+__all__ = ["CumulativeIntervals", "Stages"]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lapflow.core.coupling import Coupling
 from lapflow.core.errors import BackendError
-from lapflow.core.transfer import upload
+from lapflow.util.transfer import upload
 
 
 class MinibatchOT(Coupling):

@@ -1,6 +1,6 @@
 """Solvers of a segment. `adaptive` is not imported here: torchdiffeq loads when it is named."""
 
-from lapflow.solvers.denoising import DDIM, DDPM, Churned
+from lapflow.solvers.denoising import DDIM, DDPM, RelaySolver
 from lapflow.solvers.heun_edm import HeunEDM
 from lapflow.solvers.multistep import AdamsBashforth2
 from lapflow.solvers.runge_kutta import RK4, Euler, Heun, Midpoint, RungeKutta
@@ -12,12 +12,12 @@ __all__ = [
     "DDPM",
     "RK4",
     "AdamsBashforth2",
-    "Churned",
     "Euler",
     "EulerMaruyama",
     "Heun",
     "HeunEDM",
     "Midpoint",
+    "RelaySolver",
     "RungeKutta",
     "Tableau",
 ]

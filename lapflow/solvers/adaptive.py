@@ -21,9 +21,9 @@ from torchdiffeq import odeint
 from lapflow.core.errors import SolverError
 from lapflow.core.field import Field
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators
 from lapflow.core.solver import History, Observer, Solver, Statistics
 from lapflow.core.state import State
+from lapflow.util.random import Generators
 
 
 class Adaptive(Solver[Field]):
@@ -53,8 +53,8 @@ class Adaptive(Solver[Field]):
     ) -> tuple[State, Statistics]:
         dtypes = {k: x.dtype for k, x in state.items()}
         wide = tuple(x if x.dtype == torch.float64 else x.float() for x in state.values())
-        stop = min(segment.stop, field.end)
-        times = torch.tensor([segment.begin, stop], dtype=torch.float64, device=wide[0].device)
+        stop = min(segment.stop, field.solve_t_max)
+        times = torch.tensor([segment.sampling_start, stop], dtype=torch.float64, device=wide[0].device)
         function = _Function(self, field, segment, tuple(state), observe)
         options = {"step_t": times[1:], "dtype": torch.float64}
         try:
@@ -107,7 +107,7 @@ class _Function:
             )
         self.evaluations += 1
         # Only the choice of the first step may look past the segment's end, where the field is not defined.
-        time = min(max(float(t), self.segment.begin), self.segment.stop, self.field.end)
+        time = min(max(float(t), self.segment.sampling_start), self.segment.stop, self.field.solve_t_max)
         velocity = self.field.velocity(dict(zip(self.scales, state)), time)
         for k, v in velocity.items():
             if not bool(torch.isfinite(v).all()):

@@ -23,10 +23,10 @@ from lapflow.core.backbone import VARIANCE
 from lapflow.core.errors import SolverError
 from lapflow.core.field import DenoiserField, Endpoints
 from lapflow.core.path import Coefficients, forward_variance, posterior_variance
-from lapflow.core.random import Generators
 from lapflow.core.solver import History
 from lapflow.core.state import State
 from lapflow.solvers.steps import FixedSteps, Steps
+from lapflow.util.random import Generators
 
 
 class Denoising(FixedSteps[DenoiserField]):
@@ -67,14 +67,14 @@ class Denoising(FixedSteps[DenoiserField]):
             mean = after[k].alpha * said.data[k] + kept * said.noise[k]
             parts[k] = mean.to(said.data[k].dtype), std.to(said.data[k].dtype)
         if not self._draws(field, t, t_next, learned is not None):
-            return field.show({k: mean for k, (mean, _) in parts.items()}), 1
+            return field.to_image({k: mean for k, (mean, _) in parts.items()}), 1
         fresh = field.noise(said.data, generator)
-        return field.show({k: mean + std * fresh[k] for k, (mean, std) in parts.items()}), 1
+        return field.to_image({k: mean + std * fresh[k] for k, (mean, std) in parts.items()}), 1
 
     def _draws(self, field: DenoiserField, t: float, t_next: float, learned: bool) -> bool:
         """Whether the step has any fresh noise, found without waiting for a GPU. A variance that is learned
         is above 0."""
-        now, after = field.law(t), field.law(t_next)
+        now, after = field.alpha_sigma(t), field.alpha_sigma(t_next)
         for k in now:
             wanted = learned | (self.variances(now[k], after[k])[1] > 0)
             if bool((wanted & (self.final_noise | (after[k].sigma > 0))).any()):
@@ -134,24 +134,26 @@ class DDPM(Denoising):
             raise SolverError(
                 "the solver ddpm is to use a learned variance, and the network returns none",
                 got="heads without `variance`",
-                expected="a backbone with variance: true, trained with objective vlb",
+                expected="a backbone with learn_sigma: true, trained with objective vlb",
                 remedy="set sampling.solver.variance=small",
             )
         return said.variance(t_next)
 
 
-class Churned(Denoising):
-    """Relay Diffusion's sampler (Teng et al. 2023, coefficientwise): s = `churn` sigma', so that x0 keeps
-    sqrt(1 - churn^2) sigma'; fresh noise of the path's own colour."""
+class RelaySolver(Denoising):
+    """Relay Diffusion's sampler (Teng et al. 2023, coefficientwise): s = `fresh_noise` sigma', so that x0
+    keeps sqrt(1 - fresh_noise^2) sigma'; fresh noise of the path's own colour."""
 
     def __init__(
         self,
         *,
         steps: Steps = 50,
-        churn: Annotated[float, Setting(ge=0, lt=1, description="std of fresh noise over sigma'")] = 0.2,
+        fresh_noise: Annotated[
+            float, Setting(ge=0, lt=1, description="std of fresh noise over sigma'")
+        ] = 0.2,
     ) -> None:
-        self.steps, self.churn = steps, churn
+        self.steps, self.fresh_noise = steps, fresh_noise
 
     def variances(self, c: Coefficients, after: Coefficients) -> tuple[Tensor, Tensor]:
-        s = (self.churn * after.sigma) ** 2
+        s = (self.fresh_noise * after.sigma) ** 2
         return s, s

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lapflow.core.errors import SolverError
 from lapflow.core.field import DenoiserField
-from lapflow.core.random import Generators
 from lapflow.core.solver import History
 from lapflow.core.state import State
 from lapflow.solvers.steps import FixedSteps
+from lapflow.util.random import Generators
 
 
 class HeunEDM(FixedSteps[DenoiserField]):
@@ -37,11 +37,11 @@ class HeunEDM(FixedSteps[DenoiserField]):
         here, slope = _slope(field, state, t)
         now, after = field.coefficients(here, t), field.coefficients(here, t_next)
         change = {k: after[k].sigma - now[k].sigma for k in here}
-        euler = field.show({k: (here[k] + change[k] * slope[k]).to(here[k].dtype) for k in here})
-        if any(bool((c.sigma == 0).any()) for c in field.law(t_next).values()):
+        euler = field.to_image({k: (here[k] + change[k] * slope[k]).to(here[k].dtype) for k in here})
+        if any(bool((c.sigma == 0).any()) for c in field.alpha_sigma(t_next).values()):
             return euler, 1
         _, second = _slope(field, euler, t_next)
-        return field.show(
+        return field.to_image(
             {k: (here[k] + change[k] * (slope[k] + second[k]) / 2).to(here[k].dtype) for k in here}
         ), 2
 
@@ -50,8 +50,8 @@ def _slope(field: DenoiserField, state: Mapping[int, Tensor], t: float) -> tuple
     """The bands of a state, and dx/dsigma of each, = (dalpha/dsigma) x1 + x0."""
     said = field.endpoints(state, t)
     found = field.coefficients(said.data, t)
-    bands = field.split(state)
-    if any(bool((c.dsigma.abs() < 1e-9).any()) for c in field.law(t).values()):
+    bands = field.to_bands(state)
+    if any(bool((c.dsigma.abs() < 1e-9).any()) for c in field.alpha_sigma(t).values()):
         raise SolverError(
             f"the noise level stands still at t = {t:g}, and heun-edm steps in it",
             expected="a path whose noise falls all the time, such as edm, edify or linear",

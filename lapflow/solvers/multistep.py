@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lapflow.core.field import Field, TimeGrid
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators
 from lapflow.core.solver import History
 from lapflow.core.state import State
 from lapflow.solvers.steps import FixedSteps, finite_grid
+from lapflow.util.random import Generators
 
 
 class AdamsBashforth2(FixedSteps[Field]):

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lapflow.core.field import Field, TimeGrid
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators
 from lapflow.core.solver import History
 from lapflow.core.state import State, map_state
 from lapflow.solvers.steps import FixedSteps, finite_grid
 from lapflow.solvers.tableau import Tableau
+from lapflow.util.random import Generators
 
 
 def rk_step(

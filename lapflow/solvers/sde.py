@@ -3,8 +3,8 @@
     dx = (v + w score) dt + sqrt(2 w) dW,        score = -x0 / sigma for unit noise,
 
 which has the ODE's marginals for every w(t) >= 0; here w = sigma. In terms of the predicted noise the drift
-is v - (w / sigma) x0, which holds for noise of any covariance when dW has it too. `steps` points on [begin,
-stop - `last`], then one step of the drift alone, of length `last`: SiT's "Mean" last step.
+is v - (w / sigma) x0, which holds for noise of any covariance when dW has it too. `steps` points on
+[sampling_start, stop - `last`], then one step of the drift alone, of length `last`: SiT's "Mean" last step.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 from lapflow.core.errors import ConfigError
 from lapflow.core.field import DenoiserField, TimeGrid
 from lapflow.core.intervals import Segment, even_grid
-from lapflow.core.random import Generators
 from lapflow.core.solver import History
 from lapflow.core.state import State
 from lapflow.solvers.steps import FixedSteps, Steps
+from lapflow.util.random import Generators
 
 
 class EulerMaruyama(FixedSteps[DenoiserField]):
@@ -47,14 +47,14 @@ class EulerMaruyama(FixedSteps[DenoiserField]):
                 "the stochastic solver needs two points at least", got=f"steps {steps}", expected="2 or more"
             )
         late = segment.stop - self.last
-        if late <= segment.begin:
+        if late <= segment.sampling_start:
             raise ConfigError(
                 "the last step is longer than the segment",
-                got=f"last {self.last} of [{segment.begin:g}, {segment.stop:g}]",
+                got=f"last {self.last} of [{segment.sampling_start:g}, {segment.stop:g}]",
                 expected="a shorter one",
                 remedy="set sampling.solver.last lower",
             )
-        return [*even_grid(segment.begin, late, steps - 1), segment.stop]
+        return [*even_grid(segment.sampling_start, late, steps - 1), segment.stop]
 
     def step(
         self,
@@ -65,7 +65,7 @@ class EulerMaruyama(FixedSteps[DenoiserField]):
         generator: Generators | None,
         history: History | None = None,
     ) -> tuple[State, int]:
-        h, said, bands = t_next - t, field.endpoints(state, t), field.split(state)
+        h, said, bands = t_next - t, field.endpoints(state, t), field.to_bands(state)
         found = field.coefficients(said.data, t)
         moved = {
             k: bands[k] + h * (c.dalpha * said.data[k] + (c.dsigma - 1) * said.noise[k])
@@ -74,4 +74,4 @@ class EulerMaruyama(FixedSteps[DenoiserField]):
         if t_next < field.segment.stop:
             fresh = field.noise(said.data, generator)
             moved = {k: x + math.sqrt(2 * h) * found[k].sigma.sqrt() * fresh[k] for k, x in moved.items()}
-        return field.show({k: x.to(bands[k].dtype) for k, x in moved.items()}), 1
+        return field.to_image({k: x.to(bands[k].dtype) for k, x in moved.items()}), 1

@@ -14,9 +14,9 @@ from torch import Tensor
 from lapflow.core.errors import ConfigError, SolverError
 from lapflow.core.field import TimeGrid
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators
 from lapflow.core.solver import F, History, Observer, Solver, Statistics, call_observer
 from lapflow.core.state import State
+from lapflow.util.random import Generators
 
 Steps = Annotated[
     Annotated[int, Setting(ge=1)] | Sequence[Annotated[int, Setting(ge=1)]],
@@ -87,9 +87,9 @@ class FixedSteps(Solver[F]):
 def finite_grid(field: TimeGrid, steps: int) -> list[float]:
     """The segment's grid, from where the segment is entered to the last time at which the velocity is
     finite."""
-    grid, begin = field.grid(steps), field.segment.begin
-    stop = min(field.end, grid[-1])
-    return [begin, *(t for t in grid[1:] if begin < t < stop - 1e-12), stop]
+    grid, start = field.grid(steps), field.segment.sampling_start
+    stop = min(field.solve_t_max, grid[-1])
+    return [start, *(t for t in grid[1:] if start < t < stop - 1e-12), stop]
 
 
 def require_finite(state: Mapping[int, Tensor], segment: Segment) -> None:

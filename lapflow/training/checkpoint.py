@@ -28,7 +28,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lapflow.core.errors import CheckpointError
-from lapflow.core.files import ASIDE, replace_file, sync_folder, write_durably
+from lapflow.util.files import ASIDE, replace_file, sync_folder, write_durably
 
 FORMAT = "lapflow-checkpoint-1"
 MANIFEST = "manifest.json"
@@ -82,7 +82,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
         raise CheckpointError(
             f"the checkpoint of step {step} could not be written: {error.strerror or error}",
             got=str(folder),
-            remedy="free some space or mend the folder; the checkpoints before it are intact",
+            remedy="free some space or fix the folder; the checkpoints before it are intact",
         ) from error
     _prune(folder, keep)
     return target

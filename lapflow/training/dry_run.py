@@ -14,8 +14,8 @@ import torch
 
 from lapflow.config.building import Composition
 from lapflow.config.schema import Config
-from lapflow.core.flow import TrainingPoint
 from lapflow.core.state import batch_size
+from lapflow.flows.flow import TrainingPoint
 from lapflow.training.loop import composed, joined, rate_of, read_batches, restored, take_step
 from lapflow.training.step import TrainingStep
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lapflow.core.errors import BackendError
-from lapflow.core.files import append_line
+from lapflow.util.files import append_line
 
 Event = dict[str, Any]
 Watcher = Callable[[Event], None]

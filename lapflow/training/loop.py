@@ -21,24 +21,24 @@ from torch import Tensor, nn
 from lapflow.config.building import Composition, build
 from lapflow.config.loading import difference, resolved
 from lapflow.config.schema import Config
-from lapflow.core import digest
 from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, LapflowError
-from lapflow.core.flow import TrainingPoint
-from lapflow.core.random import keyed_generator, rand
-from lapflow.core.transfer import upload
 from lapflow.data.loader import Batch, Batches
 from lapflow.data.order import place
 from lapflow.data.quarantine import QUARANTINE, Quarantine
+from lapflow.flows.flow import TrainingPoint
+from lapflow.training.activation_checkpointing import checkpoint_activations
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint
 from lapflow.training.ema import EMA
 from lapflow.training.events import EventLog, Log, Silence, Watcher, summary_writer
-from lapflow.training.recompute import recompute
 from lapflow.training.run_folder import RunFolder, other_run
 from lapflow.training.saving import save
 from lapflow.training.schedule import learning_rate
 from lapflow.training.signals import Signals, StoppedError
 from lapflow.training.step import MODEL, TrainingStep
+from lapflow.util import digest
+from lapflow.util.random import keyed_generator, rand
+from lapflow.util.transfer import upload
 
 
 class TrainingError(LapflowError):
@@ -193,11 +193,11 @@ def restored(
     model = engine.prepare(
         module,
         lambda parameters: parts.optimizer.build(parameters, hidden, settings.learning_rate),
-        clip=settings.clip,
+        grad_clip_norm=settings.grad_clip_norm,
         units=parts.model.units(),
     )
-    if settings.recompute:
-        recompute(parts.model)  # around what the engine compiled
+    if settings.activation_checkpointing:
+        checkpoint_activations(parts.model)  # around what the engine compiled
     ema = None if settings.ema_decay is None else EMA(module.averaged(engine.shards()), settings.ema_decay)
     if saved is not None:
         engine.restore(saved.tensors["optimizer"])
@@ -333,7 +333,7 @@ def _left_out(
             "batches": bad,
         }
     )
-    if settings.non_finite == "skip" and progress.skipped <= settings.most_skipped:
+    if settings.non_finite == "skip" and progress.skipped <= settings.max_skipped:
         return
     latest = run.latest if run is not None else None
     error = TrainingError(
@@ -341,9 +341,9 @@ def _left_out(
         got="; ".join(f"loss {row['loss']} on rank {row['rank']}" for row in bad)
         + f", gradient norm {norm}; samples {', '.join(bad[0]['samples'][:4])}, ... (all in log.jsonl)",
         expected="finite losses and gradients"
-        + ("" if settings.non_finite == "stop" else f" but for {settings.most_skipped} steps"),
-        remedy="lower the learning rate, clip, use fp32, or set training.non_finite=skip"
-        + (f"; {latest} is intact" if latest else ""),
+        + ("" if settings.non_finite == "stop" else f" but for {settings.max_skipped} steps"),
+        remedy="lower the learning rate, set training.grad_clip_norm, use fp32, or set "
+        "training.non_finite=skip" + (f"; {latest} is intact" if latest else ""),
     )
     raise engine.everywhere(error)
 
@@ -378,11 +378,11 @@ def _loss(
     parts: Composition, model: nn.Module, batch: Batch, stage: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one batch, and its named parts (detached)."""
-    engine, flow, seed, label_drop = (
+    engine, flow, seed, condition_dropout = (
         parts.engine,
         parts.flow,
         parts.config.seed,
-        parts.config.training.label_drop,
+        parts.config.training.condition_dropout,
     )
     generators = [keyed_generator(seed, "sample", position) for position in batch.positions]
     images = upload(batch.images, engine.device)
@@ -390,7 +390,7 @@ def _loss(
         x = parts.encode(images, generators)
     given = parts.conditioner(batch.annotations)
     if given.droppable:
-        dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < label_drop
+        dropped = rand((len(generators),), generators, dtype=torch.float32, device="cpu") < condition_dropout
         given = given.drop(dropped).to(engine.device)
     total = torch.zeros((), device=engine.device)
     named: dict[str, Tensor] = {}

@@ -21,9 +21,9 @@ import lapflow
 from lapflow.config.loading import difference, dump_yaml, load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError
-from lapflow.core.files import ASIDE, file_sha256, replace_file, take_lock
 from lapflow.plugins.registry import distributions_used
 from lapflow.training.checkpoint import clear_asides, latest_checkpoint, step_of
+from lapflow.util.files import ASIDE, file_sha256, replace_file, take_lock
 
 HOW = (
     "engine.",
@@ -38,9 +38,9 @@ HOW = (
             "keep_checkpoints",
             "save_patience",
             "non_finite",
-            "most_skipped",
+            "max_skipped",
             "bad_images",
-            "recompute",
+            "activation_checkpointing",
             "workers",
             "tensorboard",
         )

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lapflow.core.backbone import Backbone
-from lapflow.core.flow import TrainingPoint
 from lapflow.core.objective import Objective
+from lapflow.flows.flow import TrainingPoint
 
 MODEL = "model"
 OBJECTIVE = "objective"

@@ -34,12 +34,12 @@ TINY = [
     "training.learning_rate=2e-3",
 ]
 LAWS = {
-    "batch": ["flow.intervals.draw=batch"],
+    "batch": ["flow.intervals.segment_sampling=batch"],
     "balanced": [
-        "flow.intervals.draw=balanced",
+        "flow.intervals.segment_sampling=balanced",
         "training.accumulation=2",
-        "training.recompute=true",
-        "training.clip=0.3",
+        "training.activation_checkpointing=true",
+        "training.grad_clip_norm=0.3",
     ],
 }
 TORCH = {"ddp": [], "fsdp2": ["engine.parallel=fsdp2"]}
@@ -99,16 +99,16 @@ FEW = [
     *(option for option in TINY if not option.startswith("model.")),
     "training.steps=6",
     "training.warmup_steps=0",
-    "flow.intervals.draw=batch",
+    "flow.intervals.segment_sampling=batch",
 ]
 CRITIC = [
     *TINY,
     *LAWS["balanced"],
     "objective=test-critic",
-    "training.clip=null",
+    "training.grad_clip_norm=null",
     "training.learning_rate=2e-4",
 ]
-BF16 = [*TINY, "training.steps=10", "flow.intervals.draw=balanced"]
+BF16 = [*TINY, "training.steps=10", "flow.intervals.segment_sampling=balanced"]
 OF_KIND = {
     "torch": {
         "engines": TORCH,
@@ -257,7 +257,7 @@ def test_an_objective_may_ask_of_the_network_what_it_needs(kind, tmp_path, monke
     options = [
         *TINY,
         *LAWS["balanced"],
-        "training.clip=null",
+        "training.grad_clip_norm=null",
         "training.steps=4",
         "training.learning_rate=2e-4",
     ]
@@ -297,14 +297,18 @@ class TestRefusals:
         "engine", ["{name: torch, parallel: fsdp2}", "{name: deepspeed, device: cpu, zero: 1}"]
     )
     def test_segments_that_the_processes_do_not_share(self, engine):
-        with pytest.raises(ConfigError, match=r"same segments[\s\S]*draw=balanced"):
-            build(load_config(RECIPE, [*TINY, f"engine={engine}", "flow.intervals.draw=sample"])).require()
+        with pytest.raises(ConfigError, match=r"same segments[\s\S]*segment_sampling=balanced"):
+            build(
+                load_config(RECIPE, [*TINY, f"engine={engine}", "flow.intervals.segment_sampling=sample"])
+            ).require()
 
     @pytest.mark.parametrize(("draw", "batch"), [("batch", 15), ("balanced", 18)])
     def test_a_batch_that_does_not_divide(self, draw, batch):
         with pytest.raises(ConfigError, match="does not divide"):
             build(
-                load_config(RECIPE, [*TINY, f"training.batch_size={batch}", f"flow.intervals.draw={draw}"])
+                load_config(
+                    RECIPE, [*TINY, f"training.batch_size={batch}", f"flow.intervals.segment_sampling={draw}"]
+                )
             ).require()
 
     def test_a_rank_outside_the_world(self, monkeypatch):

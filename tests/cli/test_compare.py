@@ -33,8 +33,8 @@ def test_a_table_of_systems_and_variants(call, tmp_path):
     )
     # 20 Euler calls a segment: the sum of both segments' costs, which is not 40 times their time-weighted
     # mean at T = .7
+    from lapflow.analysis.flops import cost
     from lapflow.config.loading import load_config
-    from lapflow.evaluation.flops import cost
 
     config = load_config(
         "lapflow-k2-digits", ["flow.intervals.starts=[0,0.7]", "model.width=16", "model.heads=2"]

@@ -48,7 +48,9 @@ def test_a_dry_run_measures_a_step_and_writes_nothing(call, tmp_path, monkeypatc
     """The multiply-adds are three times the network's own for 16 images, of which each of two segments has
     8."""
     monkeypatch.chdir(tmp_path)
-    code, out, err = call("train", "lapflow-digits", *TINY, "flow.intervals.draw=balanced", "--dry-run")
+    code, out, err = call(
+        "train", "lapflow-digits", *TINY, "flow.intervals.segment_sampling=balanced", "--dry-run"
+    )
     assert code == 0, err
     assert list(tmp_path.iterdir()) == []
     row = dict(re.findall(r"│ ([a-z-]+)[^│]*│ +([^│]*?) +│", out))

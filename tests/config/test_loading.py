@@ -32,7 +32,7 @@ def test_a_bare_name_and_missing_sections_are_resolved():
     assert config["flow"]["intervals"] == {
         "name": "cumulative",
         "starts": [0.0, 0.5],
-        "draw": "batch",
+        "segment_sampling": "batch",
         "weights": None,
     }
     assert next(iter(config["model"])) == "name"
@@ -61,7 +61,7 @@ def test_overrides_follow_the_same_yaml_rules():
         "flow.intervals.starts=[0,0.2]",
         "training.learning_rate=1e-5",
         "seed=7",
-        "training.clip=null",
+        "training.grad_clip_norm=null",
         "engine=torch",
     ]
     config = load_config("lapflow-digits", overrides)
@@ -182,3 +182,17 @@ def test_a_plugin_that_fails_to_load_is_left_out_of_the_schema(tmp_path, monkeyp
         schema = Config.model_json_schema()
     assert '"const": "broken-solver"' not in json.dumps(schema)
     assert load_config(SMALL).sampling.solver["name"] == "euler"
+
+
+@pytest.mark.parametrize(
+    ("key", "new"),
+    [
+        ("flow.view=merged", "flow.representation"),  # first edition
+        ("training.label_drop=0.1", "training.condition_dropout"),  # first edition
+        ("training.clip=1.0", "training.grad_clip_norm"),  # first edition
+    ],
+)
+def test_a_config_of_the_first_edition_is_refused_with_the_new_names(key, new):
+    with pytest.raises(ConfigError, match="first edition") as error:
+        load_config("lapflow-digits", [key])
+    assert (error.value.got, error.value.expected) == (key.split("=")[0], new)

@@ -7,12 +7,17 @@ from pydantic import Field
 
 from lapflow.core.component import Component
 from lapflow.core.errors import ConfigError
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from lapflow.pyramids import LaplacianPyramid
+from lapflow.schedules import CumulativeIntervals
 
 
 def test_a_component_carries_its_config():
     assert LaplacianPyramid(levels=3).config == {"levels": 3, "axes": 2}
-    assert CumulativeIntervals().config == {"starts": (0.0, 0.5), "draw": "batch", "weights": None}
+    assert CumulativeIntervals().config == {
+        "starts": (0.0, 0.5),
+        "segment_sampling": "batch",
+        "weights": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -23,7 +28,10 @@ def test_a_component_carries_its_config():
         (lambda: LaplacianPyramid(levels="3"), ["levels", "'3'"]),
         (lambda: LaplacianPyramid(levels=True), ["levels", "True"]),
         (lambda: LaplacianPyramid(3), ["positional"]),
-        (lambda: CumulativeIntervals(draw="bach"), ["draw", "'batch', 'sample' or 'balanced'"]),
+        (
+            lambda: CumulativeIntervals(segment_sampling="bach"),
+            ["segment_sampling", "'batch', 'sample' or 'balanced'"],
+        ),
     ],
 )
 def test_bad_arguments_name_what_came_and_what_was_expected(make, words):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lapflow.core.files import ASIDE, file_sha256, remove_leftovers, replace_file
+from lapflow.util.files import ASIDE, file_sha256, remove_leftovers, replace_file
 
 
 def test_the_hash_is_that_of_the_file(tmp_path):

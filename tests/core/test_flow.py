@@ -10,14 +10,15 @@ from torch import nn
 
 from lapflow.core.condition import Specs
 from lapflow.core.errors import ConfigError
-from lapflow.core.random import keyed_generator, randn
 from lapflow.flows import AppendBridge, LinearPath
 from lapflow.flows.compose import compose
 from lapflow.objectives import MSE
 from lapflow.plugins import create
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from lapflow.pyramids import LaplacianPyramid
 from lapflow.sampling import sample
+from lapflow.schedules import CumulativeIntervals
 from lapflow.solvers import Euler
+from lapflow.util.random import keyed_generator, randn
 from tests.support import images, make_flow, seeded, single_scale
 
 
@@ -92,7 +93,7 @@ def test_k1_is_single_scale_flow_matching_bit_for_bit():
 
 
 def test_per_sample_draws_weigh_every_sample_alike():
-    flow, x = make_flow(3, draw="sample"), images(16, 1, 8, 8)
+    flow, x = make_flow(3, segment_sampling="sample"), images(16, 1, 8, 8)
     points = flow.training_points(x, [keyed_generator("s", i) for i in range(16)])
     assert sum(p.fraction for p in points) == pytest.approx(1)
     assert sorted(torch.cat([p.index for p in points]).tolist()) == list(range(16))
@@ -103,7 +104,7 @@ def test_per_sample_draws_weigh_every_sample_alike():
 
 
 def test_a_sample_depends_on_its_own_generator_only():
-    flow = make_flow(2, draw="sample")
+    flow = make_flow(2, segment_sampling="sample")
     x = images(6, 1, 4, 4)
     whole = flow.training_points(x, [keyed_generator(i) for i in range(6)])
     alone = flow.training_points(x[4:5], [keyed_generator(4)])[0]

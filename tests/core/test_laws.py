@@ -6,20 +6,14 @@ import pytest
 import torch
 
 from lapflow.core.errors import LawError, SizeError
-from lapflow.core.laws import check_laws
 from lapflow.core.path import Coefficients, Path
 from lapflow.flows import AppendBridge, GVPPath, LinearPath, PyramidalPath, TransitionBridge, VPPath
-from lapflow.flows.affine import AffinePath
 from lapflow.flows.compose import compose
+from lapflow.flows.laws import check_laws
+from lapflow.flows.paths.affine import AffinePath
 from lapflow.plugins import create
-from lapflow.pyramids import (
-    BlockDCT,
-    CumulativeIntervals,
-    Identity,
-    LaplacianPyramid,
-    Stages,
-    WaveletPyramid,
-)
+from lapflow.pyramids import BlockDCT, Identity, LaplacianPyramid, WaveletPyramid
+from lapflow.schedules import CumulativeIntervals, Stages
 from tests.support import AXES, DECOMPOSITIONS, STARTS, make_flow
 
 
@@ -133,7 +127,7 @@ class OneAfterTheOther(Path):
     """A scale is finished where the next one enters: no noise is left in it there."""
 
     def coefficients(self, t, segment, scale):
-        start, stop = segment.entry[scale], segment.entry.get(scale - 1, segment.stop)
+        start, stop = segment.scale_starts[scale], segment.scale_starts.get(scale - 1, segment.stop)
         v, slope = (t - start) / (stop - start), torch.full_like(t, 1 / (stop - start))
         return Coefficients(v.clamp(max=1), 1 - v.clamp(max=1), slope * (v < 1), -slope * (v < 1))
 
@@ -161,7 +155,7 @@ def test_a_scale_may_be_finished_before_the_end():
 
 def pyramidal(axes, intervals=None):
     parts = LaplacianPyramid(levels=3, axes=axes), intervals or Stages(windows="pyramidal"), PyramidalPath()
-    return compose(*parts, TransitionBridge(), view="merged")
+    return compose(*parts, TransitionBridge(), representation="merged")
 
 
 @pytest.mark.parametrize("axes", AXES, ids=str)
@@ -195,7 +189,7 @@ def test_windows_made_for_images_are_refused_elsewhere(axes):
 def test_block_means_of_four_have_windows_of_their_own():
     """Sixteen pixels a mean: c = 4."""
     parts = BlockDCT(), Stages(windows="pyramidal"), PyramidalPath(), TransitionBridge()
-    flow = compose(*parts, view="merged")
+    flow = compose(*parts, representation="merged")
     assert flow.segments[1].window[0] == pytest.approx(0.5 / (0.5 + 4 * 0.5))
     assert check_laws(flow).worst <= 1e-12
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapflow.core.random import keyed_generator, rand, randn
+from lapflow.util.random import keyed_generator, rand, randn
 
 
 @given(a=st.tuples(st.integers(), st.text(max_size=5)), b=st.tuples(st.integers(), st.text(max_size=5)))

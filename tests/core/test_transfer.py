@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lapflow.core.transfer import upload
+from lapflow.util.transfer import upload
 
 
 def test_on_one_device_it_is_a_cast():

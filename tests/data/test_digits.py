@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from lapflow.core.errors import BackendError, ConfigError, DataError
-from lapflow.data import Digits, PixelFeatures, load_split
+from lapflow.data import Digits, load_split
 from lapflow.data import digits as module
-from lapflow.data.split import unit_hash
+from lapflow.data.split import uniform_hash
+from lapflow.features import PixelFeatures
 
 
 def test_known_without_loading(monkeypatch):
@@ -72,21 +73,21 @@ def test_missing_scikit_learn_names_the_extra(monkeypatch):
 
 
 def test_unit_hash_is_uniform_and_stable():
-    values = torch.tensor([unit_hash("x", i) for i in range(4000)], dtype=torch.float64)
+    values = torch.tensor([uniform_hash("x", i) for i in range(4000)], dtype=torch.float64)
     assert 0 <= values.min() < values.max() < 1
     assert abs(values.mean() - 0.5) < 0.02
-    assert unit_hash("digits", 0) == unit_hash("digits", 0) != unit_hash("digit", 0)
+    assert uniform_hash("digits", 0) == uniform_hash("digits", 0) != uniform_hash("digit", 0)
 
 
 def test_pixel_features_are_clipped_grey_levels():
     features = PixelFeatures(grey_levels=16)(torch.tensor([-1.5, -1.0, 0.0, 0.99, 3.0]).reshape(1, 1, 1, 5))
     assert features.dtype == torch.float64
     assert features.tolist()[0] == pytest.approx([0, 0, 8, 15.92, 16])
-    assert PixelFeatures.schema().model_fields.keys() == {"most"}
+    assert PixelFeatures.schema().model_fields.keys() == {"max_side"}
 
 
 def test_pixel_features_of_large_images_are_averages():
     image = torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    features = PixelFeatures(grey_levels=255, most=32)(image)
+    features = PixelFeatures(grey_levels=255, max_side=32)(image)
     assert features.shape == (1, 3 * 32 * 32)
     assert features.mean().item() == pytest.approx(((image + 1) / 2 * 255).mean().item(), rel=1e-2)

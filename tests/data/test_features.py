@@ -10,10 +10,10 @@ from PIL import Image
 
 from lapflow.core.errors import BackendError, ConfigError, DataError, PluginError, SizeError
 from lapflow.core.features import FeatureExtractor, extract
-from lapflow.core.files import file_sha256
-from lapflow.core.pixels import eight_bits
-from lapflow.data import InceptionFeatures, ModuleFeatures, PixelFeatures
+from lapflow.features import InceptionFeatures, ModuleFeatures, PixelFeatures
 from lapflow.plugins import create
+from lapflow.util.files import file_sha256
+from lapflow.util.pixels import eight_bits
 from tests.support import SmallInception, images, small_inception
 
 

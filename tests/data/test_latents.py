@@ -70,7 +70,7 @@ class TestWhatACacheHolds:
                 image, label = sample.value, sample.annotations.get("label", 0)
                 for read, variant in ((data.read, image), (data.read_mirrored, image.flip(-1))):
                     found = read(split, i)
-                    assert torch.equal(found.value, codec.moments(variant[None])[0])
+                    assert torch.equal(found.value, codec.posterior(variant[None])[0])
                     assert found.annotations == {"label": label}
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -338,8 +338,8 @@ class TestRefusals:
 
     def test_numbers_that_the_dtype_cannot_hold(self, tmp_path, autoencoder, monkeypatch):
         work = encoder(tmp_path / "out", autoencoder, settings={"dtype": "float16"})
-        moments, huge = work.codec.moments, torch.tensor([1, 1e9, 1])[:, None, None, None]
-        monkeypatch.setattr(work.codec, "moments", lambda images: moments(images) * huge)
+        moments, huge = work.codec.posterior, torch.tensor([1, 1e9, 1])[:, None, None, None]
+        monkeypatch.setattr(work.codec, "posterior", lambda images: moments(images) * huge)
         with pytest.raises(DataError, match="image 1 of the train split are not finite in float16"):
             work.run()
 

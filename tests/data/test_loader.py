@@ -272,6 +272,6 @@ def test_load_split_leaves_out_what_cannot_be_read():
 
 
 def test_load_split_takes_evenly_spaced_images():
-    images, labels = load_split(Ramp(), "train", most=5)
+    images, labels = load_split(Ramp(), "train", max_images=5)
     assert images[:, 0, 0, 0].mul(100).round().int().tolist() == [0, 2, 4, 6, 8]
     assert labels.tolist() == [0] * 5

@@ -20,7 +20,7 @@ import torch
 
 from lapflow.config.building import build_codec, build_engine, build_flow, build_model
 from lapflow.config.loading import load_config
-from lapflow.demo.offer import Offer
+from lapflow.demo.capabilities import Capabilities
 from lapflow.demo.serving import Server, address, bind
 from lapflow.demo.web import application
 from lapflow.demo.worker import Worker
@@ -53,8 +53,8 @@ def pipeline(
     return Pipeline(config, flow, model, codec, build_engine(config, "cpu"), latent, classes, 0, "raw")
 
 
-def offer(*arguments: Any, **options: Any) -> Offer:
-    return Offer.of(Path("runs/a run"), pipeline(*arguments, **options), {})
+def capabilities(*arguments: Any, **options: Any) -> Capabilities:
+    return Capabilities.of(Path("runs/a run"), pipeline(*arguments, **options), {})
 
 
 def trained(folder: Path, *overrides: str) -> Path:
@@ -87,7 +87,7 @@ def command(run: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], s
 
 
 @contextmanager
-def server(of: Offer, worker: Worker, names: tuple[str, ...] = ()) -> Iterator[int]:
+def server(of: Capabilities, worker: Worker, names: tuple[str, ...] = ()) -> Iterator[int]:
     """The port of a server in this process."""
     listening = bind("127.0.0.1", 0)
     serving = Server(application(of, worker, names), worker, lambda: None)
@@ -144,8 +144,8 @@ def until(true: Any, seconds: float = 20.0) -> bool:
     return True
 
 
-def codec_pipeline(folder: Path) -> Offer:
+def codec_pipeline(folder: Path) -> Capabilities:
     """Unconditional, in the latents of a small autoencoder of 16x16 colour images."""
     autoencoder = small_autoencoder(folder / "autoencoder")
     codec = f"codec={{name: autoencoder-kl, path: {autoencoder}, factor: 2, channels: 2}}"
-    return offer("lapflow-digits", codec, classes=(), shape=(3, 16, 16))
+    return capabilities("lapflow-digits", codec, classes=(), shape=(3, 16, 16))

@@ -21,7 +21,7 @@ from lapflow.cli import main
 from lapflow.demo import painter
 from lapflow.demo.worker import Worker
 from tests.demo.browser import MISSING, chromium, drawn, found, panel
-from tests.demo.builders import ROOT, codec_pipeline, command, offer, server, trained, until
+from tests.demo.builders import ROOT, capabilities, codec_pipeline, command, server, trained, until
 
 pytestmark = pytest.mark.xdist_group("browser")
 LONG = {"Solver": "rk4", "Steps_segment": "500"}
@@ -117,7 +117,7 @@ def test_it_draws_both_panels_at_once(visit, url):
     [
         {"Class": "7", "Guidance": "3.25", "Solver": "rk4", "Steps_segment": "3", "Seed": "11"},
         {"Class": "1", "Guidance": "", "Solver": "bosh3", "Seed": "4294967295"},
-        {"Class": "4", "Guidance": "0", "Solver": "churned", "Steps_segment": "", "Seed": "2"},
+        {"Class": "4", "Guidance": "0", "Solver": "relay", "Steps_segment": "", "Seed": "2"},
     ],
     ids=lambda settings: settings["Solver"],
 )
@@ -156,7 +156,7 @@ def test_the_copied_command_writes_the_same_picture(visit, url, tmp_path, settin
 
 def test_scales_mature_while_the_ode_is_solved_and_it_can_be_stopped(visit, monkeypatch):
     """The network waits before each evaluation until the test lets it go on."""
-    made, worker, go = offer(), Worker(), threading.Semaphore(0)
+    made, worker, go = capabilities(), Worker(), threading.Semaphore(0)
     monkeypatch.setattr(painter, "SECONDS_BETWEEN", 0.0)
     made.pipeline.model.register_forward_pre_hook(lambda *_: go.acquire(timeout=60) and None)
     with server(made, worker) as port:
@@ -190,7 +190,7 @@ def test_scales_mature_while_the_ode_is_solved_and_it_can_be_stopped(visit, monk
 
 
 def test_a_closed_page_frees_the_sampler(visit):
-    made, worker = offer(), Worker()
+    made, worker = capabilities(), Worker()
     made.pipeline.model.register_forward_pre_hook(lambda *_: time.sleep(0.01))
     with server(made, worker) as port:
         page = visit(
@@ -319,7 +319,7 @@ def test_no_classes_in_colour_latents(visit, tmp_path):
 
 def test_names_are_text(visit):
     nasty = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "a b --seed 3")
-    with server(offer("lapflow-k3-digits", classes=nasty), Worker()) as port:
+    with server(capabilities("lapflow-k3-digits", classes=nasty), Worker()) as port:
         page = visit(f"http://127.0.0.1:{port}/")
         page.on("dialog", lambda dialog: pytest.fail(dialog.message))
         one = drawn(page, "A")
@@ -332,7 +332,7 @@ def test_names_are_text(visit):
 
 
 def test_a_server_that_went_away_is_said(visit):
-    made = offer()
+    made = capabilities()
     with server(made, Worker()) as port:
         page = visit(f"http://127.0.0.1:{port}/")
         drawn(page, "B")

@@ -12,11 +12,11 @@ from PIL import Image
 
 from lapflow.core.errors import SolverError
 from lapflow.demo import painter
+from lapflow.demo.draw_request import DrawRequest, resolve
 from lapflow.demo.painter import NotWantedError, paint
-from lapflow.demo.wish import Wish, resolve
 from lapflow.sampling.pictures import tile, to_uint8
 from lapflow.sampling.writing import STRIP_TIMES
-from tests.demo.builders import codec_pipeline, offer
+from tests.demo.builders import capabilities, codec_pipeline
 
 
 def pixels(url):
@@ -24,10 +24,10 @@ def pixels(url):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))
 
 
-def drawn(made, monkeypatch=None, **wish):
+def drawn(made, monkeypatch=None, **draw_request):
     """The events of a drawing, and what `Pipeline.sample` says of the same."""
     told = []
-    drawing = resolve(Wish(**{"solver": "heun", "seed": 5, **wish}), made)
+    drawing = resolve(DrawRequest(**{"solver": "heun", "seed": 5, **draw_request}), made)
     paint(made, drawing, told.append, lambda: False)
     same = made.pipeline.sample(
         1,
@@ -56,9 +56,9 @@ COMPOSITIONS = {
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
 def test_the_page_shows_what_sample_draws(name):
-    arguments, wish = COMPOSITIONS[name]
-    made = offer(*arguments)
-    told, same = drawn(made, **wish)
+    arguments, draw_request = COMPOSITIONS[name]
+    made = capabilities(*arguments)
+    told, same = drawn(made, **draw_request)
     assert np.array_equal(pixels(told[-1]["picture"]), to_uint8(same.images)[0, ..., 0])
     assert told[-1]["evaluations"] == same.evaluations
     columns = [event for event in told if event["event"] == "column"]
@@ -72,7 +72,7 @@ def test_the_page_shows_what_sample_draws(name):
 
 
 def test_colour_and_no_classes():
-    made = offer("lapflow-digits", classes=(), shape=(3, 16, 16))
+    made = capabilities("lapflow-digits", classes=(), shape=(3, 16, 16))
     told, same = drawn(made, steps=3)
     assert pixels(told[-1]["picture"]).shape == (16, 16, 3)
     assert np.array_equal(pixels(told[-1]["picture"]), to_uint8(same.images)[0])
@@ -89,14 +89,14 @@ def test_latents_mature_and_the_picture_is_decoded(tmp_path):
 
 
 def test_columns_come_while_the_ode_is_solved():
-    made, told, evaluated = offer(), [], []
+    made, told, evaluated = capabilities(), [], []
     model = made.pipeline.model
     handle = model.register_forward_hook(
         lambda *_: evaluated.append(sum(e["event"] == "column" for e in told))
     )
     paint(
         made,
-        resolve(Wish(**{"class": "3"}, solver="euler", steps=20, seed=0), made),
+        resolve(DrawRequest(**{"class": "3"}, solver="euler", steps=20, seed=0), made),
         told.append,
         lambda: False,
     )
@@ -107,7 +107,7 @@ def test_columns_come_while_the_ode_is_solved():
 
 
 def test_only_frames_that_may_still_be_shown_are_kept(monkeypatch):
-    made, most = offer(), []
+    made, most = capabilities(), []
     column = painter._Watching._settled
     monkeypatch.setattr(
         painter._Watching,
@@ -116,7 +116,7 @@ def test_only_frames_that_may_still_be_shown_are_kept(monkeypatch):
     )
     paint(
         made,
-        resolve(Wish(**{"class": "3"}, solver="euler", steps=100, seed=0), made),
+        resolve(DrawRequest(**{"class": "3"}, solver="euler", steps=100, seed=0), made),
         lambda event: None,
         lambda: False,
     )
@@ -124,14 +124,14 @@ def test_only_frames_that_may_still_be_shown_are_kept(monkeypatch):
 
 
 def test_pictures_of_the_state_do_not_come_faster_than_the_eye(monkeypatch):
-    made = offer()
+    made = capabilities()
     steps = {}
     for between in (0.0, 1000.0):
         monkeypatch.setattr(painter, "SECONDS_BETWEEN", between)
         told = []
         paint(
             made,
-            resolve(Wish(**{"class": "3"}, solver="euler", steps=10, seed=0), made),
+            resolve(DrawRequest(**{"class": "3"}, solver="euler", steps=10, seed=0), made),
             told.append,
             lambda: False,
         )
@@ -143,19 +143,19 @@ def test_pictures_of_the_state_do_not_come_faster_than_the_eye(monkeypatch):
 
 def test_large_pictures_are_made_smaller_on_the_way(monkeypatch):
     monkeypatch.setattr(painter, "STRIP_SIDE", 4)
-    told, _ = drawn(offer(), **{"class": "3", "steps": 2})
+    told, _ = drawn(capabilities(), **{"class": "3", "steps": 2})
     assert pixels(told[-2]["pictures"]["scale 0"]).shape == (4, 4)
     assert pixels(told[-1]["picture"]).shape == (8, 8), "the sample never is"
 
 
 @pytest.mark.parametrize("solver", ["rk4", "dopri5", "ddim", "euler-maruyama"])
 def test_a_drawing_that_nobody_waits_for_ends_before_the_next_evaluation(solver):
-    made, told, evaluated = offer(), [], []
+    made, told, evaluated = capabilities(), [], []
     handle = made.pipeline.model.register_forward_hook(lambda *_: evaluated.append(1))
     with pytest.raises(NotWantedError):
         paint(
             made,
-            resolve(Wish(**{"class": "3"}, solver=solver, seed=0), made),
+            resolve(DrawRequest(**{"class": "3"}, solver=solver, seed=0), made),
             told.append,
             lambda: len(evaluated) > 0,
         )
@@ -166,7 +166,7 @@ def test_a_drawing_that_nobody_waits_for_ends_before_the_next_evaluation(solver)
 
 
 def test_a_diverged_network_is_an_error_and_no_picture():
-    made = offer()
+    made = capabilities()
     for parameter in made.pipeline.model.parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises((SolverError, ValueError)):

@@ -14,8 +14,8 @@ import pytest
 from lapflow.core.errors import BackendError
 from lapflow.demo import web
 from lapflow.demo.serving import address, bind, is_private
-from lapflow.demo.worker import MOST_WAITING, Worker
-from tests.demo.builders import ask, events, offer, server, until
+from lapflow.demo.worker import MAX_WAITING, Worker
+from tests.demo.builders import ask, capabilities, events, server, until
 
 WISH = {"class": "3", "guidance": 1.5, "solver": "heun", "steps": 2, "seed": 7}
 LONG = {**WISH, "solver": "rk4", "steps": 500}
@@ -29,13 +29,13 @@ def worker():
 
 @pytest.fixture(scope="module")
 def port(worker):
-    with server(offer(), worker, ("demo.example",)) as port:
+    with server(capabilities(), worker, ("demo.example",)) as port:
         yield port
 
 
-def start(port, wish=LONG):
+def start(port, draw_request=LONG):
     """A connection on which a drawing was asked for, as yet unread."""
-    body = json.dumps(wish).encode()
+    body = json.dumps(draw_request).encode()
     asking = socket.create_connection(("127.0.0.1", port), timeout=30)
     head = (
         f"POST /draw HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: "
@@ -102,8 +102,8 @@ def test_every_answer_has_the_headers(port):
         "/page.html",
         "/static/page.html",
         "/server.py",
-        "/offer/../config.yaml",
-        "/offer/",
+        "/capabilities/../config.yaml",
+        "/capabilities/",
         "/draw/..",
         "/%00",
         "/?file=/etc/passwd/../x",
@@ -131,7 +131,7 @@ def test_no_path_leads_to_a_file(port, path):
     ],
 )
 def test_own_names_and_addresses_are_answered(port, host):
-    assert ask(port, "GET", "/offer", headers={"Host": host})[0] == 200
+    assert ask(port, "GET", "/capabilities", headers={"Host": host})[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -148,14 +148,14 @@ def test_own_names_and_addresses_are_answered(port, host):
 )
 def test_other_names_are_refused(port, host):
     """A name of a stranger's that was bent to this address."""
-    for method, path in (("GET", "/"), ("GET", "/offer"), ("POST", "/draw")):
+    for method, path in (("GET", "/"), ("GET", "/capabilities"), ("POST", "/draw")):
         assert ask(port, method, path, WISH, {"Host": host, "Origin": f"http://{host}"})[0] in (400, 403)
 
 
 def test_a_request_needs_one_host(port):
     for hosts in ("", f"Host: 127.0.0.1:{port}\r\nHost: evil.example\r\n"):
         with socket.create_connection(("127.0.0.1", port), timeout=30) as asking:
-            asking.sendall(f"GET /offer HTTP/1.1\r\n{hosts}\r\n".encode())
+            asking.sendall(f"GET /capabilities HTTP/1.1\r\n{hosts}\r\n".encode())
             assert status(asking) in (400, 403)
 
 
@@ -229,8 +229,8 @@ def test_a_page_that_goes_away_frees_the_sampler(port, worker):
 def test_a_crowd_is_refused_and_leaves_nothing_behind(port, worker):
     crowd = [start(port) for _ in range(50)]
     codes = [status(asking) for asking in crowd]
-    assert codes.count(200) == 1 + MOST_WAITING
-    assert codes.count(503) == 50 - 1 - MOST_WAITING
+    assert codes.count(200) == 1 + MAX_WAITING
+    assert codes.count(503) == 50 - 1 - MAX_WAITING
     code, headers, text = ask(port, "POST", "/draw", WISH)
     assert code == 503
     assert "busy" in json.loads(text)["error"]
@@ -279,7 +279,7 @@ def test_of_unread_pictures_of_the_state_the_newest_is_kept():
 
 def test_stopping_ends_a_drawing_at_once():
     worker = Worker()
-    with server(offer(), worker) as port:
+    with server(capabilities(), worker) as port:
         asking = start(port)
         assert status(asking) == 200
         began = time.monotonic()
@@ -292,7 +292,7 @@ def test_stopping_ends_a_drawing_at_once():
 
 
 def test_a_failure_is_told_and_the_server_goes_on(capsys):
-    made = offer()
+    made = capabilities()
     handle = made.pipeline.model.register_forward_pre_hook(lambda *_: 1 / 0)
     with server(made, Worker()) as port:
         told = events(ask(port, "POST", "/draw", WISH)[2])

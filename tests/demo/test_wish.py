@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from lapflow.core.errors import ConfigError
-from lapflow.demo.offer import Offer
-from lapflow.demo.wish import Wish, read_wish, resolve
-from tests.demo.builders import offer, pipeline
+from lapflow.demo.capabilities import Capabilities
+from lapflow.demo.draw_request import DrawRequest, read_draw_request, resolve
+from tests.demo.builders import capabilities, pipeline
 
 GOOD = {"class": "3", "guidance": 1.5, "solver": "heun", "steps": 2, "seed": 7}
 
 
 @pytest.fixture(scope="module")
 def made():
-    return offer()
+    return capabilities()
 
 
 def test_a_good_wish_is_resolved(made):
-    drawing = resolve(read_wish(json.dumps(GOOD).encode()), made)
+    drawing = resolve(read_draw_request(json.dumps(GOOD).encode()), made)
     assert drawing.condition.labels.tolist() == [3]
     assert drawing.solver.steps == 2
     assert drawing.guidance.scale == 1.5
@@ -31,7 +31,7 @@ def test_a_good_wish_is_resolved(made):
 
 
 def test_what_is_left_out_is_the_runs_own(made):
-    drawing = resolve(read_wish(b'{"class": "3", "solver": "heun", "seed": 0}'), made)
+    drawing = resolve(read_draw_request(b'{"class": "3", "solver": "heun", "seed": 0}'), made)
     assert drawing.solver.steps == 10
     assert drawing.guidance.off
     assert (
@@ -77,7 +77,7 @@ def test_what_is_left_out_is_the_runs_own(made):
 )
 def test_bad_fields_are_refused_by_name(made, change, named):
     with pytest.raises(ConfigError, match=named) as error:
-        resolve(read_wish(json.dumps({**GOOD, **change}).encode()), made)
+        resolve(read_draw_request(json.dumps({**GOOD, **change}).encode()), made)
     assert error.value.expected, "and what would do is said"
     assert str(error.value).encode(), "it can be sent"
 
@@ -88,28 +88,28 @@ NO_REQUESTS = [b"", b"null", b"[]", b"3", b"{", b"\xff\xfe", b"[" * 4000, b'{"se
 @pytest.mark.parametrize("body", NO_REQUESTS, ids=lambda body: ascii(body)[:20])
 def test_what_is_no_request_is_refused(made, body):
     with pytest.raises(ConfigError, match="the request"):
-        resolve(read_wish(body), made)
+        resolve(read_draw_request(body), made)
 
 
 def test_a_run_without_classes_takes_none_and_no_guidance():
-    bare = offer(classes=())
-    assert resolve(Wish(solver="heun", seed=0), bare).labels is None
+    bare = capabilities(classes=())
+    assert resolve(DrawRequest(solver="heun", seed=0), bare).labels is None
     with pytest.raises(ConfigError, match="no classes"):
-        resolve(Wish(**{"class": "3"}, solver="heun", seed=0), bare)
+        resolve(DrawRequest(**{"class": "3"}, solver="heun", seed=0), bare)
     with pytest.raises(ConfigError, match="guidance needs a condition"):
-        resolve(Wish(guidance=2.0, solver="heun", seed=0), bare)
+        resolve(DrawRequest(guidance=2.0, solver="heun", seed=0), bare)
 
 
 def test_guidance_needs_a_trained_null_class():
-    with pytest.raises(ConfigError, match="label_drop"):
-        resolve(Wish(**GOOD), offer("lapflow-digits", "training.label_drop=0"))
+    with pytest.raises(ConfigError, match="condition_dropout"):
+        resolve(DrawRequest(**GOOD), capabilities("lapflow-digits", "training.condition_dropout=0"))
 
 
 def test_the_command_survives_a_shell():
     nasty = ("a; rm -rf /", "it's", "-x", "$(id)", "")
-    made = Offer.of(Path("a b;c"), pipeline(classes=nasty), {"--weights": "raw"})
+    made = Capabilities.of(Path("a b;c"), pipeline(classes=nasty), {"--weights": "raw"})
     for name in nasty:
-        words = shlex.split(resolve(Wish(**{"class": name}, solver="euler", seed=1), made).command)
+        words = shlex.split(resolve(DrawRequest(**{"class": name}, solver="euler", seed=1), made).command)
         assert words[:3] == ["lapflow", "sample", "a b;c"]
         assert words[words.index("--class") + 1] == name
         assert words[-2:] == ["--weights", "raw"]

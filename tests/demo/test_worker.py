@@ -33,7 +33,7 @@ class Slow:
 
 @pytest.fixture
 def worker():
-    made = Worker(most_waiting=2)
+    made = Worker(max_waiting=2)
     made.start()
     yield made
     made.stop()

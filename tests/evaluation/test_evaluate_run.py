@@ -14,7 +14,6 @@ from scipy.linalg import sqrtm
 from lapflow.cli import main
 from lapflow.config.loading import load_config
 from lapflow.core.errors import BackendError, ConfigError, DataError, LapflowError, PluginError
-from lapflow.core.files import file_sha256
 from lapflow.data import Digits, load_split
 from lapflow.evaluation import MEANINGS
 from lapflow.evaluation import task as tasks
@@ -24,6 +23,7 @@ from lapflow.evaluation.settings import evaluation_config
 from lapflow.plugins import create
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.training.loop import train
+from lapflow.util.files import file_sha256
 from tests.evaluation.conftest import TINY
 from tests.support import small_inception
 
@@ -188,7 +188,7 @@ class TestReference:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (["evaluation.features={name: pixels, most: 4}"], "most"),
+            (["evaluation.features={name: pixels, max_side: 4}"], "max_side"),
             (["data.held_out=0.3"], "data.train.size: 1438 -> "),
             (["evaluation.real_images=100"], "used: 359 -> 100"),
             (["evaluation.metrics=[frechet,kid]", "evaluation.kid.subset_size=10"], "kept: 0 -> 10000"),
@@ -340,7 +340,7 @@ class TestRefusals:
                 evaluate(trained, tmp_path / "out", num=4, npz=file)
 
     def test_real_images_that_do_not_fit_in_memory(self, trained, tmp_path, monkeypatch):
-        monkeypatch.setattr(tasks, "HELD_MOST", 1000)
+        monkeypatch.setattr(tasks, "MAX_HELD", 1000)
         with pytest.raises(DataError, match=r"too many[\s\S]*evaluation.metrics=\[frechet\]"):
             evaluate(trained, tmp_path, num=4)
         without = ["evaluation.metrics=[frechet]", "evaluation.classifier=null"]

@@ -6,13 +6,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lapflow.analysis.flops import cost, seen
 from lapflow.config.building import build
 from lapflow.config.loading import load_config
 from lapflow.core.errors import ConfigError
-from lapflow.evaluation.flops import cost, seen
 from lapflow.sampling.sampler import sample
 
-MERGED = ["lapflow-k2-digits", "flow.view=merged", "model.patch=[1,2]"]
+MERGED = ["lapflow-k2-digits", "flow.representation=merged", "model.patch=[1,2]"]
 COMPOSITIONS = [
     *([f"lapflow-k{k}-digits"] for k in (1, 2, 3, 4)),
     ["lapflow-separate-digits"],
@@ -80,7 +80,7 @@ def test_an_evaluation_of_the_paper_s_networks_in_each_segment(name):
     """On the meta device, where nothing is allocated."""
     config = load_config(name)
     parts = build(config, "meta")
-    bands = parts.flow.views(parts.shape)
+    bands = parts.flow.network_bands(parts.shape)
     for segment, stated in zip(parts.flow.segments, cost(config).segments, strict=True):
         state = {k: torch.empty(1, *bands[k].shape, device="meta") for k in seen(parts.flow, segment)}
         with torch.no_grad():

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from lapflow.evaluation.walk import BLOCKS
+from lapflow.evaluation.resumable import BLOCKS
 from tests.backends.launching import ROOT, environment, torchrun
 
 pytestmark = pytest.mark.xdist_group("processes")

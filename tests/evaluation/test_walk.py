@@ -10,8 +10,8 @@ import torch
 from lapflow.core.errors import CheckpointError, DataError
 from lapflow.evaluation.archive import write_archive
 from lapflow.evaluation.real import FEATURES, ROWS, measured
+from lapflow.evaluation.resumable import BLOCKS, Workspace
 from lapflow.evaluation.run import processes
-from lapflow.evaluation.walk import BLOCKS, Bench
 from tests.support import images
 
 COUNT, SIZE = 23, 4
@@ -27,7 +27,7 @@ class KillError(Exception):
 
 def walk_on(out, stop=None, settings="same", engine=None, counted=None):
     """Walks over `data`, as far as block `stop`; (the walk or None, the blocks it did)."""
-    bench, did = Bench(out, engine or processes("cpu")), []
+    workspace, did = Workspace(out, engine or processes("cpu")), []
 
     def make(rows):
         if rows.start == (-1 if stop is None else stop * SIZE):
@@ -45,13 +45,13 @@ def walk_on(out, stop=None, settings="same", engine=None, counted=None):
         def __exit__(self, *_):
             pass
 
-    bench.counter = Counted
+    workspace.counter = Counted
     try:
-        return bench.walk("test", "testing", {"of": settings}, COUNT, SIZE, make), did
+        return workspace.loop("test", "testing", {"of": settings}, COUNT, SIZE, make), did
     except KillError:
         return None, did
     finally:
-        bench.close()
+        workspace.close()
 
 
 def one_of(rank, count, missing):
@@ -66,9 +66,9 @@ def one_of(rank, count, missing):
     )
 
 
-def same(walk, other):
-    assert torch.equal(walk.column(ROWS), torch.arange(COUNT))
-    one, two = (measured(w.each(FEATURES, ROWS), range(0, COUNT, 5)) for w in (walk, other))
+def same(loop, other):
+    assert torch.equal(loop.column(ROWS), torch.arange(COUNT))
+    one, two = (measured(w.each(FEATURES, ROWS), range(0, COUNT, 5)) for w in (loop, other))
     assert one.count == COUNT
     assert torch.equal(one.statistics.mean, two.statistics.mean)
     assert torch.equal(one.statistics.scatter, two.statistics.scatter)
@@ -84,11 +84,11 @@ def test_one_goes_on_bit_for_bit(tmp_path, whole):
     assert walk_on(tmp_path, stop=2)[1] == [0, 1]
     assert walk_on(tmp_path, stop=3)[1] == [2]
     counted = []
-    walk, did = walk_on(tmp_path, counted=counted)
+    loop, did = walk_on(tmp_path, counted=counted)
     assert did == [3, 4, 5]
     assert counted == [(12, COUNT), (4, COUNT), (4, COUNT), (3, COUNT)]
-    same(walk, whole)
-    covariance = measured(walk.each(FEATURES)).statistics.covariance
+    same(loop, whole)
+    covariance = measured(loop.each(FEATURES)).statistics.covariance
     assert np.cov(data().numpy().T) == pytest.approx(covariance.numpy(), rel=1e-12)
 
 
@@ -110,17 +110,17 @@ def test_a_damaged_block_is_made_anew(tmp_path, whole, damage):
         (other,) = (tmp_path / "other" / "evaluation").iterdir()
         wrong[damage] = (other / block.name).read_bytes()
     block.write_bytes(wrong[damage])
-    walk, did = walk_on(tmp_path)
+    loop, did = walk_on(tmp_path)
     assert did == [1, 3, 4, 5]
-    same(walk, whole)
+    same(loop, whole)
 
 
 def test_what_is_damaged_after_all_is_refused(tmp_path):
-    walk, _ = walk_on(tmp_path)
-    walk.path(2).unlink()
+    loop, _ = walk_on(tmp_path)
+    loop.path(2).unlink()
     with pytest.raises(DataError, match="missing or damaged") as error:
-        walk.column(ROWS)
-    assert error.value.got == str(walk.path(2))
+        loop.column(ROWS)
+    assert error.value.got == str(loop.path(2))
 
 
 def test_any_number_of_processes_share_what_is_missing(tmp_path, whole):
@@ -130,17 +130,17 @@ def test_any_number_of_processes_share_what_is_missing(tmp_path, whole):
     missing = [2, 4, 5]
     for rank, block in ((2, 5), (0, 2), (1, 4)):
         assert walk_on(tmp_path, engine=one_of(rank, 3, missing))[1] == [block]
-    walk, did = walk_on(tmp_path)
+    loop, did = walk_on(tmp_path)
     assert did == []
-    same(walk, whole)
+    same(loop, whole)
 
 
 def test_a_second_one_is_refused(tmp_path):
-    bench = Bench(tmp_path, processes("cpu"))
+    workspace = Workspace(tmp_path, processes("cpu"))
     with pytest.raises(CheckpointError, match="another evaluation writes"):
-        Bench(tmp_path, processes("cpu"))
-    bench.close()
-    Bench(tmp_path, processes("cpu")).close()
+        Workspace(tmp_path, processes("cpu"))
+    workspace.close()
+    Workspace(tmp_path, processes("cpu")).close()
 
 
 def test_a_disk_that_refuses(tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_disk_that_refuses(tmp_path, monkeypatch):
         walk_on(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        Bench(tmp_path / "file" / "below", processes("cpu"))
+        Workspace(tmp_path / "file" / "below", processes("cpu"))
 
 
 class TestArchive:

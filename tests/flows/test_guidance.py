@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lapflow.core.errors import ConfigError
-from lapflow.flows import ClassifierFreeGuidance
+from lapflow.sampling.guidance import ClassifierFreeGuidance
 from tests.support import images
 
 

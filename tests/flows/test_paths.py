@@ -19,7 +19,9 @@ def test_velocity_is_the_time_derivative_of_the_position(name, levels, u, data):
     segment = data.draw(st.sampled_from(flow.segments))
     for k in segment.scales:
         t = torch.tensor(
-            segment.entry[k] + (flow.path.end - segment.entry[k]) * u, dtype=torch.float64, requires_grad=True
+            segment.scale_starts[k] + (flow.path.u_max - segment.scale_starts[k]) * u,
+            dtype=torch.float64,
+            requires_grad=True,
         )
         c = flow.path.coefficients(t, segment, k)
         (dalpha,) = torch.autograd.grad(c.alpha, t, retain_graph=True)
@@ -62,7 +64,7 @@ def test_paths_end_at_the_data(name, levels):
     flow = make_flow(levels, path=name)
     last = flow.segments[-1]
     for k in last.scales:
-        c = flow.path.coefficients(torch.tensor(flow.path.end, dtype=torch.float64), last, k)
+        c = flow.path.coefficients(torch.tensor(flow.path.u_max, dtype=torch.float64), last, k)
         # VP stops 1e-5 short of t = 1, where it leaves noise of std 1e-3.
         assert abs(c.alpha.item() - 1) <= (1e-5 if name == "vp" else 0)
         assert c.sigma.item() <= (1.1e-3 if name == "vp" else 0)

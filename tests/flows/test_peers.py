@@ -7,11 +7,12 @@ from flow_matching.path import AffineProbPath, CondOTProbPath
 from flow_matching.path.scheduler import CosineScheduler, VPScheduler
 
 from lapflow.core.prediction import NoisePrediction
-from lapflow.core.state import clock
+from lapflow.core.state import scalar_time
 from lapflow.flows import AppendBridge, DiscreteVPPath, GVPPath, LinearPath, VPPath
 from lapflow.flows.compose import compose
-from lapflow.pyramids import CumulativeIntervals, Identity
+from lapflow.pyramids import Identity
 from lapflow.sampling.field import FlowField
+from lapflow.schedules import CumulativeIntervals
 from lapflow.solvers import DDIM, DDPM
 from tests.support import images
 
@@ -45,7 +46,7 @@ class Fixed(FlowField):
     head."""
 
     def predict(self, state, t):
-        n = 1000 * float(self.flow.path.model_time(clock(t), self.segment))
+        n = 1000 * float(self.flow.path.model_time(scalar_time(t), self.segment))
         return {
             "main": {k: net(x, n) for k, x in state.items()},
             "variance": {k: torch.sin(x) for k, x in state.items()},
@@ -146,7 +147,7 @@ def test_the_variational_term_is_the_kl_divergence_of_torch_s_normals():
     flow = compose(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=NoisePrediction())
     x1 = images(64, 1, 4, 4).clamp(-1, 1).float()
     point = flow.training_point(x1, torch.Generator().manual_seed(0))
-    n = (1000 * (1 - point.clock)).round().long() - 1
+    n = (1000 * (1 - point.path_time)).round().long() - 1
     assert n.min() > 0
     betas = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)
     abar = (1 - betas).cumprod(0)

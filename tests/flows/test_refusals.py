@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from lapflow.analysis.checking import check_bands
 from lapflow.core.errors import ConfigError, LapflowError, LawError, SizeError, SolverError
-from lapflow.core.laws import check_laws
 from lapflow.core.noise import BlurredNoise
 from lapflow.core.prediction import EDMPrediction, NoisePrediction, ScorePrediction
 from lapflow.flows import (
@@ -20,11 +20,12 @@ from lapflow.flows import (
     VPPath,
 )
 from lapflow.flows.compose import compose
+from lapflow.flows.laws import check_laws
 from lapflow.models.unet import UNet
 from lapflow.objectives.variational import VariationalMSE, discrete
-from lapflow.pyramids import BlockDCT, CumulativeIntervals, Identity, LaplacianPyramid, Stages, WaveletPyramid
-from lapflow.sampling.checking import check_bands
+from lapflow.pyramids import BlockDCT, Identity, LaplacianPyramid, WaveletPyramid
 from lapflow.sampling.sampler import integrate
+from lapflow.schedules import CumulativeIntervals, Stages
 from lapflow.solvers import DDIM, DDPM, EulerMaruyama, HeunEDM
 from tests.flows.test_peers import Fixed, flow_of
 from tests.support import images, make_flow, seeded
@@ -37,9 +38,11 @@ def test_renoising_of_an_orthonormal_pyramid_by_pyramidal_windows():
     continuous ones do."""
     arguments = (PyramidalPath(), TransitionBridge())
     with pytest.raises(LawError, match=r"segment 1, t = 0\.428571, scale 1 \(bridge\)") as error:
-        compose(WaveletPyramid(levels=2), Stages(windows="pyramidal"), *arguments, view="merged")
+        compose(WaveletPyramid(levels=2), Stages(windows="pyramidal"), *arguments, representation="merged")
     assert "noise std 0.666667 per direction, deviation of the mean operator 0.333" in str(error.value)
-    flow = compose(WaveletPyramid(levels=2), Stages(windows="continuous"), *arguments, view="merged")
+    flow = compose(
+        WaveletPyramid(levels=2), Stages(windows="continuous"), *arguments, representation="merged"
+    )
     assert check_laws(flow).worst <= 1e-12
 
 
@@ -50,26 +53,26 @@ def test_append_where_the_noise_level_jumps():
             Stages(windows="pyramidal"),
             PyramidalPath(),
             AppendBridge(),
-            view="merged",
+            representation="merged",
         )
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: ConditionBridge(level=0.6, most=0.5), "corrupt more"),
+        (lambda: ConditionBridge(corruption_level=0.6, max_corruption_level=0.5), "corrupt more"),
         (
             lambda: compose(LaplacianPyramid(levels=2), Stages(windows="full"), VPPath(), ConditionBridge()),
-            "view: merged",
+            "representation: merged",
         ),
-        (lambda: compose(Identity(), ONE, LinearPath(), AppendBridge(), view="merge"), "merged"),
+        (lambda: compose(Identity(), ONE, LinearPath(), AppendBridge(), representation="merge"), "merged"),
         (
             lambda: compose(
                 BlockDCT(),
                 Stages(windows="full"),
                 RelayPath(),
                 RenoiseBridge(),
-                view="merged",
+                representation="merged",
                 noise=BlurredNoise(BlockDCT()),
                 prediction=ScorePrediction(),
             ),
@@ -82,7 +85,7 @@ def test_append_where_the_noise_level_jumps():
                 Stages(windows="full"),
                 EdifyPath(edges=[1.0]),
                 RenoiseBridge(),
-                view="merged",
+                representation="merged",
                 prediction=EDMPrediction(),
             ),
             "edges",
@@ -104,7 +107,7 @@ def test_a_learned_variance_that_nobody_learnt():
     flow = flow_of()
     x = images(2, 1, 4, 4)
     point = flow.training_point(x, seeded())
-    with pytest.raises(ConfigError, match="variance: true"):
+    with pytest.raises(ConfigError, match="learn_sigma: true"):
         VariationalMSE()(lambda *given: {"main": {0: x}}, point)
 
     class NoHead(Fixed):
@@ -155,10 +158,10 @@ def test_a_cascade_s_network_wants_its_image():
         Stages(windows="full"),
         VPPath(),
         ConditionBridge(),
-        view="merged",
+        representation="merged",
         prediction=NoisePrediction(),
     )
-    model = Separate(flow.views((1, 4, 4)), mask="self", depth=1, width=16, heads=2, patch=1)
+    model = Separate(flow.network_bands((1, 4, 4)), mask="self", depth=1, width=16, heads=2, patch=1)
     with pytest.raises(ConfigError, match="coarser image"):
         model({0: images(2, 1, 4, 4).float()}, torch.zeros(2))
 
@@ -171,7 +174,7 @@ def test_the_discrete_path_needs_no_more_than_its_own_betas():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("dit-digits", "model.variance=false"), "'variance'"),
+        (("dit-digits", "model.learn_sigma=false"), "'variance'"),
         (("dit-digits", "objective=mse"), "'variance'"),
         (("lfm-digits", "sampling.solver={name: ddpm, variance: learned}"), "'variance'"),
         (("ldm-digits", "sampling.solver.steps=2000"), "do not divide"),
@@ -229,9 +232,9 @@ def test_denoised_prediction_on_paths_that_end_steeply_is_no_mistake():
         Stages(windows="full"),
         GVPPath(),
         RenoiseBridge(),
-        view="merged",
+        representation="merged",
         prediction=DenoisedPrediction(),
     )
     for flow in (table, stages):
         assert all(row.right for row in check_laws(flow).rows)
-        assert flow.last(flow.segments[-1]) < flow.path.last(flow.segments[-1])
+        assert flow.solve_t_max(flow.segments[-1]) < flow.path.solve_t_max(flow.segments[-1])

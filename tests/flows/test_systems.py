@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lapflow.core.noise import BlurredNoise
 from lapflow.core.path import posterior_variance
 from lapflow.core.prediction import EDMPrediction, NoisePrediction
-from lapflow.core.state import clock
+from lapflow.core.state import scalar_time
 from lapflow.core.time_law import Uniform
 from lapflow.flows import (
     AppendBridge,
@@ -27,8 +27,9 @@ from lapflow.flows import (
     VPPath,
 )
 from lapflow.flows.compose import compose
-from lapflow.pyramids import BlockDCT, CumulativeIntervals, Identity, LaplacianPyramid, Stages
+from lapflow.pyramids import BlockDCT, Identity, LaplacianPyramid
 from lapflow.pyramids.laplacian import downsample, upsample
+from lapflow.schedules import CumulativeIntervals, Stages
 from tests.support import images, seeded
 
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -42,7 +43,7 @@ def lapflow(starts):
 
 def pyramidal(stages):
     decomposition, intervals = LaplacianPyramid(levels=stages), Stages(windows="pyramidal")
-    return compose(decomposition, intervals, PyramidalPath(), TransitionBridge(), view="merged")
+    return compose(decomposition, intervals, PyramidalPath(), TransitionBridge(), representation="merged")
 
 
 def edify(starts, path=None):
@@ -55,20 +56,22 @@ def edify(starts, path=None):
         intervals,
         path or EdifyPath(),
         TransitionBridge(),
-        view="merged",
+        representation="merged",
         prediction=EDMPrediction(),
     )
 
 
 def bands_of(flow, eps, segment):
     """The noise bands of a white image, in a segment's unit."""
-    return {k: x * segment.unit for k, x in flow.decomposition.analyze(eps).items() if k in segment.scales}
+    return {
+        k: x * segment.noise_scale for k, x in flow.decomposition.analyze(eps).items() if k in segment.scales
+    }
 
 
 def merged(flow, x, eps, t, segment):
-    """The image and its velocity at clock time t."""
+    """The image and its velocity at time t."""
     data = {k: b for k, b in flow.decomposition.analyze(x).items() if k in segment.scales}
-    state, velocity = flow.interpolate(data, bands_of(flow, eps, segment), clock(t), segment)
+    state, velocity = flow.interpolate(data, bands_of(flow, eps, segment), scalar_time(t), segment)
     return flow.decomposition.synthesize(state, segment.finest), flow.decomposition.synthesize(
         velocity, segment.finest
     )
@@ -96,7 +99,7 @@ def test_lapflow_s_coarse_stage_is_pyramidal_flow_s_after_a_change_of_scale_and_
     x, eps = images(2, 1, 4, 4, seed=1), images(2, 1, 4, 4, seed=2)
     t, stage = q / (2 - q), other.segments[0]
     ours, _ = merged(one, x, eps, t, one.segments[0])
-    theirs, _ = merged(other, x, eps, stage.clock(q), stage)
+    theirs, _ = merged(other, x, eps, stage.global_time(q), stage)
     torch.testing.assert_close(ours / ((1 + t) / 2), theirs, **EXACT)
     torch.testing.assert_close(theirs, q * downsample(x) + (1 - q) * 2 * downsample(eps), **EXACT)
 
@@ -124,9 +127,9 @@ def test_lapflow_s_linear_path_is_edify_image_s(starts):
         torch.testing.assert_close(exploding / (1 + level), flowing, rtol=0, atol=1e-9)
         for k in segment.scales:  # the coefficients themselves, to rounding
             a = theirs.path.alpha(
-                clock(0.5), torch.tensor(level, dtype=torch.float64), clock(1.0), segment, k
+                scalar_time(0.5), torch.tensor(level, dtype=torch.float64), scalar_time(1.0), segment, k
             )[0].item()
-            b = ours.path.coefficients(clock(t), ours.segments[-1], k).alpha.item()
+            b = ours.path.coefficients(scalar_time(t), ours.segments[-1], k).alpha.item()
             assert a / (1 + level) == pytest.approx(b, abs=1e-12)
 
 
@@ -143,7 +146,7 @@ def test_pyramidal_flow_s_bridge_has_the_published_constants(levels):
         assert a == pytest.approx(s / e)
         coarse = images(1, 1, 16 >> before.finest, 16 >> before.finest)
         (got,) = flow.enter(after.index, {before.finest: coarse}, noise).values()
-        eps = after.unit * flow.decomposition.synthesize(
+        eps = after.noise_scale * flow.decomposition.synthesize(
             {k: x for k, x in noise[0].items() if k >= after.finest}, after.finest
         )
         want = a * upsample(coarse) + (1 - s) * (eps - upsample(downsample(eps)))
@@ -179,7 +182,7 @@ def test_edify_image_s_transition_and_pyramidal_flow_s_renoising_are_one_bridge(
     noise = flow.draw_noise((1, 8, 8), 1, seeded(), dtype=torch.float64, device="cpu")
     coarse = images(1, 1, 4, 4)
     (got,) = flow.enter(1, {1: coarse}, noise).values()
-    sigma = flow.path.coefficients(clock(before.stop), before, 1).sigma.item()
+    sigma = flow.path.coefficients(scalar_time(before.stop), before, 1).sigma.item()
     eps = flow.decomposition.synthesize(noise[0])
     torch.testing.assert_close(got, upsample(coarse) + 2 * sigma * (eps - upsample(downsample(eps))), **EXACT)
     assert type(flow.bridge) is type(pyramidal(2).bridge)
@@ -235,7 +238,7 @@ def test_flow_matching_and_variance_exploding_coordinates_convert_exactly(t):
     segment = CumulativeIntervals(starts=[0.0]).segments(1)[0]
     x, eps, s = images(1, 1, 2, 2, seed=1), images(1, 1, 2, 2, seed=2), (1 - t) / t
     ve, rate = x + s * eps, -1 / t**2
-    c = LinearPath().coefficients(clock(t), segment, 0)
+    c = LinearPath().coefficients(scalar_time(t), segment, 0)
     torch.testing.assert_close(c.position(x, eps), ve / (1 + s), rtol=1e-12, atol=1e-12)
     converted = (eps * rate * (1 + s) - ve * rate) / (1 + s) ** 2
     torch.testing.assert_close(converted, c.velocity(x, eps), rtol=1e-9, atol=1e-9)
@@ -250,13 +253,13 @@ def test_relay_s_blurring_and_noise():
         Stages(windows="full"),
         path,
         RenoiseBridge(),
-        view="merged",
+        representation="merged",
         noise=BlurredNoise(BlockDCT()),
         prediction=EDMPrediction(),
     )
     segment = flow.segments[1]
     t = segment.start + 0.25 * (segment.stop - segment.start)
-    alpha = path.coefficients(clock(t), segment, 0).alpha
+    alpha = path.coefficients(scalar_time(t), segment, 0).alpha
     for d in range(15):
         i, j = divmod(d + 1, 4)
         blur = 3 * math.sin(math.pi * 0.75 / 2) ** 2
@@ -291,8 +294,10 @@ def test_edm_s_preconditioning_by_its_own_formulas():
     )
     torch.testing.assert_close(prediction.precondition(c, x), x / (s**2 + 0.25).sqrt())
     torch.testing.assert_close(path.model_time(t, segment), torch.log(c.sigma.flatten()) / 4)
-    # The clock is the quantile of ln s ~ N(-1.2, 1.2^2): the median level at u = 1/2.
-    assert path.coefficients(clock(0.5), segment, 0).sigma.item() == pytest.approx(math.exp(-1.2), rel=1e-5)
+    # The local time is the quantile of ln s ~ N(-1.2, 1.2^2): the median level at u = 1/2.
+    assert path.coefficients(scalar_time(0.5), segment, 0).sigma.item() == pytest.approx(
+        math.exp(-1.2), rel=1e-5
+    )
 
 
 def test_ddpm_s_betatilde_is_the_posterior_of_its_own_chain():
@@ -300,7 +305,7 @@ def test_ddpm_s_betatilde_is_the_posterior_of_its_own_chain():
     betas = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)
     abar = (1 - betas).cumprod(0)
     for n in (1, 10, 500, 999):
-        now, after = (path.coefficients(clock(1 - (m + 1) / 1000), segment, 0) for m in (n, n - 1))
+        now, after = (path.coefficients(scalar_time(1 - (m + 1) / 1000), segment, 0) for m in (n, n - 1))
         assert now.alpha.item() ** 2 == pytest.approx(abar[n].item(), rel=1e-12)
         want = betas[n] * (1 - abar[n - 1]) / (1 - abar[n])
         assert posterior_variance(now, after).item() == pytest.approx(want.item(), rel=1e-9)
@@ -327,7 +332,7 @@ def test_noise_prediction_of_a_cascade_is_told_its_corruption_level():
         Stages(windows="full"),
         VPPath(),
         ConditionBridge(),
-        view="merged",
+        representation="merged",
         prediction=NoisePrediction(),
     )
     x = images(64, 1, 4, 4)
@@ -346,13 +351,13 @@ def test_noise_prediction_of_a_cascade_is_told_its_corruption_level():
 def cascade(**bridge):
     from lapflow.flows import ConditionBridge
 
-    decomposition, intervals = LaplacianPyramid(levels=2), Stages(windows="full", draw="sample")
+    decomposition, intervals = LaplacianPyramid(levels=2), Stages(windows="full", segment_sampling="sample")
     return compose(
         decomposition,
         intervals,
         VPPath(),
         ConditionBridge(**bridge),
-        view="merged",
+        representation="merged",
         prediction=NoisePrediction(),
     )
 
@@ -361,7 +366,7 @@ def cascade(**bridge):
 def test_a_cascade_corrupts_by_its_formula_in_training_and_sampling(where):
     """z = sqrt(1 - s^2) U y + s n: n white of unit variance at the coarser resolution and upsampled (before),
     or at the full one (after); the level that the network is told is the one used."""
-    flow = cascade(corrupt=where, level=0.3)
+    flow = cascade(corrupt=where, corruption_level=0.3)
     y = images(2, 1, 4, 4)
     noise = flow.draw_noise((1, 8, 8), 2, seeded(), dtype=torch.float64, device="cpu")
     condition = flow.condition(1, {1: y}, noise)
@@ -386,7 +391,7 @@ def test_the_level_reaches_the_network(name):
     from lapflow.models import MoTDiT
     from lapflow.models.unet import UNet
 
-    bands = cascade().views((1, 8, 8))
+    bands = cascade().network_bands((1, 8, 8))
     if name == "unet":
         model = UNet(bands, channels=[8], layers=1, attention_levels=[], groups=4, head_width=4)
     else:
@@ -407,15 +412,17 @@ def test_training_gives_the_network_what_sampling_gives_it():
     """Preconditioned: c_in x; and `network_input` of the state says the same."""
     flow = edify([0.0, 0.4])
     point = flow.training_point(images(4, 1, 8, 8), seeded(3))
-    bands, _ = flow.interpolate(point.data, point.noise, point.clock, point.segment)
-    state = flow.show(bands, point.segment)
-    sigma = flow.path.coefficients(point.clock, point.segment, 1).sigma[:, None, None, None]
+    bands, _ = flow.interpolate(point.data, point.noise, point.path_time, point.segment)
+    state = flow.to_image(bands, point.segment)
+    sigma = flow.path.coefficients(point.path_time, point.segment, 1).sigma[:, None, None, None]
     (k,) = state
     torch.testing.assert_close(point.state[k], state[k] / (sigma**2 + 0.25).sqrt())
-    torch.testing.assert_close(flow.network_input(state, point.clock, point.segment)[k], point.state[k])
+    torch.testing.assert_close(flow.network_input(state, point.path_time, point.segment)[k], point.state[k])
 
 
-@pytest.mark.parametrize("make", [cascade, lambda: relay(draw="sample")], ids=["cascade", "relay"])
+@pytest.mark.parametrize(
+    "make", [cascade, lambda: relay(segment_sampling="sample")], ids=["cascade", "relay"]
+)
 def test_a_sample_s_training_pair_is_its_own_generator_s(make):
     """Alone or in a batch that draws other segments too, but for the rounding of a matrix product, which may
     depend on the batch."""
@@ -438,7 +445,10 @@ def test_a_sample_s_training_pair_is_its_own_generator_s(make):
 def relay(**intervals):
     parts = (BlockDCT(), Stages(windows="full", **intervals), RelayPath(), RenoiseBridge())
     return compose(
-        *parts, view="merged", noise=BlurredNoise(BlockDCT()), prediction=EDMPrediction(most_weight=1e5)
+        *parts,
+        representation="merged",
+        noise=BlurredNoise(BlockDCT()),
+        prediction=EDMPrediction(max_weight=1e5),
     )
 
 
@@ -446,7 +456,7 @@ def test_relay_s_step_is_the_published_one():
     """Coefficientwise x' = gamma x + (alpha' - gamma alpha) x1hat + .2 sigma' n, gamma = sqrt(1 - .04)
     sigma'/sigma."""
     from lapflow.sampling.field import FlowField
-    from lapflow.solvers import Churned
+    from lapflow.solvers import RelaySolver
 
     class Half(FlowField):
         def predict(self, state, t):
@@ -461,11 +471,11 @@ def test_relay_s_step_is_the_published_one():
     fresh = flow.decomposition.analyze(images(1, 1, 8, 8, seed=5))
     grid = field.grid(20)
     t, after = grid[3], grid[4]
-    got = flow.split(Churned(steps=20).step(field, {0: x}, t, after, None)[0], segment)
-    data, _ = flow.endpoints({0: torch.tanh(x)}, {0: x}, clock(t), segment)
-    bands = flow.split({0: x}, segment)
+    got = flow.to_bands(RelaySolver(steps=20).step(field, {0: x}, t, after, None)[0], segment)
+    data, _ = flow.endpoints({0: torch.tanh(x)}, {0: x}, scalar_time(t), segment)
+    bands = flow.to_bands({0: x}, segment)
     for k in segment.scales:
-        c, d = (flow.path.coefficients(clock(s), segment, k).expand(bands[k]) for s in (t, after))
+        c, d = (flow.path.coefficients(scalar_time(s), segment, k).expand(bands[k]) for s in (t, after))
         gamma = (1 - 0.04) ** 0.5 * d.sigma / c.sigma
         want = gamma * bands[k] + (d.alpha - gamma * c.alpha) * data[k] + 0.2 * d.sigma * fresh[k]
         torch.testing.assert_close(got[k], want, rtol=1e-10, atol=1e-10)
@@ -474,7 +484,7 @@ def test_relay_s_step_is_the_published_one():
 def test_edm_s_grid_is_karras():
     """sigma_i = (80^(1/7) + i/(n-1) (.002^(1/7) - 80^(1/7)))^7 for n levels, then 0."""
     path, segment = EDMPath(), Stages(windows="full").segments(1)[0]
-    levels = [path.coefficients(clock(t), segment, 0).sigma.item() for t in path.grid(segment, 18)]
+    levels = [path.coefficients(scalar_time(t), segment, 0).sigma.item() for t in path.grid(segment, 18)]
     want = [(80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18)]
     assert levels[:-1] == pytest.approx(want, rel=1e-6)
     assert levels[-1] == 0
@@ -489,13 +499,13 @@ def test_weights_of_predictions_and_draws_of_stages():
     s = c.sigma
     # EDM's weight (s^2 + sd^2)/(s sd)^2 of the error of D, clipped at w, over what it is in the error of F
     weight = ((s**2 + 0.25) / (s * 0.5) ** 2).clamp(max=40.0) * (s * 0.5) ** 2 / (s**2 + 0.25)
-    torch.testing.assert_close(EDMPrediction(most_weight=40.0).weight(c, 1.0), weight)
+    torch.testing.assert_close(EDMPrediction(max_weight=40.0).weight(c, 1.0), weight)
     torch.testing.assert_close(ScorePrediction().weight(c, 0.5), (0.5 * s) ** 2)
     flow = pyramidal(3)
     for seed in range(12):
         point = flow.training_point(images(64, 1, 8, 8), seeded(seed))
-        assert point.segment.start <= point.clock.min()
-        assert point.clock.max() < point.segment.stop
+        assert point.segment.start <= point.path_time.min()
+        assert point.path_time.max() < point.segment.stop
 
 
 def test_the_last_time_of_a_table_is_trained_wherever_sampling_ends():
@@ -507,12 +517,12 @@ def test_the_last_time_of_a_table_is_trained_wherever_sampling_ends():
             4000,
             generator=seeded(),
             stage_generator=seeded(1),
-            ends=[path.trained_to(segment)],
+            train_t_max=[path.train_t_max(segment)],
             time_law=Uniform(),
             dtype=torch.float32,
             device="cpu",
         )
-        n = (path.model_time(path.snap(draw.t, segment), segment) * 1000).round().long()
+        n = (path.model_time(path.discretize(draw.t, segment), segment) * 1000).round().long()
         assert n.unique().tolist() == list(range(10))
         assert n.bincount().min() > 300
 
@@ -542,6 +552,6 @@ def test_autocast_does_not_round_the_state(make):
     flow = make()
     segment, x = flow.segments[1], images(2, 1, 8, 8).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        back = flow.show(flow.split({0: x}, segment), segment)[0]
+        back = flow.to_image(flow.to_bands({0: x}, segment), segment)[0]
     assert back.dtype == torch.float32
     torch.testing.assert_close(back, x, rtol=0, atol=1e-5)

@@ -11,10 +11,10 @@ import torch
 pytest.importorskip("diffusers")
 
 from lapflow.config.loading import load_config
-from lapflow.core.random import keyed_generator
 from lapflow.hub import LapFlowModel, LapFlowPipeline
 from lapflow.hub.model import settings_of
-from lapflow.sampling.trained import Trained
+from lapflow.sampling.loaded_run import LoadedRun
+from lapflow.util.random import keyed_generator
 from tests.support import codec_of, small_autoencoder
 
 SMALL = ["model.depth=1", "model.width=32", "model.heads=2"]
@@ -36,12 +36,12 @@ SYSTEMS = {
 several, ODEs and samplers that draw, one white image and several, an adaptive solver (None)."""
 
 
-def trained(recipe: str = "lapflow-digits", *overrides: str, shape=(1, 8, 8), names=DIGITS) -> Trained:
+def loaded_run(recipe: str = "lapflow-digits", *overrides: str, shape=(1, 8, 8), names=DIGITS) -> LoadedRun:
     config = load_config(recipe, [*(UNET if recipe.startswith("ldm") else SMALL), *overrides])
-    return Trained(config, shape, tuple(names), 7, "ema", {}, Path("nowhere"))
+    return LoadedRun(config, shape, tuple(names), 7, "ema", {}, Path("nowhere"))
 
 
-def model(about: Trained) -> LapFlowModel:
+def model(about: LoadedRun) -> LapFlowModel:
     built = LapFlowModel(**settings_of(about)).eval()
     with torch.no_grad():
         for name, weight in built.named_parameters():
@@ -50,7 +50,7 @@ def model(about: Trained) -> LapFlowModel:
 
 
 def pipeline(recipe: str = "lapflow-digits", *overrides: str, **about) -> LapFlowPipeline:
-    return quiet(LapFlowPipeline(model(trained(recipe, *overrides, **about)), None))
+    return quiet(LapFlowPipeline(model(loaded_run(recipe, *overrides, **about)), None))
 
 
 def latent_pipeline(folder: Path) -> LapFlowPipeline:
@@ -60,7 +60,7 @@ def latent_pipeline(folder: Path) -> LapFlowPipeline:
     small_autoencoder(folder, image_channels=1, scaling_factor=0.5, shift_factor=0.1)
     spec = codec_of(folder)
     override = "codec={" + ", ".join(f"{key}: {value}" for key, value in spec.items()) + "}"
-    about = trained("lapflow-digits", override, shape=(1, 16, 16), names=("left", "right"))
+    about = loaded_run("lapflow-digits", override, shape=(1, 16, 16), names=("left", "right"))
     return quiet(
         LapFlowPipeline(model(about), AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False))
     )

@@ -82,7 +82,7 @@ def test_latents_of_a_callback_must_keep_their_form(made):
 
 
 def test_the_null_class_must_have_been_trained():
-    pipe = pipeline("lapflow-digits", "training.label_drop=0")
+    pipe = pipeline("lapflow-digits", "training.condition_dropout=0")
     with pytest.raises(ConfigError, match="null class"):
         pipe()
     with pytest.raises(ConfigError, match="null class"):

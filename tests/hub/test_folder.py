@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from tests.hub.builders import draw, latent_pipeline, model, pipeline, quiet, trained
+from tests.hub.builders import draw, latent_pipeline, loaded_run, model, pipeline, quiet
 
 pytest.importorskip("diffusers")
 
@@ -349,7 +349,7 @@ def test_the_attention_backend_may_be_another(digits):
     _, folder = digits
     assert lapflow.load(folder, attention="flex", device="cpu").config.attention["name"] == "flex"
     named = LapFlowModel.from_pretrained(folder, subfolder="backbone", attention="sdpa")
-    assert named.trained.config.attention["name"] == "sdpa"
+    assert named.loaded_run.config.attention["name"] == "sdpa"
     assert named.config.attention is None
     assert LapFlowPipeline.from_pretrained(folder, backbone=named).backbone is named
     with pytest.raises(ConfigError, match="attention='sdpa'"):
@@ -387,13 +387,13 @@ from lapflow import *
 def test_a_run_becomes_a_pipeline(run):
     pipe = quiet(LapFlowPipeline.from_run(run))
     expected = lapflow.load(run, device="cpu").sample(3, labels=[3, 1, 4], seed=2).images
-    from lapflow.core.random import keyed_generator
+    from lapflow.util.random import keyed_generator
 
     found = draw(pipe, generator=[keyed_generator(2, "noise", i) for i in range(3)])
     assert torch.equal(found, (expected / 2 + 0.5).clamp(0, 1))
-    assert pipe.trained.step == 20
+    assert pipe.loaded_run.step == 20
     raw = quiet(LapFlowPipeline.from_run(run, weights="raw", checkpoint="step-0000010"))
-    assert (raw.trained.step, raw.trained.weights) == (10, "raw")
+    assert (raw.loaded_run.step, raw.loaded_run.weights) == (10, "raw")
     assert not torch.equal(draw(raw), draw(pipe))
 
 
@@ -476,7 +476,7 @@ def test_the_card_states_what_is_known(run, tmp_path):
     ):
         assert words in body
     config = yaml.safe_load(re.search(r"```yaml\n(.*?)```", body, re.S)[1])
-    assert lapflow.load_config(config) == pipe.trained.config
+    assert lapflow.load_config(config) == pipe.loaded_run.config
 
 
 def test_the_card_says_what_is_not_known(digits):
@@ -488,7 +488,7 @@ def test_the_card_says_what_is_not_known(digits):
 
 @pytest.mark.parametrize("names", [("a", "b|c"), ()])
 def test_the_card_s_python_runs(tmp_path, names, monkeypatch):
-    pipe = LapFlowPipeline(model(trained(names=names)), None)
+    pipe = LapFlowPipeline(model(loaded_run(names=names)), None)
     pipe.save_pretrained(tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     for block in re.findall(r"```python\n(.*?)```", card, re.S):

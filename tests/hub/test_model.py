@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.hub.builders import model, trained
+from tests.hub.builders import loaded_run, model
 
 pytest.importorskip("diffusers")
 
@@ -18,13 +18,13 @@ from tests.support import images, seeded
 
 @pytest.fixture(scope="module")
 def digits():
-    return model(trained())
+    return model(loaded_run())
 
 
 def test_it_is_lapflow_s_own_network(digits):
     """The same weights in a network that lapflow builds from the same config give the same output and the
     same loss."""
-    config = trained().config
+    config = loaded_run().config
     flow = build_flow(config)
     network = build_model(config, flow, (1, 8, 8), 10).eval()
     network.load_state_dict(digits.network.state_dict())
@@ -43,7 +43,7 @@ def test_it_is_lapflow_s_own_network(digits):
 
 
 def test_its_config_is_lapflow_s(digits):
-    assert digits.config.lapflow == resolved(trained().config)
+    assert digits.config.lapflow == resolved(loaded_run().config)
     assert (digits.config.shape, digits.config.step, digits.config.weights) == ([1, 8, 8], 7, "ema")
     assert num_classes(digits.condition) == 10
     assert digits.dtype == torch.float32
@@ -67,7 +67,7 @@ def test_it_is_loaded_in_any_type(digits, tmp_path, dtype):
 def test_a_plain_config_makes_a_new_one():
     """For training: `step` and `weights` have defaults; the config may be as short as a recipe's."""
     made = LapFlowModel({"base": "lapflow-digits", "model": {"depth": 1}}, [1, 8, 8], ["a", "b"])
-    assert made.config.lapflow == resolved(made.trained.config)
+    assert made.config.lapflow == resolved(made.loaded_run.config)
     assert made.config.lapflow["model"]["depth"] == 1
     again = LapFlowModel.from_config(made.config)
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True)), (
@@ -99,4 +99,4 @@ def test_a_config_that_is_none_is_refused(tmp_path):
         LapFlowModel({"base": "lapflow-digit"}, [1, 8, 8], [])
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="is a file"):
-        model(trained()).save_pretrained(tmp_path / "file")
+        model(loaded_run()).save_pretrained(tmp_path / "file")

@@ -17,11 +17,11 @@ from accelerate.hooks import CpuOffload
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 
 from lapflow.core.errors import ConfigError
-from lapflow.core.random import keyed_generator
-from lapflow.flows.guidance import ClassifierFreeGuidance
 from lapflow.hub import LapFlowPipeline
+from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.sampling.sampler import sample
 from lapflow.solvers import Euler
+from lapflow.util.random import keyed_generator
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -49,7 +49,7 @@ def test_saved_and_loaded_it_draws_the_same_images(system, tmp_path, accelerate)
     pipe, steps = system
     pipe.save_pretrained(tmp_path)
     loaded = quiet(LapFlowPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=accelerate))
-    assert loaded.trained.config == pipe.trained.config
+    assert loaded.loaded_run.config == pipe.loaded_run.config
     assert torch.equal(draw(loaded, num_inference_steps=steps), draw(pipe, num_inference_steps=steps))
 
 
@@ -224,7 +224,7 @@ def test_a_model_without_classes():
 
 
 def test_the_number_of_steps_is_over_all_segments(digits):
-    """Half of the clock is the second segment's: steps [n/2, n/2]. `solver` takes the steps of each
+    """Half of the times are the second segment's: steps [n/2, n/2]. `solver` takes the steps of each
     segment."""
     assert torch.equal(
         draw(digits, num_inference_steps=10), draw(digits, solver={"name": "heun", "steps": [5, 5]})

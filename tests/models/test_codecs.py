@@ -64,7 +64,7 @@ def test_latents_are_drawn_from_the_posterior_on_request(folder):
     plain, drawing = (
         AutoencoderKLCodec(str(folder), factor=2, channels=2, posterior=p) for p in ("mean", "sample")
     )
-    moments = plain.moments(images(1))
+    moments = plain.posterior(images(1))
     mean, log_variance = moments.chunk(2, dim=1)
     generators = [torch.Generator().manual_seed(5)]
     noise = torch.randn(mean.shape[1:], generator=torch.Generator().manual_seed(5))
@@ -87,7 +87,7 @@ def test_drawing_nothing_leaves_the_generators_where_they_were(folder):
 
 def test_a_cpu_s_moments_do_not_depend_on_the_batch(folder):
     codec, x = AutoencoderKLCodec(str(folder), factor=2, channels=2), images(7)
-    assert torch.equal(codec.moments(x), torch.cat([codec.moments(part) for part in x.split(3)]))
+    assert torch.equal(codec.posterior(x), torch.cat([codec.posterior(part) for part in x.split(3)]))
 
 
 def test_identity_is_of_the_weights_and_not_of_where_they_lie(folder, tmp_path):
@@ -173,14 +173,14 @@ def test_a_network_may_be_given(folder):
         AutoencoderKLCodec("no/such-autoencoder", factor=2, channels=2),
         AutoencoderKLCodec(str(folder), factor=2, channels=2),
     )
-    given.adopt(model)
+    given.set_module(model)
     assert given.module is model
     assert torch.equal(given.encode(images()), own.encode(images()))
     assert not any(p.requires_grad for p in model.parameters())
     with pytest.raises(ConfigError, match="'factor': 2"):
-        AutoencoderKLCodec("no/such-autoencoder", channels=2).adopt(model)
+        AutoencoderKLCodec("no/such-autoencoder", channels=2).set_module(model)
     with pytest.raises(ConfigError, match="Linear"):
-        given.adopt(torch.nn.Linear(1, 1))
+        given.set_module(torch.nn.Linear(1, 1))
     assert given.module is model
 
 

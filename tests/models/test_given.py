@@ -14,8 +14,9 @@ from lapflow.flows.compose import compose
 from lapflow.models import MoTDiT, Separate
 from lapflow.models.given import TokenGroup
 from lapflow.plugins.kits.backbone import examples
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from lapflow.pyramids import LaplacianPyramid
 from lapflow.sampling import sample
+from lapflow.schedules import CumulativeIntervals
 from lapflow.solvers import Euler
 from tests.models.builders import inputs, laplacian, small, states
 

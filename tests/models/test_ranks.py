@@ -8,13 +8,14 @@ import torch
 
 import lapflow
 from lapflow.core.errors import ConfigError, SizeError
-from lapflow.core.flow import Flow
 from lapflow.flows import AppendBridge, LinearPath
+from lapflow.flows.flow import Flow
 from lapflow.models import AutoencoderKLCodec
 from lapflow.models.layers import patchify, unpatchify
 from lapflow.models.positions import position_embedding
 from lapflow.plugins import create
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from lapflow.pyramids import LaplacianPyramid
+from lapflow.schedules import CumulativeIntervals
 from lapflow.solvers import Heun
 from tests.support import images, seeded
 
@@ -26,7 +27,7 @@ def flow_of(axes):
 def network(name, axes, shape, **options):
     """A network with every weight drawn: zero-initialised layers would hide what depends on what."""
     arguments = {"depth": 2, "width": 24, "heads": 2, **options}
-    bands = flow_of(axes).views(shape)
+    bands = flow_of(axes).network_bands(shape)
     model = create("backbone", {"name": name, **arguments}, bands=bands, num_classes=0, attention="sdpa")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=seeded(parameter.numel()))
@@ -64,7 +65,7 @@ def test_positions_are_equal_shares_of_the_axes_last_axis_first(grid):
 @pytest.mark.parametrize(("axes", "shape"), SHAPES, ids=str)
 def test_causal_masks_and_costs_with_any_number_of_axes(name, axes, shape):
     """A coarse scale does not see the finer one; tokens and pixels are counted along every axis."""
-    model, bands = network(name, axes, shape), flow_of(axes).views(shape)
+    model, bands = network(name, axes, shape), flow_of(axes).network_bands(shape)
     state = {k: images(2, *b.shape, seed=k) for k, b in bands.items()}
     t = torch.tensor([0.6, 0.8], dtype=torch.float64)
     first, other = model(state, t)["main"], model({**state, 0: state[0] + 1}, t)["main"]
@@ -127,7 +128,7 @@ def test_what_is_made_for_images_refuses_the_rest_by_name(axes, shape):
         create(
             "backbone",
             {"name": "unet", "channels": [8, 8], "groups": 4, "head_width": 4, "attention_levels": [1]},
-            bands=flow_of(axes).views(shape),
+            bands=flow_of(axes).network_bands(shape),
             num_classes=0,
         )
     with pytest.raises(SizeError, match="autoencoder is for images alone"):

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from lapflow.core.condition import ClassesSpec, TokensSpec, VectorSpec
-from lapflow.core.flow import Flow
 from lapflow.core.intervals import Segment
 from lapflow.core.prediction import NoisePrediction
 from lapflow.flows import AppendBridge, DiscreteVPPath
 from lapflow.flows.compose import compose
+from lapflow.flows.flow import Flow
 from lapflow.plugins import create
 from lapflow.plugins.builtin import BUILTIN
 from lapflow.plugins.conformance import KITS
 from lapflow.plugins.kits.backbone import two_scales
 from lapflow.plugins.kits.base import Conformance
-from lapflow.pyramids import BlockDCT, CumulativeIntervals, Identity, LaplacianPyramid, Stages
+from lapflow.pyramids import BlockDCT, Identity, LaplacianPyramid
+from lapflow.schedules import CumulativeIntervals, Stages
 from tests.support import cached_glyphs, small_autoencoder, small_inception
 
 ONE_SCALE = (Segment(0, 0.0, 1.0, {0: 0.0}),)
@@ -92,7 +93,7 @@ CASES = [
         "cumulative",
         {"levels": 3},
         starts=[0.0, 0.33, 0.67],
-        draw="sample",
+        segment_sampling="sample",
         weights=[1.0, 2.0, 0.5],
     ),
     Case("decomposition", "block-dct"),
@@ -101,8 +102,8 @@ CASES = [
         for windows in ("continuous", "full", "pyramidal")
     ),
     *(Case("intervals", "stages", {"levels": 3, "contractions": [2**0.5, c]}) for c in (2**0.5, 2**1.5)),
-    Case("intervals", "cumulative", {"levels": 3}, starts=[0.0, 0.33, 0.67], draw="balanced"),
-    Case("intervals", "stages", starts=[0.0, 0.3], draw="sample", weights=[1.0, 2.0]),
+    Case("intervals", "cumulative", {"levels": 3}, starts=[0.0, 0.33, 0.67], segment_sampling="balanced"),
+    Case("intervals", "stages", starts=[0.0, 0.3], segment_sampling="sample", weights=[1.0, 2.0]),
     *(Case("path", name) for name in ("linear", "gvp", "vp")),
     Case("path", "linear", noise_floor=1e-5),
     Case("path", "vp-discrete", {"segments": ONE_SCALE}),
@@ -125,7 +126,7 @@ CASES = [
     Case("bridge", "transition"),
     Case("bridge", "renoise"),
     Case("bridge", "condition"),
-    Case("bridge", "condition", corrupt="after", level=0.3),
+    Case("bridge", "condition", corrupt="after", corruption_level=0.3),
     *(
         Case("noise", name, {"decomposition": decomposition})
         for name in BUILTIN["noise"]
@@ -146,13 +147,13 @@ CASES = [
         for axes in (1, 3)
     ),
     *(Case("prediction", name) for name in ("velocity", "denoised", "noise", "score", "edm")),
-    Case("prediction", "edm", sigma_data=0.7, most_weight=10.0),
+    Case("prediction", "edm", sigma_data=0.7, max_weight=10.0),
     Case("backbone", "mot-dit", depth=2, width=16, heads=2),
     Case("backbone", "mot-dit", {"condition": 0}, depth=2, width=16, heads=2, mask="none"),
     Case("backbone", "separate", depth=2, width=16, heads=2),
     Case("backbone", "separate", depth=1, width=16, heads=2, mask="self"),
     Case("backbone", "unet", channels=[8, 8], layers=1, attention_levels=[1], head_width=4, groups=4),
-    Case("backbone", "mot-dit", depth=1, width=16, heads=2, variance=True),
+    Case("backbone", "mot-dit", depth=1, width=16, heads=2, learn_sigma=True),
     *(
         Case("backbone", name, {"bands": two_scales(axes)}, depth=1, width=12, heads=2)
         for name in ("mot-dit", "separate")
@@ -191,7 +192,7 @@ CASES = [
     *(Case("solver", name, steps=8) for name in ("ddim", "heun-edm")),
     *(
         Case("solver", name, {"deterministic": False}, steps=8)
-        for name in ("ddpm", "churned", "euler-maruyama")
+        for name in ("ddpm", "relay", "euler-maruyama")
     ),
     Case("solver", "ddim", {"deterministic": False}, steps=8, eta=0.7),
     *(Case("solver", name, {"axes": axes}, steps=8) for name in ("heun", "ddim") for axes in (1, 3)),

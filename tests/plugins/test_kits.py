@@ -10,11 +10,14 @@ import torch
 from lapflow.core.dataset import Sample
 from lapflow.core.errors import DataError
 from lapflow.core.solver import History
-from lapflow.data import Digits, PixelFeatures
-from lapflow.flows import AppendBridge, ClassifierFreeGuidance, LinearPath
+from lapflow.data import Digits
+from lapflow.features import PixelFeatures
+from lapflow.flows import AppendBridge, LinearPath
 from lapflow.models import Pixels
 from lapflow.plugins import conformance as kits
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from lapflow.pyramids import LaplacianPyramid
+from lapflow.sampling.guidance import ClassifierFreeGuidance
+from lapflow.schedules import CumulativeIntervals
 from lapflow.solvers import AdamsBashforth2, Euler, Heun
 from lapflow.solvers.adaptive import Dopri5
 

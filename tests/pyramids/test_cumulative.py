@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lapflow.core.errors import ConfigError
-from lapflow.core.random import keyed_generator
 from lapflow.core.time_law import Uniform
-from lapflow.pyramids import CumulativeIntervals
+from lapflow.schedules import CumulativeIntervals
+from lapflow.util.random import keyed_generator
 from tests.support import STARTS, make_flow, seeded
 
 
@@ -16,7 +16,7 @@ def draw(schedule, levels, batch, seed=0, end=1.0):
     kwargs = {
         "generator": seeded(seed),
         "stage_generator": seeded(seed + 1),
-        "ends": [end] * levels,
+        "train_t_max": [end] * levels,
         "time_law": Uniform(),
         "dtype": torch.float32,
         "device": "cpu",
@@ -33,7 +33,7 @@ def test_segments_partition_the_clock_and_scales_accumulate(rest):
     assert [s.stop for s in segments[:-1]] == [s.start for s in segments[1:]]
     for j, segment in enumerate(segments):
         assert segment.scales == tuple(range(len(starts) - 1, len(starts) - 2 - j, -1))
-        assert all(segment.entry[k] == starts[len(starts) - 1 - k] for k in segment.scales)
+        assert all(segment.scale_starts[k] == starts[len(starts) - 1 - k] for k in segment.scales)
 
 
 def test_coarse_time_density_is_the_papers():
@@ -46,7 +46,7 @@ def test_coarse_time_density_is_the_papers():
 @pytest.mark.parametrize("law", ["batch", "sample"])
 @pytest.mark.parametrize("levels", STARTS)
 def test_draws_cover_the_batch_once_and_stay_in_range(law, levels):
-    schedule = CumulativeIntervals(starts=STARTS[levels], draw=law)
+    schedule = CumulativeIntervals(starts=STARTS[levels], segment_sampling=law)
     draws = draw(schedule, levels, 64, end=0.999)
     covered = torch.cat([torch.arange(64) if d.index is None else d.index for d in draws])
     assert covered.sort().values.tolist() == list(range(64))

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import lapflow
+from lapflow.analysis.checking import check_bands
+from lapflow.analysis.flops import cost
 from lapflow.config.building import (
     build_codec,
     build_conditioner,
@@ -20,9 +22,7 @@ from lapflow.config.building import (
 )
 from lapflow.config.loading import load_config, recipes
 from lapflow.core.condition import num_classes
-from lapflow.core.laws import check_laws
-from lapflow.evaluation.flops import cost
-from lapflow.sampling.checking import check_bands
+from lapflow.flows.laws import check_laws
 from lapflow.solvers import DDPM, RK4
 
 DIGITS = [name for name in recipes() if name.endswith("-digits")]
@@ -198,7 +198,7 @@ def test_no_trainer_or_sampler_knows_a_system():
     """No system's name, and no question of what kind a part is, in the loop and the sampler."""
     import inspect
 
-    from lapflow.core import flow
+    from lapflow.flows import flow
     from lapflow.sampling import field, sampler
     from lapflow.training import loop
 

@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from lapflow.core.backbone import Condition
-from lapflow.core.flow import Flow
 from lapflow.core.prediction import NoisePrediction
 from lapflow.flows import (
     AppendBridge,
-    ClassifierFreeGuidance,
     ConditionBridge,
     LinearPath,
     PyramidalPath,
@@ -17,13 +15,16 @@ from lapflow.flows import (
     TransitionBridge,
     VPPath,
 )
+from lapflow.flows.flow import Flow
 from lapflow.models import MoTDiT, Separate
 from lapflow.models.unet import UNet
 from lapflow.plugins.conformance import BackboneConformance
-from lapflow.pyramids import BlockDCT, CumulativeIntervals, LaplacianPyramid, Stages, WaveletPyramid
+from lapflow.pyramids import BlockDCT, LaplacianPyramid, WaveletPyramid
 from lapflow.sampling.continuity import continuous_scales
 from lapflow.sampling.field import ModelField
+from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.sampling.sampler import integrate
+from lapflow.schedules import CumulativeIntervals, Stages
 from lapflow.solvers import AdamsBashforth2, Euler
 from tests.support import make_flow, seeded
 
@@ -56,7 +57,9 @@ def test_history_is_kept_exactly_where_the_velocity_is_continuous(mask):
             for i in ((index - 1, index) if index else ())
         ]
         if fields:
-            left, right = (f.velocity(x, segment.begin) for f, x in zip(fields, (before, state), strict=True))
+            left, right = (
+                f.velocity(x, segment.sampling_start) for f, x in zip(fields, (before, state), strict=True)
+            )
             same = all(torch.allclose(left[k], right[k], rtol=0, atol=1e-12) for k in left)
             assert same == bool(kept)
 
@@ -68,10 +71,16 @@ TWO, HAAR = LaplacianPyramid(levels=2), WaveletPyramid(levels=2)
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Flow(TWO, PYRAMIDAL, PyramidalPath(), TransitionBridge(), view="merged"),
-        lambda: Flow(BlockDCT(), FULL, RelayPath(), RenoiseBridge(), view="merged", noise="blurred"),
-        lambda: Flow(TWO, FULL, VPPath(), ConditionBridge(), view="merged", prediction=NoisePrediction()),
-        lambda: Flow(HAAR, CumulativeIntervals(starts=[0, 0.5]), LinearPath(), AppendBridge(), view="merged"),
+        lambda: Flow(TWO, PYRAMIDAL, PyramidalPath(), TransitionBridge(), representation="merged"),
+        lambda: Flow(
+            BlockDCT(), FULL, RelayPath(), RenoiseBridge(), representation="merged", noise="blurred"
+        ),
+        lambda: Flow(
+            TWO, FULL, VPPath(), ConditionBridge(), representation="merged", prediction=NoisePrediction()
+        ),
+        lambda: Flow(
+            HAAR, CumulativeIntervals(starts=[0, 0.5]), LinearPath(), AppendBridge(), representation="merged"
+        ),
         lambda: Flow(TWO, PYRAMIDAL, PyramidalPath(), AppendBridge(), check=False),
     ],
     ids=["transition", "renoise", "condition", "merged", "windows"],
@@ -94,7 +103,7 @@ def test_an_edit_before_the_first_step_of_a_segment_voids_it():
     def run(solver, edit):
         def observe(field):
             def watch(t, state):
-                if edit and t == flow.segments[1].begin and 0 in state:
+                if edit and t == flow.segments[1].sampling_start and 0 in state:
                     state[1] = state[1].clone()
 
             return watch

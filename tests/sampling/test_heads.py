@@ -8,9 +8,9 @@ from lapflow import register
 from lapflow.cli import main
 from lapflow.core.backbone import Backbone
 from lapflow.core.condition import Condition, specs
-from lapflow.flows import ClassifierFreeGuidance
 from lapflow.plugins.registry import unregister
 from lapflow.sampling.field import Given, ModelField
+from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.solvers import Euler
 from tests.support import images, make_flow
 
@@ -43,7 +43,7 @@ def test_guidance_combines_the_heads_that_the_network_names():
     guide, condition = ClassifierFreeGuidance(scale=2.0), Condition.of(torch.tensor([0, 1]))
     model = ThreeHeads()
     field = ModelField(flow, segment, (1, 8, 8), model, Given(model, condition), guide)
-    heads = field.predict(flow.decomposition.analyze(images(2, 1, 8, 8)), segment.begin)
+    heads = field.predict(flow.decomposition.analyze(images(2, 1, 8, 8)), segment.sampling_start)
     # With labels c and the null class -1: u + 2 (c - u) = 2 c + 1, times the head's number.
     for name, want in (("main", [1.0, 3.0]), ("guided", [2.0, 6.0]), ("plain", [0.0, 3.0])):
         assert all(x[:, 0, 0, 0].tolist() == want for x in heads[name].values()), name

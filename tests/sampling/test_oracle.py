@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from lapflow.analysis.checking import check_bands, check_mask, natural_covariance
 from lapflow.flows import AppendBridge, GVPPath, LinearPath, PyramidalPath, TransitionBridge
 from lapflow.flows.compose import compose
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid, Stages, WaveletPyramid
-from lapflow.sampling.checking import check_bands, check_mask, natural_covariance
+from lapflow.pyramids import LaplacianPyramid, WaveletPyramid
+from lapflow.schedules import CumulativeIntervals, Stages
 from lapflow.solvers import RK4, AdamsBashforth2, Euler, Heun
 from lapflow.solvers.adaptive import Dopri5
 from tests.core.test_laws import UnitNoise
@@ -126,7 +127,7 @@ def test_the_law_comes_out_with_one_two_and_three_axes(axes):
     waves = WaveletPyramid(levels=3, axes=axes, wavelet="db2"), CumulativeIntervals(starts=STARTS[3])
     assert check_bands(compose(*waves, LinearPath(), AppendBridge()), RK4(steps=20)).worst <= 1e-6
     stages = parts[0], Stages(windows="pyramidal"), PyramidalPath(), TransitionBridge()
-    assert check_bands(compose(*stages, view="merged"), RK4(steps=20)).worst <= 1e-6
+    assert check_bands(compose(*stages, representation="merged"), RK4(steps=20)).worst <= 1e-6
 
 
 @pytest.mark.parametrize("axes", [1, [False, True, True]], ids=str)

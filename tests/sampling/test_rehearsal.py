@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lapflow.analysis.evaluations import evaluation_times
 from lapflow.config.building import build, build_flow, build_solver
 from lapflow.config.loading import load_config, recipes
-from lapflow.sampling.rehearsal import evaluation_times
 from lapflow.sampling.sampler import sample
 from lapflow.solvers import AdamsBashforth2, Euler
 from lapflow.solvers.adaptive import Dopri5

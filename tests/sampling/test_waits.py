@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode  # private: nothing p
 import lapflow.recipes
 from lapflow.config.building import build
 from lapflow.config.loading import load_config
-from lapflow.core.random import keyed_generator
 from lapflow.data.loader import Batches
 from lapflow.sampling.sampler import sample
 from lapflow.solvers import steps
 from lapflow.training.loop import _loss
 from lapflow.training.step import TrainingStep
+from lapflow.util.random import keyed_generator
 
 META = torch.device("meta")
 RECIPES = sorted(path.stem for path in Path(lapflow.recipes.__file__).parent.glob("*-digits.yaml"))
@@ -89,7 +89,7 @@ def test_sampling_never_waits(monkeypatch, recipe, solver):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_loss_and_its_gradient_never_wait(recipe):
-    config = load_config(recipe, ["attention=sdpa", "flow.intervals.draw=sample"])
+    config = load_config(recipe, ["attention=sdpa", "flow.intervals.segment_sampling=sample"])
     parts = build(config)
     batch = next(iter(Batches(parts.dataset, "train", seed=0, batch_size=4)))
     parts.engine.device = META
@@ -102,11 +102,13 @@ def test_a_loss_and_its_gradient_never_wait(recipe):
     assert not seen.copies
 
 
-@pytest.mark.parametrize("clip", [None, 0.1])
-def test_a_step_waits_once(clip):
+@pytest.mark.parametrize("grad_clip_norm", [None, 0.1])
+def test_a_step_waits_once(grad_clip_norm):
     parts = build(load_config("lapflow-digits", ["model.depth=1", "model.width=32", "model.heads=2"]))
     parts.engine.start()
-    parts.engine.prepare(parts.model, lambda p: parts.optimizer.build(p, (), 1e-3), clip=clip)
+    parts.engine.prepare(
+        parts.model, lambda p: parts.optimizer.build(p, (), 1e-3), grad_clip_norm=grad_clip_norm
+    )
     for p in parts.model.parameters():
         p.grad = torch.ones_like(p)
     with Seen() as seen:

@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from lapflow.core.flow import Flow
 from lapflow.flows import AppendBridge, LinearPath
-from lapflow.pyramids import CumulativeIntervals, LaplacianPyramid
+from lapflow.flows.flow import Flow
+from lapflow.pyramids import LaplacianPyramid
+from lapflow.schedules import CumulativeIntervals
 from lapflow.schedules.couplings import MinibatchOT
 from tests.support import images, seeded
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lapflow.core.time_law import Uniform
-from lapflow.pyramids import CumulativeIntervals
+from lapflow.schedules import CumulativeIntervals
 from lapflow.schedules.time_laws import LogitNormal, Shifted
 from tests.support import seeded
 
@@ -30,7 +30,7 @@ def test_shifting_scales_the_ratio_of_noise_to_data(a):
 @pytest.mark.parametrize("draw", ["batch", "sample", "balanced"])
 def test_a_schedule_draws_by_the_law_of_its_finest_scale(draw):
     law = Shifted(shift=[1.0, 4.0])
-    schedule = CumulativeIntervals(starts=[0.0, 0.5], draw=draw)
+    schedule = CumulativeIntervals(starts=[0.0, 0.5], segment_sampling=draw)
     segments, found = schedule.segments(2), {0: [], 1: []}
     for step in range(40):
         drawn = schedule.draw(
@@ -38,7 +38,7 @@ def test_a_schedule_draws_by_the_law_of_its_finest_scale(draw):
             200,
             generator=seeded(step),
             stage_generator=seeded(step + 1000),
-            ends=[1.0, 1.0],
+            train_t_max=[1.0, 1.0],
             time_law=law,
             dtype=torch.float64,
             device="cpu",

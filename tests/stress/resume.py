@@ -43,7 +43,7 @@ TINY = [
         "training.log_every=1",
         "training.checkpoint_every=3",
         "training.flip=true",
-        "flow.intervals.draw=batch",
+        "flow.intervals.segment_sampling=batch",
     ),
 ]
 PATIENCE = 300

@@ -1,7 +1,7 @@
 """A long run of tiny steps, with checkpoints and samples in the same process: memory, open files and threads
 must stay as they are.
 
-    python -m tests.stress.soak [--steps N] [--every N] [--workers N] [--most-growth MB] [--leak]
+    python -m tests.stress.soak [--steps N] [--every N] [--workers N] [--max-growth MB] [--leak]
 
 Measured at every checkpoint, after a few images were drawn from it. The first third is warm-up (images are
 kept once decoded, the allocator finds its size). Exit code 1 where memory goes on growing, or files or
@@ -90,9 +90,7 @@ def main() -> int:
         "--every", type=int, default=50, help="steps between checkpoints, samples and readings"
     )
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")
-    parser.add_argument(
-        "--most-growth", type=float, default=1.0, help="MB per 1,000 steps that pass for none"
-    )
+    parser.add_argument("--max-growth", type=float, default=1.0, help="MB per 1,000 steps that pass for none")
     parser.add_argument(
         "--leak", action="store_true", help="leak memory and files on purpose, which must be found out"
     )
@@ -110,7 +108,7 @@ def main() -> int:
         f"from step {warm[0].step}: {slope:+.3f} MB per 1,000 steps, within {span:.1f} MB; files {files}, "
         f"threads {threads}"
     )
-    return int(slope > options.most_growth or len(files) > 1 or len(threads) > 1)
+    return int(slope > options.max_growth or len(files) > 1 or len(threads) > 1)
 
 
 if __name__ == "__main__":

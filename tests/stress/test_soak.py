@@ -7,7 +7,7 @@ import pytest
 
 from tests.stress.running import campaign
 
-SHORT = ["--steps", "300", "--every", "10", "--most-growth", "20"]
+SHORT = ["--steps", "300", "--every", "10", "--max-growth", "20"]
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

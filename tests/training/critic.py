@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lapflow import register
-from lapflow.core.objective import Objective, held
+from lapflow.core.objective import Objective, frozen
 from lapflow.objectives.mse import squared_errors
 
 
@@ -35,7 +35,7 @@ class Critic(Objective):
         losses = squared_errors(heads, point)
         for k, made in heads["main"].items():
             judge = self.module[str(k)]
-            with held(judge):
+            with frozen(judge):
                 losses[f"network{k}"] = 0.1 * F.softplus(-judge(made)).mean()
             on_real, on_made = judge(point.target[k].to(made.dtype)), judge(made.detach())
             losses[f"critic{k}"] = F.softplus(-on_real).mean() + F.softplus(on_made).mean()

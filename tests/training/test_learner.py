@@ -10,7 +10,7 @@ from torch import nn
 from lapflow.config.building import build
 from lapflow.config.loading import load_config
 from lapflow.core.errors import CheckpointError
-from lapflow.core.objective import held
+from lapflow.core.objective import frozen
 from lapflow.plugins.conformance import ObjectiveConformance
 from lapflow.plugins.registry import unregister
 from lapflow.sampling.pipeline import Pipeline
@@ -59,7 +59,7 @@ class TestCritic(ObjectiveConformance):
     [
         (),
         ("training.accumulation=2",),
-        ("training.recompute=true", "flow.intervals.draw=batch"),
+        ("training.activation_checkpointing=true", "flow.intervals.segment_sampling=batch"),
         ("training.ema_decay=null", "sampling.weights=raw"),
     ],
 )
@@ -126,13 +126,13 @@ def test_a_checkpoint_without_the_objective_s_weights_is_refused(tmp_path):
 def test_held_weights_pass_gradients_on_and_get_none():
     net, x = nn.Linear(3, 1), torch.randn(2, 3, requires_grad=True)
     net.bias.requires_grad_(False)
-    with held(net):
+    with frozen(net):
         net(x).sum().backward()
     assert torch.equal(x.grad, net.weight.detach().expand(2, 3))
     assert net.weight.grad is None
     assert net.weight.requires_grad
     assert not net.bias.requires_grad, "what was frozen before stays so"
-    with pytest.raises(RuntimeError), held(net):
+    with pytest.raises(RuntimeError), frozen(net):
         raise RuntimeError
     assert net.weight.requires_grad
 
@@ -157,13 +157,13 @@ def test_a_network_is_fitted_once_by_what_it_will_see(recipe, tmp_path, monkeypa
         train(load_config(recipe, [*TINY, "training.steps=1"]), tmp_path / "run")
     (seen,) = fitted.seen
     few, all_of_them = seen.values()
-    views = parts.flow.views(parts.shape)
+    views = parts.flow.network_bands(parts.shape)
     size = parts.dataset.size("train")
     assert list(few) == list(all_of_them) == list(views)
     for k, band in views.items():
         assert few[k].shape == (5, *band.shape)
         assert all_of_them[k].shape == (size, *band.shape)
         assert torch.equal(all_of_them[k][:5], few[k])
-    finest = parts.flow.finish(few if parts.flow.view == "bands" else {0: few[0]})
+    finest = parts.flow.finish(few if parts.flow.representation == "bands" else {0: few[0]})
     images = {parts.dataset.read("train", i).value.numpy().tobytes() for i in range(size)}
     assert all((x * 8).round().div(8).numpy().tobytes() in images for x in finest), "they are training images"

@@ -18,7 +18,7 @@ FROM = (
     "training.checkpoint_every=2",
     "training.log_every=1",
     "training.steps=6",
-    "flow.intervals.draw=batch",
+    "flow.intervals.segment_sampling=batch",
 )
 
 
@@ -91,7 +91,7 @@ def test_too_many_left_out_steps_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_loss", loop._loss)
     make_infinite(set(range(16, 96)))
     with pytest.raises(TrainingError, match="but for 2 steps"):
-        train(tiny(*FROM, "training.non_finite=skip", "training.most_skipped=2"), tmp_path)
+        train(tiny(*FROM, "training.non_finite=skip", "training.max_skipped=2"), tmp_path)
     assert [e["skipped"] for e in told(tmp_path)] == [1, 2, 3]
 
 

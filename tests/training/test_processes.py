@@ -272,7 +272,12 @@ def test_a_logger_that_fails_does_not_stop_training(tmp_path):
 def test_deepspeed_s_launcher(tmp_path):
     """The command of docs/scale.md, on two CPU processes."""
     launcher = Path(sys.executable).with_name("deepspeed")
-    few = [*RECIPE, "training.steps=3", "flow.intervals.draw=balanced", "engine={name: deepspeed, zero: 2}"]
+    few = [
+        *RECIPE,
+        "training.steps=3",
+        "flow.intervals.segment_sampling=balanced",
+        "engine={name: deepspeed, zero: 2}",
+    ]
     command = [
         launcher,
         "--no_local_rank",

@@ -43,7 +43,7 @@ def tiny(*overrides):
     "options",
     [
         (),
-        ("flow.intervals.draw=sample",),
+        ("flow.intervals.segment_sampling=sample",),
         ("training.accumulation=2",),
         ("training.workers=2", "training.flip=true"),
     ],
@@ -146,11 +146,16 @@ def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
 
 def test_recomputed_activations_change_nothing(tmp_path):
     whole = train(tiny("training.steps=4"), tmp_path / "whole")
-    same(last(whole), last(train(tiny("training.steps=4", "training.recompute=true"), tmp_path / "anew")))
+    same(
+        last(whole),
+        last(train(tiny("training.steps=4", "training.activation_checkpointing=true"), tmp_path / "anew")),
+    )
 
 
 def test_balanced_draws_train_every_segment_in_every_step(tmp_path):
-    run = train(tiny("training.steps=6", "training.log_every=1", "flow.intervals.draw=balanced"), tmp_path)
+    run = train(
+        tiny("training.steps=6", "training.log_every=1", "flow.intervals.segment_sampling=balanced"), tmp_path
+    )
     rows = [e for e in read_events(run) if e["event"] == "train"]
     assert all({"loss/scale0", "loss/scale1"} <= set(row) for row in rows)
 
@@ -169,14 +174,17 @@ def test_settings_of_how_a_run_is_carried_out_may_change(tmp_path):
     with pytest.raises(CutError):
         train(tiny(), tmp_path / "run", cut)
     changed = tiny(
-        "training.workers=1", "training.recompute=true", "engine.timeout=900", "sampling.batch_size=7"
+        "training.workers=1",
+        "training.activation_checkpointing=true",
+        "engine.timeout=900",
+        "sampling.batch_size=7",
     )
     same(last(train(changed, tmp_path / "run")), last(train(tiny(), tmp_path / "whole")))
     assert load_config(tmp_path / "run" / "config.yaml") == changed
     resume = next(e for e in read_events(tmp_path / "run") if e["event"] == "resume")
     assert {line.split(":")[0] for line in resume["changes"]} == {
         "training.workers",
-        "training.recompute",
+        "training.activation_checkpointing",
         "engine.timeout",
         "sampling.batch_size",
     }
@@ -216,7 +224,7 @@ def test_one_fixed_batch_is_learnt(tmp_path):
     network sees."""
     from lapflow.config.building import build
 
-    parts = build(tiny("model.width=96", "model.heads=3", "flow.intervals.draw=batch"))
+    parts = build(tiny("model.width=96", "model.heads=3", "flow.intervals.segment_sampling=batch"))
     x = torch.stack([parts.dataset.read("train", i).value for i in range(8)])
     labels = torch.tensor([parts.dataset.read("train", i).annotations["label"] for i in range(8)])
     optimizer = torch.optim.AdamW(parts.model.parameters(), lr=2e-3)
@@ -253,7 +261,7 @@ def test_bf16_training_follows_float32(tmp_path):
 @pytest.mark.xdist_group("compiled")
 def test_compiling_makes_one_graph_a_segment_and_the_next_run_finds_them(tmp_path):
     """Also where each sample draws its segment, so that every step has other numbers of them."""
-    one = ("training.steps=4", "model.depth=1", "flow.intervals.draw=sample")
+    one = ("training.steps=4", "model.depth=1", "flow.intervals.segment_sampling=sample")
     plain = losses(train(tiny(*one), tmp_path / "plain"))
     for way in ("first", "again"):
         torch.compiler.reset()
@@ -271,14 +279,14 @@ def test_compiled_training_in_units_that_are_recomputed_is_the_same(tmp_path):
     """FSDP2's units are compiled one by one; recomputation stands around them."""
     one = ("training.steps=4", "model.depth=1")
     plain = losses(train(tiny(*one), tmp_path / "a"))
-    how = ("engine.compile=true", "engine.parallel=fsdp2", "training.recompute=true")
+    how = ("engine.compile=true", "engine.parallel=fsdp2", "training.activation_checkpointing=true")
     assert losses(train(tiny(*one, *how), tmp_path / "b")) == pytest.approx(plain, rel=1e-3)
 
 
 def test_inactive_scales_see_a_zero_gradient(tmp_path):
     from lapflow.config.building import build
 
-    parts = build(tiny("flow.intervals.draw=batch"))
+    parts = build(tiny("flow.intervals.segment_sampling=batch"))
     parts.build_objective()
     step_of = TrainingStep(parts.model, parts.objective)
     model = parts.engine.prepare(step_of, lambda p: torch.optim.AdamW(p.values(), lr=1e-3))
@@ -389,7 +397,9 @@ class TestRefusals:
         assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
     def test_guidance_without_a_trained_null_class(self, tmp_path):
-        pipeline = Pipeline.load(train(tiny("training.steps=2", "training.label_drop=0.0"), tmp_path / "run"))
+        pipeline = Pipeline.load(
+            train(tiny("training.steps=2", "training.condition_dropout=0.0"), tmp_path / "run")
+        )
         with pytest.raises(ConfigError, match="null class"):
             pipeline.sample(2, guidance=2.0)
 
@@ -423,7 +433,7 @@ class TestRefusals:
             train(
                 tiny(
                     "training.learning_rate=1e30",
-                    "training.clip=null",
+                    "training.grad_clip_norm=null",
                     "training.warmup_steps=0",
                     "training.checkpoint_every=1",
                 ),

@@ -11,7 +11,8 @@ from lapflow.config.loading import load_config
 from lapflow.flows import AppendBridge, LinearPath
 from lapflow.objectives import MSE
 from lapflow.plugins.conformance import ObjectiveConformance
-from lapflow.pyramids import CumulativeIntervals, Identity
+from lapflow.pyramids import Identity
+from lapflow.schedules import CumulativeIntervals
 from lapflow.training.events import read_events
 from lapflow.training.loop import train
 

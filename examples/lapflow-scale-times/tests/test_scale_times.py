@@ -7,13 +7,13 @@ import torch
 from lapflow_scale_times import ScaleTimes
 
 import lapflow
+from lapflow.analysis.checking import check_bands
 from lapflow.config.loading import load_config
 from lapflow.core.errors import ConfigError
-from lapflow.core.laws import check_laws
 from lapflow.flows import AppendBridge, LinearPath
+from lapflow.flows.laws import check_laws
 from lapflow.plugins.conformance import IntervalsConformance
 from lapflow.pyramids import LaplacianPyramid
-from lapflow.sampling.checking import check_bands
 from lapflow.solvers import RK4
 from lapflow.training.loop import train
 

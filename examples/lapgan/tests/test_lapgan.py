@@ -16,7 +16,8 @@ from lapflow.core.prediction import DenoisedPrediction
 from lapflow.flows import ConditionBridge
 from lapflow.flows.compose import compose
 from lapflow.plugins.conformance import BackboneConformance, ObjectiveConformance, PathConformance
-from lapflow.pyramids import LaplacianPyramid, Stages
+from lapflow.pyramids import LaplacianPyramid
+from lapflow.schedules import Stages
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.loop import train
 
@@ -50,14 +51,17 @@ class TestAdversarial(ObjectiveConformance):
         return Adversarial(width=8, blocks=1)
 
     def flow(self):
-        intervals, bridge = Stages(windows="full", draw="batch"), ConditionBridge(level=0.0, most=0.0)
+        intervals, bridge = (
+            Stages(windows="full", segment_sampling="batch"),
+            ConditionBridge(corruption_level=0.0, max_corruption_level=0.0),
+        )
         return compose(
             LaplacianPyramid(levels=2),
             intervals,
             OneStep(),
             bridge,
             prediction=DenoisedPrediction(),
-            view="merged",
+            representation="merged",
         )
 
 

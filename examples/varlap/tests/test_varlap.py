@@ -14,7 +14,6 @@ import lapflow
 from lapflow.config.building import build
 from lapflow.config.loading import load_config
 from lapflow.core.errors import SizeError
-from lapflow.core.random import keyed_generator
 from lapflow.data import Digits
 from lapflow.plugins.conformance import (
     BackboneConformance,
@@ -27,6 +26,7 @@ from lapflow.plugins.kits.solver import KnownField
 from lapflow.pyramids import LaplacianPyramid, WaveletPyramid
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.loop import train
+from lapflow.util.random import keyed_generator
 
 CONFIG = Path(__file__).parents[1] / "varlap-digits.yaml"
 SMALL = [

@@ -100,12 +100,12 @@ class DeepSpeedEngine(ProcessEngine):
         model: nn.Module,
         optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
         *,
-        clip: float | None = None,
+        grad_clip_norm: float | None = None,
         units: Sequence[nn.Module] = (),
     ) -> nn.Module:
         import deepspeed
 
-        self.model, self.clip = model.to(self.device), clip
+        self.model, self.grad_clip_norm = model.to(self.device), grad_clip_norm
         self.entries = {name: x.shape for name, x in model.state_dict().items()}
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
@@ -129,7 +129,9 @@ class DeepSpeedEngine(ProcessEngine):
             # DeepSpeed only counts with it: the loss is the mean that we give it
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
-            "gradient_clipping": self.clip if self.clip is not None and self.zero else 0.0,
+            "gradient_clipping": self.grad_clip_norm
+            if self.grad_clip_norm is not None and self.zero
+            else 0.0,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -164,8 +166,10 @@ class DeepSpeedEngine(ProcessEngine):
         """Stage 0: the norm of the averaged gradients, and their clipping, just before the optimizer uses
         them."""
         self.norm = self._norm()
-        if self.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(list(self.parameters.values()), self.clip, self.norm)
+        if self.grad_clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(
+                list(self.parameters.values()), self.grad_clip_norm, self.norm
+            )
 
     def _forget(self) -> None:
         """Stage 3, and any with offload, keeps the gradient of a parameter that a step does not use, and

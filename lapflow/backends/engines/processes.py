@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from pydantic import Field
 
-from lapflow.core.autocast import autocast_in
 from lapflow.core.engine import Engine
 from lapflow.core.errors import BackendError, LapflowError
+from lapflow.util.autocast import autocast_in
 
 DeviceOption = Annotated[
     str, Field(description="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one")

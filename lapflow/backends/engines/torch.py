@@ -61,10 +61,10 @@ class TorchEngine(ProcessEngine):
         model: nn.Module,
         optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
         *,
-        clip: float | None = None,
+        grad_clip_norm: float | None = None,
         units: Sequence[nn.Module] = (),
     ) -> nn.Module:
-        self.model, self.clip = model.to(self.device), clip
+        self.model, self.grad_clip_norm = model.to(self.device), grad_clip_norm
         self.entries = list(model.state_dict())
         if self.compile:
             self._compile(units)
@@ -113,9 +113,9 @@ class TorchEngine(ProcessEngine):
         total = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         norm = _whole(total).item()
         if norm == norm and norm != float("inf"):
-            if self.clip is not None and norm > self.clip:
+            if self.grad_clip_norm is not None and norm > self.grad_clip_norm:
                 torch.nn.utils.clip_grads_with_norm_(
-                    self.parameters, self.clip, torch.tensor(norm, device=self.device)
+                    self.parameters, self.grad_clip_norm, torch.tensor(norm, device=self.device)
                 )
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from lapflow.core.codec import ModuleCodec
 from lapflow.core.decomposition import require_images
-from lapflow.core.digest import tensors_sha256
 from lapflow.core.errors import BackendError, ConfigError, SizeError
-from lapflow.core.random import Generators, randn
 from lapflow.core.state import Shape
+from lapflow.util.digest import tensors_sha256
+from lapflow.util.random import Generators, randn
 
 
 class AutoencoderKLCodec(ModuleCodec):
@@ -50,7 +50,7 @@ class AutoencoderKLCodec(ModuleCodec):
         ] = "mean",
     ) -> None:
         self.path, self.factor, self.channels, self.scale, self.shift = path, factor, channels, scale, shift
-        self.posterior = posterior
+        self._posterior = posterior
         self._model: Any = None
 
     def latent_shape(self, shape: Shape) -> Shape:
@@ -67,7 +67,7 @@ class AutoencoderKLCodec(ModuleCodec):
                 )
         return self.channels, height // self.factor, width // self.factor
 
-    def moments(self, images: Tensor) -> Tensor:
+    def posterior(self, images: Tensor) -> Tensor:
         self.latent_shape(tuple(images.shape[1:]))
         model = self._on(images.device)
         if images.shape[1] != model.config.in_channels:
@@ -84,7 +84,7 @@ class AutoencoderKLCodec(ModuleCodec):
 
     def latents(self, moments: Tensor, generator: Generators | None = None) -> Tensor:
         z, log_variance = moments.chunk(2, dim=1)
-        if self.posterior == "sample" and generator is not None:
+        if self._posterior == "sample" and generator is not None:
             z = z + (log_variance / 2).exp() * randn(z.shape, generator, dtype=z.dtype, device=z.device)
         shift, scale = self.affine
         return (z - shift) * scale
@@ -116,7 +116,7 @@ class AutoencoderKLCodec(ModuleCodec):
 
     def load(self) -> None:
         if self._model is None:
-            self.adopt(self._read())
+            self.set_module(self._read())
 
     @property
     def module(self) -> nn.Module:
@@ -124,7 +124,7 @@ class AutoencoderKLCodec(ModuleCodec):
         model: nn.Module = self._model
         return model
 
-    def adopt(self, module: nn.Module) -> None:
+    def set_module(self, module: nn.Module) -> None:
         """A diffusers `AutoencoderKL`, which is frozen. Raises `ConfigError` unless its factor and channels
         are the config's."""
         if module is self._model:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from lapflow.core.codec import Codec
-from lapflow.core.random import Generators
 from lapflow.core.state import Shape
+from lapflow.util.random import Generators
 
 
 class Pixels(Codec):
@@ -15,7 +15,7 @@ class Pixels(Codec):
     def latent_shape(self, shape: Shape) -> Shape:
         return shape
 
-    def moments(self, images: Tensor) -> Tensor:
+    def posterior(self, images: Tensor) -> Tensor:
         return images
 
     def latents(self, moments: Tensor, generator: Generators | None = None) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
-from lapflow.core.random import keyed_generator, randn
 from lapflow.plugins.source import check_contract
+from lapflow.util.random import keyed_generator, randn
 
 
 class Conformance:

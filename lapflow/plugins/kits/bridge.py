@@ -20,7 +20,7 @@ class StraightPath(Path):
     """alpha = (t - T) / (1 - T), sigma = 1 - t: a path for a bridge to be tried with."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        start, u, rate = segment.entry[scale], segment.variable(t), segment.rate
+        start, u, rate = segment.scale_starts[scale], segment.local_time(t), segment.rate
         one = rate * torch.ones_like(t)
         return Coefficients((u - start) / (1 - start), 1 - u, one / (1 - start), -one)
 
@@ -47,7 +47,11 @@ class BridgeConformance(Conformance):
         bridge = self.make()
         # The same pyramid in every place: what is tried here does not depend on which one a bridge takes.
         return bridge.cross(
-            state, [noise] * bridge.pyramids(len(self.segments)), before, self.segments[index], StraightPath()
+            state,
+            [noise] * bridge.num_noise_draws(len(self.segments)),
+            before,
+            self.segments[index],
+            StraightPath(),
         )
 
     def crossings(self) -> list[tuple[int, State]]:
@@ -108,7 +112,7 @@ class BridgeConformance(Conformance):
             return
         before, after = self.segments[0], self.segments[1]
         image = {k: normal(*self.shapes[k], key=("image", k)) for k in before.scales}
-        level = torch.full((2,), bridge.level, dtype=torch.float64)
+        level = torch.full((2,), bridge.corruption_level, dtype=torch.float64)
         out = bridge.corrupt(image, self.noise("c"), level, before, after)
         assert list(out) == list(after.scales)
         doubled = map_state(lambda x: 2 * x, image), map_state(lambda x: 2 * x, self.noise("c"))
@@ -119,6 +123,6 @@ class BridgeConformance(Conformance):
             (clean[k] - image[k]).abs().max() <= 1e-12 if k in image else not bool(clean[k].any())
             for k in clean
         )
-        drawn = bridge.draw_level(torch.linspace(0, 0.999, 7))
+        drawn = bridge.draw_corruption_level(torch.linspace(0, 0.999, 7))
         assert bool((drawn >= 0).all())
         assert bool((drawn < 1).all())

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lapflow.core.codec import Codec, ModuleCodec
-from lapflow.core.random import keyed_generator, rand
 from lapflow.core.state import Shape
 from lapflow.plugins.kits.base import Conformance
+from lapflow.util.random import keyed_generator, rand
 
 
 class CodecConformance(Conformance):
@@ -41,9 +41,9 @@ class CodecConformance(Conformance):
         """Moments are a pure function of the images, finite; encode is no more than latents of them, and
         keeps the dtype."""
         codec, images = self.make(), self.images()
-        moments = codec.moments(images)
+        moments = codec.posterior(images)
         assert bool(torch.isfinite(moments).all())
-        assert torch.equal(moments, self.make().moments(images))
+        assert torch.equal(moments, self.make().posterior(images))
         assert torch.equal(codec.encode(images), codec.latents(moments).to(images.dtype))
         assert codec.encode(images.bfloat16()).dtype == torch.bfloat16
 
@@ -51,7 +51,7 @@ class CodecConformance(Conformance):
         """With a generator for each sample, a sample's latent is the one that it would have alone; without,
         nothing is drawn."""
         codec = self.make()
-        moments = codec.moments(self.images())
+        moments = codec.posterior(self.images())
         together = codec.latents(moments, [keyed_generator("codec", i) for i in range(2)])
         for i in range(2):
             alone = codec.latents(moments[i : i + 1], [keyed_generator("codec", i)])
@@ -75,7 +75,7 @@ class CodecConformance(Conformance):
         if not isinstance(codec, ModuleCodec):
             return
         assert isinstance(other, ModuleCodec)
-        other.adopt(codec.module)
+        other.set_module(codec.module)
         assert other.module is codec.module
         assert "path" in codec.config
         latents = codec.encode(images)

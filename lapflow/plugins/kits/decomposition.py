@@ -116,8 +116,8 @@ class DecompositionConformance(Conformance):
 
     @staticmethod
     def _check_rank(d: Decomposition, k: int, shape: torch.Size, rank: int) -> None:
-        unit = torch.eye(shape.numel(), dtype=torch.float64).reshape(-1, *shape)
-        trace = float(d.project(unit, k).flatten(1).diagonal().sum())
+        identity = torch.eye(shape.numel(), dtype=torch.float64).reshape(-1, *shape)
+        trace = float(d.project(identity, k).flatten(1).diagonal().sum())
         assert abs(trace - rank) <= 1e-6, f"project has rank {trace:g} in band {k}, the band {rank}"
 
     def test_gain(self) -> None:

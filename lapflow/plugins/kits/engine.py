@@ -46,7 +46,7 @@ class EngineConformance(Conformance):
 
     @contextmanager
     def run(
-        self, clip: float | None = None, state: dict[str, dict[str, Tensor]] | None = None
+        self, grad_clip_norm: float | None = None, state: dict[str, dict[str, Tensor]] | None = None
     ) -> Iterator[tuple[Engine, Any]]:
         """A started engine and what training calls, over fresh weights or those kept in `state`."""
         engine, model = self.make(), TwoExperts()
@@ -54,7 +54,7 @@ class EngineConformance(Conformance):
         try:
             if state is not None:
                 model.load_state_dict(state["weights"])
-            call = engine.prepare(model, optimizer, clip=clip)
+            call = engine.prepare(model, optimizer, grad_clip_norm=grad_clip_norm)
             if state is not None:
                 engine.restore(state["optimizer"])
             yield engine, call
@@ -131,8 +131,8 @@ class EngineConformance(Conformance):
         """The norm returned does not depend on the bound; Adam's first moment is that of the clipped
         gradient."""
         norms, moments = [], []
-        for clip in (None, 1e-3):
-            with self.run(clip) as (engine, call):
+        for grad_clip_norm in (None, 1e-3):
+            with self.run(grad_clip_norm) as (engine, call):
                 norms += self.steps(engine, call, (True,))
                 moments.append(engine.state()["fine.weight/exp_avg"])
         assert abs(norms[0] - norms[1]) <= 1e-5 * norms[0]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lapflow.core.features import FeatureExtractor
-from lapflow.core.random import keyed_generator, rand
 from lapflow.plugins.kits.base import Conformance
+from lapflow.util.random import keyed_generator, rand
 
 
 class FeaturesConformance(Conformance):

@@ -26,7 +26,7 @@ class GuidanceConformance(Conformance):
         }
 
     def test_active_is_an_answer_at_every_time(self) -> None:
-        """A bool on the whole clock."""
+        """A bool at every time."""
         assert all(isinstance(self.make().active(i / 8), bool) for i in range(9))
 
     def test_the_scales_that_came_in_their_order(self) -> None:

@@ -1,4 +1,4 @@
-"""The interval contract: segments partition the clock, scales join coarse to fine, draws are lawful and
+"""The interval contract: segments partition the times, scales join coarse to fine, draws are lawful and
 repeatable."""
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
-from lapflow.core.random import keyed_generator
 from lapflow.core.time_law import Uniform
 from lapflow.plugins.kits.base import Conformance
+from lapflow.util.random import keyed_generator
 
 
 def drawn_times(draw: Draw) -> list[Tensor]:
@@ -29,13 +29,13 @@ def first_time(segment: Segment, scale: int) -> float:
 
 class IntervalsConformance(Conformance):
     """`levels` is the number of scales that `make()`'s schedule is for, `contractions` those of their
-    decomposition; `end` the path's last clock time in draws."""
+    decomposition; `t_max` the path's last time in draws."""
 
     kind = "intervals"
     levels: ClassVar[int] = 2
     contractions: ClassVar[Sequence[float] | None] = None
     batch: ClassVar[int] = 64
-    end: ClassVar[float] = 0.999
+    t_max: ClassVar[float] = 0.999
 
     def make(self) -> IntervalSchedule:
         raise NotImplementedError("override make() to return the schedule under test")
@@ -50,7 +50,7 @@ class IntervalsConformance(Conformance):
             self.batch,
             generator=keyed_generator("sample", key),
             stage_generator=keyed_generator("stage", key),
-            ends=[self.end] * len(self.segments(schedule)),
+            train_t_max=[self.t_max] * len(self.segments(schedule)),
             time_law=Uniform(),
             dtype=dtype,
             device="cpu",
@@ -74,14 +74,16 @@ class IntervalsConformance(Conformance):
             assert list(s.scales) == list(range(self.levels - 1, self.levels - 1 - len(s.scales), -1)), (
                 f"segment {s.index}"
             )
-            assert all(entry <= first_time(s, k) for k, entry in s.entry.items()), (
+            assert all(entry <= first_time(s, k) for k, entry in s.scale_starts.items()), (
                 "a scale is not active before it enters"
             )
         for before, after in itertools.pairwise(segments):
             assert len(before.scales) <= len(after.scales)
-            assert all(after.entry[k] == entry for k, entry in before.entry.items()), "a scale enters once"
+            assert all(after.scale_starts[k] == entry for k, entry in before.scale_starts.items()), (
+                "a scale enters once"
+            )
             entered = set(after.scales) - set(before.scales)
-            assert all(after.entry[k] == first_time(after, k) for k in entered)
+            assert all(after.scale_starts[k] == first_time(after, k) for k in entered)
         assert len(segments[-1].scales) == self.levels
 
     def test_grids_run_from_start_to_stop(self) -> None:
@@ -119,7 +121,7 @@ class IntervalsConformance(Conformance):
                     for t in drawn_times(draw):
                         assert t.dtype == dtype
                         assert bool((t >= first - 1e-7).all())
-                        assert bool((t < self.end).all())
+                        assert bool((t < self.t_max).all())
                     seen.add(draw.segment.index)
         assert seen == {s.index for s in self.segments(self.make())}
 
@@ -145,7 +147,7 @@ class IntervalsConformance(Conformance):
                 self.batch,
                 generator=keyed_generator("rank", rank),
                 stage_generator=keyed_generator("stage", 3),
-                ends=[self.end] * len(self.segments(schedule)),
+                train_t_max=[self.t_max] * len(self.segments(schedule)),
                 time_law=Uniform(),
                 dtype=torch.float32,
                 device="cpu",
@@ -171,7 +173,7 @@ class IntervalsConformance(Conformance):
                     size,
                     generator=[keyed_generator("sample", start + i) for i in range(size)],
                     stage_generator=keyed_generator("stage", 3),
-                    ends=[self.end] * len(segments),
+                    train_t_max=[self.t_max] * len(segments),
                     time_law=Uniform(),
                     dtype=torch.float32,
                     device="cpu",

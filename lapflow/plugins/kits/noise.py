@@ -8,9 +8,9 @@ import torch
 
 from lapflow.core.decomposition import Decomposition
 from lapflow.core.noise import Noise
-from lapflow.core.random import keyed_generator
 from lapflow.core.state import Shape, State
 from lapflow.plugins.kits.base import Conformance, normal, relative
+from lapflow.util.random import keyed_generator
 
 
 class NoiseConformance(Conformance):
@@ -62,9 +62,9 @@ class NoiseConformance(Conformance):
         columns = []
         shapes = noise.white_shapes(self.shape)
         for k, shape in shapes.items():
-            unit = torch.eye(torch.Size(shape).numel(), dtype=torch.float64).reshape(-1, *shape)
-            zeros = {j: torch.zeros(len(unit), *s, dtype=torch.float64) for j, s in shapes.items()}
-            columns.append(noise.from_white({**zeros, k: unit})[scale])
+            identity = torch.eye(torch.Size(shape).numel(), dtype=torch.float64).reshape(-1, *shape)
+            zeros = {j: torch.zeros(len(identity), *s, dtype=torch.float64) for j, s in shapes.items()}
+            columns.append(noise.from_white({**zeros, k: identity})[scale])
         return torch.cat(columns)
 
     def test_draws_are_a_function_of_the_generator(self) -> None:

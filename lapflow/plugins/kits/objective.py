@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from lapflow.core.backbone import Backbone, Heads
 from lapflow.core.condition import Condition
-from lapflow.core.flow import Flow, TrainingPoint
 from lapflow.core.objective import Objective
-from lapflow.core.random import keyed_generator
 from lapflow.core.state import State, Times
+from lapflow.flows.flow import Flow, TrainingPoint
 from lapflow.plugins.kits.base import Conformance, normal
 from lapflow.plugins.registry import create
+from lapflow.util.random import keyed_generator
 
 
 class Fixed(nn.Module):
@@ -64,7 +64,7 @@ class ObjectiveConformance(Conformance):
 
     def build(self, objective: Objective) -> None:
         flow = self.flow()
-        objective.build(flow, flow.views(self.image), self.num_classes)
+        objective.build(flow, flow.network_bands(self.image), self.num_classes)
 
     def network(self, heads: Heads) -> Backbone:
         """What the objective calls, of which the kit says what it returns. Override it for an objective that

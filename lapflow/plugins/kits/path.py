@@ -33,20 +33,20 @@ class PathConformance(Conformance):
         raise NotImplementedError("override make() to return the path under test")
 
     def cases(self) -> list[tuple[Segment, int, Tensor]]:
-        """(segment, scale, random clock times inside the scale's own interval), past the segment's stop
+        """(segment, scale, random times inside the scale's own interval), past the segment's stop
         too."""
         path = self.make()
         found = []
         for segment in self.segments:
             for k in segment.scales:
-                unit = torch.rand(64, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+                uniform = torch.rand(64, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
                 low = self.enters(segment, k)
-                found.append((segment, k, low + (path.end_of(segment) - low) * (0.01 + 0.97 * unit)))
+                found.append((segment, k, low + (path.t_max(segment) - low) * (0.01 + 0.97 * uniform)))
         return found
 
     def enters(self, segment: Segment, scale: int) -> float:
-        """The clock time from which a scale's path is defined in a segment."""
-        return segment.clock(segment.entry[scale]) if self.continuous else segment.start
+        """The time from which a scale's path is defined in a segment."""
+        return segment.global_time(segment.scale_starts[scale]) if self.continuous else segment.start
 
     def test_velocity_is_the_derivative_of_position(self) -> None:
         """alpha' and sigma' against autograd of alpha and sigma, in float64."""
@@ -90,12 +90,12 @@ class PathConformance(Conformance):
                 seen.add(k)
 
     def test_it_ends_at_the_data(self) -> None:
-        """alpha = 1, sigma = 0 at the end, up to the `residual` that the path states; everything is finite up
-        to `end`."""
+        """alpha = 1, sigma = 0 at the end, up to the `sigma_min` that the path states; everything is finite
+        up to `u_max`."""
         path = self.make()
-        segment, allowed = self.segments[-1], 1e-9 + 1.01 * path.residual
+        segment, allowed = self.segments[-1], 1e-9 + 1.01 * path.sigma_min
         for k in segment.scales:
-            c = path.coefficients(torch.tensor(path.last(segment), dtype=torch.float64), segment, k)
+            c = path.coefficients(torch.tensor(path.solve_t_max(segment), dtype=torch.float64), segment, k)
             assert float((c.alpha - 1).abs().max()) <= allowed
             assert float(c.sigma.abs().max()) <= allowed
             assert all(bool(torch.isfinite(value).all()) for value in (c.alpha, c.sigma, c.dalpha, c.dsigma))
@@ -104,23 +104,23 @@ class PathConformance(Conformance):
         """n + 1 rising times; the last is the segment's stop."""
         path = self.make()
         for segment in self.segments:
-            placed = replace(segment, late=path.first(segment) - segment.start)
+            placed = replace(segment, t_eps=path.first(segment) - segment.start)
             for steps in (1, 2, 5):
                 grid = path.grid(placed, steps)
                 assert len(grid) == steps + 1
-                assert grid[0] >= placed.begin - 1e-12
+                assert grid[0] >= placed.sampling_start - 1e-12
                 assert grid[-1] == segment.stop
                 assert all(a < b for a, b in itertools.pairwise(grid))
 
     def test_training_times_snap_once(self) -> None:
-        """`snap` leaves times where they are, or moves them into the segment for good."""
+        """`discretize` leaves times where they are, or moves them into the segment for good."""
         path = self.make()
         for segment, _, times in self.cases():
             inside = times[(times >= segment.start) & (times <= segment.stop)]
-            moved = path.snap(inside, segment)
+            moved = path.discretize(inside, segment)
             assert bool((moved >= segment.start - 1e-12).all())
             assert bool((moved <= segment.stop).all())
-            assert (path.snap(moved + 1e-9, segment) - moved).abs().max() <= 1e-6
+            assert (path.discretize(moved + 1e-9, segment) - moved).abs().max() <= 1e-6
 
     def test_conversions_invert(self) -> None:
         """Velocity, denoised, noise and score each give back the (x1, x0) they were made from."""

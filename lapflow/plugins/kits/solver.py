@@ -17,10 +17,10 @@ from lapflow.core.errors import SolverError
 from lapflow.core.field import DenoiserField, Endpoints, Field
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients
-from lapflow.core.random import Generators, keyed_generator, randn
 from lapflow.core.solver import History, Solver
 from lapflow.core.state import State
 from lapflow.plugins.kits.base import Conformance, error_of, relative
+from lapflow.util.random import Generators, keyed_generator, randn
 
 FREQUENCY = 3.0
 
@@ -46,7 +46,7 @@ class KnownField(DenoiserField):
         data = {k: x + (1 - t) * velocity[k] for k, x in state.items()}
         return Endpoints(data, {k: x - t * velocity[k] for k, x in state.items()})
 
-    def law(self, t: float) -> dict[int, Coefficients]:
+    def alpha_sigma(self, t: float) -> dict[int, Coefficients]:
         alpha, sigma, one = (torch.tensor(v, dtype=torch.float64) for v in (t, 1 - t, 1.0))
         return dict.fromkeys((1, 0), Coefficients(alpha, sigma, one, -one))
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from lapflow.core.dataset import Dataset, Sample, Split
-from lapflow.core.random import keyed_generator, rand
+from lapflow.util.random import keyed_generator, rand
 
 
 class Skeleton(Dataset):

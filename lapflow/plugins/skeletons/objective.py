@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.backbone import Backbone
-from lapflow.core.flow import TrainingPoint
 from lapflow.core.objective import Objective
+from lapflow.flows.flow import TrainingPoint
 
 
 class Skeleton(Objective):

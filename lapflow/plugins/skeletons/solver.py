@@ -13,9 +13,9 @@ from torch import Tensor
 from lapflow.core.errors import SolverError
 from lapflow.core.field import Field
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators
 from lapflow.core.solver import History, Observer, Solver, Statistics
 from lapflow.core.state import State, map_state
+from lapflow.util.random import Generators
 
 
 class Skeleton(Solver[Field]):
@@ -37,7 +37,7 @@ class Skeleton(Solver[Field]):
         observe: Observer | None = None,
         history: History | None = None,
     ) -> tuple[State, Statistics]:
-        stop = min(field.end, segment.stop)
+        stop = min(field.solve_t_max, segment.stop)
         times = [*(t for t in field.grid(self.steps) if t < stop), stop]
         x = dict(state)
         for t, after in pairwise(times):

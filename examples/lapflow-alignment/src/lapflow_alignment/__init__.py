@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import lapflow
 from lapflow.core.backbone import Backbone
 from lapflow.core.decomposition import Band
-from lapflow.core.flow import Flow, TrainingPoint
 from lapflow.core.objective import Objective
+from lapflow.flows.flow import Flow, TrainingPoint
 from lapflow.objectives.mse import squared_errors
 
 
@@ -46,7 +46,7 @@ class Alignment(Objective):
     def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:
         assert self.module is not None, "build comes before the first call"
         heads, hidden = network(point.state, point.t, point.condition, return_hidden=self.hidden)
-        clean = self.flow.show(point.data, point.segment)
+        clean = self.flow.to_image(point.data, point.segment)
         with torch.no_grad():
             teacher, t = self.frozen["teacher"], torch.ones_like(point.t)
             _, known = teacher(clean, t, point.condition, return_hidden=self.teacher_hidden)

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lapflow.core.backbone import Backbone
-from lapflow.core.flow import TrainingPoint
 from lapflow.core.objective import Objective
 from lapflow.core.state import State, expand_time
+from lapflow.flows.flow import TrainingPoint
 
 
 class MeanFlow(Objective):

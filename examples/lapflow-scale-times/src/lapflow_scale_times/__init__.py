@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
-from lapflow.core.random import Generators, rand
+from lapflow.util.random import Generators, rand
 
 
 class ScaleTimes(IntervalSchedule):
@@ -48,7 +48,7 @@ class ScaleTimes(IntervalSchedule):
         *,
         generator: Generators,
         stage_generator: torch.Generator,
-        ends: Sequence[float],
+        train_t_max: Sequence[float],
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> list[Draw]:
@@ -56,7 +56,7 @@ class ScaleTimes(IntervalSchedule):
         segment = segments[int(drawn)]
 
         def time(k: int) -> Tensor:
-            first, end = 0.0 if k == segment.finest else self.nearly, ends[segment.index]
+            first, end = 0.0 if k == segment.finest else self.nearly, train_t_max[segment.index]
             unit = rand((batch,), generator, dtype=dtype, device=device)
             return (first + (end - first) * unit).clamp(max=end * (1 - torch.finfo(dtype).eps))
 

@@ -1,8 +1,8 @@
 """LapGAN's generators: for each scale, the image from noise and from the coarser image beside it.
 
-In the merged view the state of a segment is an image of its resolution; at the segment's start it is noise z
-alone. With l the coarser image upsampled, the generator of the scale returns l + G(z, l, y); at the coarsest
-G(z, y).
+In the merged representation the state of a segment is an image of its resolution; at the segment's start it
+is noise z alone. With l the coarser image upsampled, the generator of the scale returns l + G(z, l, y); at
+the coarsest G(z, y).
 """
 
 from __future__ import annotations

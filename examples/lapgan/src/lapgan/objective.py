@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from lapflow.core.backbone import MAIN, Backbone
 from lapflow.core.condition import class_rows
 from lapflow.core.decomposition import Band
-from lapflow.core.flow import Flow, TrainingPoint
-from lapflow.core.objective import Objective, held
+from lapflow.core.objective import Objective, frozen
+from lapflow.flows.flow import Flow, TrainingPoint
 from lapgan.layers import Block
 
 
@@ -83,7 +83,7 @@ class Adversarial(Objective):
 
     def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:
         assert isinstance(self.module, nn.ModuleDict), "build comes before the first call"
-        directions = self.flow.show(point.noise, point.segment)
+        directions = self.flow.to_image(point.noise, point.segment)
         given, losses = point.condition, dict[str, Tensor]()
         for k, made in network(point.state, point.t, given)[MAIN].items():
             judge, real, coarse = (
@@ -91,7 +91,7 @@ class Adversarial(Objective):
                 point.target[k].to(made.dtype),
                 None if given.image is None else given.image.value[k],
             )
-            with held(judge):
+            with frozen(judge):
                 losses[f"generator{k}"] = F.softplus(-judge(made, coarse, given.labels)).mean()
             fake = made.detach()
             away = self.distance * directions[k]

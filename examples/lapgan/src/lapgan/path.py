@@ -16,5 +16,5 @@ class OneStep(LinearPath):
     def __init__(self) -> None:
         super().__init__()
 
-    def snap(self, t: Tensor, segment: Segment) -> Tensor:
+    def discretize(self, t: Tensor, segment: Segment) -> Tensor:
         return torch.full_like(t, segment.start)

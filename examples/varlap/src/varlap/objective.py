@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lapflow.core.backbone import Backbone
-from lapflow.core.flow import TrainingPoint
 from lapflow.core.objective import Objective
+from lapflow.flows.flow import TrainingPoint
 from varlap.network import CODES, LOGITS
 from varlap.quantiser import blocks, nearest
 

@@ -16,18 +16,18 @@ class Successive(Path):
     scale in progress is noise there."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
-        start, stop = segment.entry[scale], self._stop(segment, scale)
-        v, rate = (segment.variable(t) - start) / (stop - start), segment.rate / (stop - start)
+        start, stop = segment.scale_starts[scale], self._stop(segment, scale)
+        v, rate = (segment.local_time(t) - start) / (stop - start), segment.rate / (stop - start)
         slope = torch.where(v < 1, rate, 0.0).to(t.dtype)
         v = v.clamp(max=1)
         return Coefficients(v, 1 - v, slope, -slope)
 
-    def snap(self, t: Tensor, segment: Segment) -> Tensor:
+    def discretize(self, t: Tensor, segment: Segment) -> Tensor:
         return torch.full_like(t, segment.start)
 
     @staticmethod
     def _stop(segment: Segment, scale: int) -> float:
         """u at which a scale is finished: where the next finer one enters, or at the segment's end."""
         if scale > segment.finest:
-            return segment.entry[scale - 1]
+            return segment.scale_starts[scale - 1]
         return segment.stop if segment.window is None else segment.window[1]

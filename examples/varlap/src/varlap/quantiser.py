@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lapflow.core.autocast import in_own_dtype
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import SizeError
-from lapflow.core.random import keyed_generator, randn
+from lapflow.util.autocast import in_own_dtype
+from lapflow.util.random import keyed_generator, randn
 
 ROUNDS = 30
 """Rounds of k-means."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from lapflow.core.errors import SolverError
 from lapflow.core.field import DenoiserField
 from lapflow.core.intervals import Segment
-from lapflow.core.random import Generators, rand
 from lapflow.core.solver import History, Observer, Solver, Statistics
 from lapflow.core.state import State
+from lapflow.util.random import Generators, rand
 from varlap.network import CODES, LOGITS
 from varlap.quantiser import unblocks
 
@@ -49,7 +49,7 @@ class DrawTokens(Solver[DenoiserField]):
         observe: Observer | None = None,
         history: History | None = None,
     ) -> tuple[State, Statistics]:
-        heads, k = field.predict(state, segment.begin), segment.finest
+        heads, k = field.predict(state, segment.sampling_start), segment.finest
         logits, codes, band = heads[LOGITS][k], heads[CODES][k], state[k]
         if not bool(torch.isfinite(logits).all()):
             raise SolverError(
@@ -73,5 +73,7 @@ class DrawTokens(Solver[DenoiserField]):
             least = logits.topk(self.top, dim=1).values[:, -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         below = logits.softmax(1).cumsum(1)
-        unit = rand((len(logits), 1, *logits.shape[2:]), generator, dtype=torch.float32, device=logits.device)
-        return (below < unit * below[:, -1:]).sum(1).clamp(max=logits.shape[1] - 1)
+        uniform = rand(
+            (len(logits), 1, *logits.shape[2:]), generator, dtype=torch.float32, device=logits.device
+        )
+        return (below < uniform * below[:, -1:]).sum(1).clamp(max=logits.shape[1] - 1)

@@ -1,0 +1,1 @@
+"""Bridges: how one segment hands over to the next."""

@@ -1,0 +1,1 @@
+"""Paths: how data and noise mix along time."""
