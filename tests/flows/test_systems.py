@@ -337,15 +337,17 @@ def test_noise_prediction_of_a_cascade_is_told_its_corruption_level():
     )
     x = images(64, 1, 4, 4)
     point = next(p for s in range(20) if (p := flow.training_point(x, seeded(s))).segment.index == 1)
-    assert point.condition.level.shape == (64,)
-    assert 0 <= point.condition.level.min() <= point.condition.level.max() < 0.5
-    assert point.condition.image[0].shape == (64, 1, 4, 4)
+    assert point.condition.image.level.shape == (64,)
+    assert 0 <= point.condition.image.level.min() <= point.condition.image.level.max() < 0.5
+    assert point.condition.image.value[0].shape == (64, 1, 4, 4)
     # corrupted before upsampling: constant on 2x2 blocks, near the upsampled image where the level is low
-    torch.testing.assert_close(point.condition.image[0], upsample(downsample(point.condition.image[0])))
-    low = point.condition.level.argmin()
+    torch.testing.assert_close(
+        point.condition.image.value[0], upsample(downsample(point.condition.image.value[0]))
+    )
+    low = point.condition.image.level.argmin()
     assert (
-        point.condition.image[0][low] - upsample(downsample(x))[low]
-    ).abs().max() < 4 * point.condition.level[low] + 0.01
+        point.condition.image.value[0][low] - upsample(downsample(x))[low]
+    ).abs().max() < 4 * point.condition.image.level[low] + 0.01
 
 
 def cascade(**bridge):
@@ -373,15 +375,15 @@ def test_a_cascade_corrupts_by_its_formula_in_training_and_sampling(where):
     eps = flow.decomposition.synthesize(noise[2])
     n = upsample(2 * downsample(eps)) if where == "before" else eps
     torch.testing.assert_close(
-        condition.image[0], (1 - 0.3**2) ** 0.5 * upsample(y) + 0.3 * n, rtol=0, atol=1e-7
+        condition.image.value[0], (1 - 0.3**2) ** 0.5 * upsample(y) + 0.3 * n, rtol=0, atol=1e-7
     )
-    assert condition.level.tolist() == pytest.approx([0.3, 0.3])
+    assert condition.image.level.tolist() == pytest.approx([0.3, 0.3])
     x, generators = images(8, 1, 8, 8), [torch.Generator().manual_seed(i) for i in range(8)]
     point = next(p for p in flow.training_points(x, generators) if p.segment.index)
-    rest = point.condition.image[0] - (1 - point.condition.level[:, None, None, None] ** 2).sqrt() * upsample(
-        downsample(x[point.index])
-    )
-    std = (rest / point.condition.level[:, None, None, None]).flatten(1).std(1)
+    rest = point.condition.image.value[0] - (
+        1 - point.condition.image.level[:, None, None, None] ** 2
+    ).sqrt() * upsample(downsample(x[point.index]))
+    std = (rest / point.condition.image.level[:, None, None, None]).flatten(1).std(1)
     assert std == pytest.approx(torch.ones_like(std), abs=0.6)
 
 
@@ -439,7 +441,7 @@ def test_a_sample_s_training_pair_is_its_own_generator_s(make):
             assert alone.segment.index == point.segment.index
             assert same(point.state, row, alone.state)
             if point.condition.image is not None:
-                assert same(point.condition.image, row, alone.condition.image)
+                assert same(point.condition.image.value, row, alone.condition.image.value)
 
 
 def relay(**intervals):

@@ -28,7 +28,7 @@ def network(name, axes, shape, **options):
     """A network with every weight drawn: zero-initialised layers would hide what depends on what."""
     arguments = {"depth": 2, "width": 24, "heads": 2, **options}
     bands = flow_of(axes).network_bands(shape)
-    model = create("backbone", {"name": name, **arguments}, bands=bands, num_classes=0, attention="sdpa")
+    model = create("backbone", {"name": name, **arguments}, bands=bands, condition=0, attention="sdpa")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=seeded(parameter.numel()))
     return model.double()
@@ -129,7 +129,7 @@ def test_what_is_made_for_images_refuses_the_rest_by_name(axes, shape):
             "backbone",
             {"name": "unet", "channels": [8, 8], "groups": 4, "head_width": 4, "attention_levels": [1]},
             bands=flow_of(axes).network_bands(shape),
-            num_classes=0,
+            condition=0,
         )
     with pytest.raises(SizeError, match="autoencoder is for images alone"):
         AutoencoderKLCodec(path="none").latent_shape(shape)

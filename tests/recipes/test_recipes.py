@@ -186,7 +186,7 @@ def test_a_digits_recipe_trains_and_samples(name, tmp_path):
     few = [f"sampling.solver.steps={3 if solver['name'] == 'heun-edm' else 2}"] if "steps" in solver else []
     tiny = ["training.steps=2", "training.batch_size=8", "training.log_every=1", *few]
     narrow = (
-        [] if "unet" in json.dumps(load(name).model) else ["model.width=16", "model.heads=2", "model.depth=1"]
+        [] if "unet" in json.dumps(load(name).model) else ["model.width=24", "model.heads=2", "model.depth=1"]
     )
     run = train(load(name, *tiny, *narrow), tmp_path / "run")
     images = Pipeline.load(run).sample(4, seed=1, trajectory=True).images

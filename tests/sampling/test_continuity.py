@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lapflow.core.backbone import Condition
+from lapflow.core.condition import Condition
+from lapflow.core.noise import BlurredNoise
 from lapflow.core.prediction import NoisePrediction
 from lapflow.flows import (
     AppendBridge,
@@ -21,7 +22,7 @@ from lapflow.models.unet import UNet
 from lapflow.plugins.conformance import BackboneConformance
 from lapflow.pyramids import BlockDCT, LaplacianPyramid, WaveletPyramid
 from lapflow.sampling.continuity import continuous_scales
-from lapflow.sampling.field import ModelField
+from lapflow.sampling.field import Given, ModelField
 from lapflow.sampling.guidance import ClassifierFreeGuidance
 from lapflow.sampling.sampler import integrate
 from lapflow.schedules import CumulativeIntervals, Stages
@@ -53,7 +54,14 @@ def test_history_is_kept_exactly_where_the_velocity_is_continuous(mask):
         kept = continuous_scales(flow, index, before, state, model.mask)
         assert tuple(kept) == (() if mask == "none" or not index else flow.segments[index - 1].scales)
         fields = [
-            ModelField(flow, flow.segments[i], SHAPE, model, Condition(), ClassifierFreeGuidance(scale=1.0))
+            ModelField(
+                flow,
+                flow.segments[i],
+                SHAPE,
+                model,
+                Given(model, Condition()),
+                ClassifierFreeGuidance(scale=1.0),
+            )
             for i in ((index - 1, index) if index else ())
         ]
         if fields:
@@ -73,7 +81,12 @@ TWO, HAAR = LaplacianPyramid(levels=2), WaveletPyramid(levels=2)
     [
         lambda: Flow(TWO, PYRAMIDAL, PyramidalPath(), TransitionBridge(), representation="merged"),
         lambda: Flow(
-            BlockDCT(), FULL, RelayPath(), RenoiseBridge(), representation="merged", noise="blurred"
+            BlockDCT(),
+            FULL,
+            RelayPath(),
+            RenoiseBridge(),
+            representation="merged",
+            noise=BlurredNoise(BlockDCT()),
         ),
         lambda: Flow(
             TWO, FULL, VPPath(), ConditionBridge(), representation="merged", prediction=NoisePrediction()
@@ -81,13 +94,13 @@ TWO, HAAR = LaplacianPyramid(levels=2), WaveletPyramid(levels=2)
         lambda: Flow(
             HAAR, CumulativeIntervals(starts=[0, 0.5]), LinearPath(), AppendBridge(), representation="merged"
         ),
-        lambda: Flow(TWO, PYRAMIDAL, PyramidalPath(), AppendBridge(), check=False),
+        lambda: Flow(TWO, PYRAMIDAL, PyramidalPath(), AppendBridge()),
     ],
     ids=["transition", "renoise", "condition", "merged", "windows"],
 )
 def test_bridges_that_change_the_state_and_merged_views_void_it(make):
     flow = make()
-    shape = (1, 2 * flow.decomposition.multiple, 2 * flow.decomposition.multiple)
+    shape = (1, *(2 * m for m in flow.decomposition.multiple()))
     noise = flow.draw_noise(shape, 1, seeded(), dtype=torch.float64, device="cpu")
     state = flow.enter(0, {}, noise)
     assert continuous_scales(flow, 1, state, flow.enter(1, state, noise), "self") == ()
@@ -109,7 +122,8 @@ def test_an_edit_before_the_first_step_of_a_segment_voids_it():
             return watch
 
         def field(segment, condition):
-            return ModelField(flow, segment, SHAPE, model, condition, ClassifierFreeGuidance(scale=1.0))
+            guidance, given = ClassifierFreeGuidance(scale=1.0), Given(model, Condition())
+            return ModelField(flow, segment, SHAPE, model, given, guidance, condition)
 
         return integrate(flow, field, noise, solver, observe=observe).state
 
@@ -142,7 +156,7 @@ def test_networks_state_their_mask():
 def test_a_network_that_says_the_wrong_mask_is_caught():
     class Tried(BackboneConformance):
         def make(self):
-            model = MoTDiT(self.bands, self.num_classes, "sdpa", depth=1, width=16, heads=2, mask=self.truth)
+            model = MoTDiT(self.bands, self.condition, "sdpa", depth=1, width=16, heads=2, mask=self.truth)
             model.mask = self.said
             return model
 

@@ -73,12 +73,14 @@ def test_sampling_never_waits(monkeypatch, recipe, solver):
     parts, looks = build(config), []
     monkeypatch.setattr(steps, "require_finite", lambda state, segment: looks.append(segment.index))
     model = parts.model.to(META)
+    said = [parts.dataset.read("train", i).annotations for i in range(2)]
+    asked = {name: [one[name] for one in said] for name in parts.conditioner.needs}
     with Seen() as seen:
         images = sample(
             parts.flow,
             model,
             (2, *parts.shape),
-            condition=torch.zeros(2, dtype=torch.int64),
+            condition=parts.conditioner(asked),
             solver=parts.solver,
             guidance=parts.guidance,
         )
