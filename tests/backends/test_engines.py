@@ -68,7 +68,14 @@ def halves(parts, model, batch, stage):
         stage.set_state(drawn)
         losses.append(
             whole_loss(
-                parts, model, Batch(batch.images[rows], batch.labels[rows], batch.positions[rows]), stage
+                parts,
+                model,
+                Batch(
+                    batch.images[rows],
+                    {name: values[rows] for name, values in batch.annotations.items()},
+                    batch.positions[rows],
+                ),
+                stage,
             )
         )
     (first, named), (second, more) = losses
