@@ -115,13 +115,13 @@ class Engine(Component):
         model: nn.Module,
         optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
         *,
-        clip: float | None = None,
+        grad_clip_norm: float | None = None,
         units: Sequence[nn.Module] = (),
     ) -> nn.Module:
         """Move and wrap `model`, make the optimizer over its parameters by name, and return what training
         calls once for each backward pass: `model` (a `TrainingStep`), or a wrapper with its arguments and
-        results. `clip` bounds the gradient's norm; `units` are parts of the model that may be sharded each as
-        a whole. The model has its final weights, the same in every process. Collective."""
+        results. `grad_clip_norm` bounds the gradient's norm; `units` are parts of the model that may be
+        sharded each as a whole. The model has its final weights, the same in every process. Collective."""
 
     @abstractmethod
     def autocast(self) -> AbstractContextManager[object]:
