@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +32,7 @@ from lapflow.data.order import indices
 from lapflow.data.substitute import read_or_substitute
 from lapflow.flows.compose import compose
 from lapflow.flows.flow import Flow
-from lapflow.plugins.registry import Spec, create
+from lapflow.plugins.registry import create
 from lapflow.util.autocast import autocast_dtype
 from lapflow.util.digest import difference, tensors_sha256
 from lapflow.util.random import Generators, keyed_generator
@@ -453,7 +453,7 @@ def build_features(config: Config, grey_levels: int, device: torch.device | str 
     return features
 
 
-def _create(config: Config, kind: str, spec: Spec, *path: str, **context: Any) -> Any:
+def _create(config: Config, kind: str, spec: Mapping[str, Any], *path: str, **context: Any) -> Any:
     with _placed(config, *path):
         return create(kind, spec, **context)
 

@@ -18,6 +18,11 @@ Decay = Literal["constant", "cosine", "linear"]
 Metric = Literal["frechet", "kid", "precision-recall", "copies"]
 
 
+def _component(default: dict[str, Any], description: str) -> Any:
+    """A field for a component, with the one that stands there unless another is named."""
+    return Field(default=default, description=description)
+
+
 class Section(BaseModel):
     """A strict mapping: unknown keys and wrong types are errors, and a bare component name in a default is
     resolved too."""
@@ -30,30 +35,30 @@ class Section(BaseModel):
 class FlowConfig(Section):
     """The mathematics of the composition."""
 
-    decomposition: Annotated[Spec, Named("decomposition")] = Field(
-        default={"name": "laplacian", "levels": 2}, description="how an image splits into scales"
+    decomposition: Annotated[Spec, Named("decomposition")] = _component(
+        {"name": "laplacian", "levels": 2}, description="how an image splits into scales"
     )
-    intervals: Annotated[Spec, Named("intervals")] = Field(
-        default={"name": "cumulative"},
+    intervals: Annotated[Spec, Named("intervals")] = _component(
+        {"name": "cumulative"},
         description="when each scale is active, and which times training draws",
     )
-    path: Annotated[Spec, Named("path")] = Field(
-        default={"name": "linear"}, description="how data and noise mix along time"
+    path: Annotated[Spec, Named("path")] = _component(
+        {"name": "linear"}, description="how data and noise mix along time"
     )
-    bridge: Annotated[Spec, Named("bridge")] = Field(
-        default={"name": "append"}, description="how a segment hands over to the next"
+    bridge: Annotated[Spec, Named("bridge")] = _component(
+        {"name": "append"}, description="how a segment hands over to the next"
     )
-    noise: Annotated[Spec, Named("noise")] = Field(
-        default={"name": "decomposed"}, description="the law of the scales' noise"
+    noise: Annotated[Spec, Named("noise")] = _component(
+        {"name": "decomposed"}, description="the law of the scales' noise"
     )
-    time_law: Annotated[Spec, Named("time_law")] = Field(
-        default={"name": "uniform"}, description="how densely training visits the times of a segment"
+    time_law: Annotated[Spec, Named("time_law")] = _component(
+        {"name": "uniform"}, description="how densely training visits the times of a segment"
     )
-    coupling: Annotated[Spec, Named("coupling")] = Field(
-        default={"name": "independent"}, description="which noise of a batch is paired with which data"
+    coupling: Annotated[Spec, Named("coupling")] = _component(
+        {"name": "independent"}, description="which noise of a batch is paired with which data"
     )
-    prediction: Annotated[Spec, Named("prediction")] = Field(
-        default={"name": "velocity"}, description="what the network's main head stands for"
+    prediction: Annotated[Spec, Named("prediction")] = _component(
+        {"name": "velocity"}, description="what the network's main head stands for"
     )
     representation: Literal["bands", "merged"] = Field(
         default="bands",
@@ -64,11 +69,11 @@ class FlowConfig(Section):
 class SamplingConfig(Section):
     """How images are drawn unless the command says otherwise."""
 
-    solver: Annotated[Spec, Named("solver")] = Field(
-        default={"name": "euler", "steps": 20}, description="the method that integrates each segment"
+    solver: Annotated[Spec, Named("solver")] = _component(
+        {"name": "euler", "steps": 20}, description="the method that integrates each segment"
     )
-    guidance: Annotated[Spec, Named("guidance")] = Field(
-        default={"name": "cfg"}, description="how conditional and unconditional predictions combine"
+    guidance: Annotated[Spec, Named("guidance")] = _component(
+        {"name": "cfg"}, description="how conditional and unconditional predictions combine"
     )
     batch_size: Positive = Field(default=256, description="images drawn at once")
     weights: Literal["ema", "raw"] = Field(default="ema", description="averaged or raw weights")
@@ -88,8 +93,8 @@ class TrainingConfig(Section):
     final_learning_rate: Share = Field(
         default=0.0, description="where the decay ends, as a fraction of the peak"
     )
-    optimizer: Annotated[Spec, Named("optimizer")] = Field(
-        default={"name": "adamw"}, description="the rule of an optimizer step"
+    optimizer: Annotated[Spec, Named("optimizer")] = _component(
+        {"name": "adamw"}, description="the rule of an optimizer step"
     )
     grad_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="largest norm of the gradient; null: no clipping"
@@ -155,8 +160,8 @@ class EvaluationConfig(Section):
         "distance (KID), precision and "
         "recall by nearest neighbours, copies of training images",
     )
-    features: Annotated[Spec, Named("features")] = Field(
-        default={"name": "pixels"}, description="what images are compared in"
+    features: Annotated[Spec, Named("features")] = _component(
+        {"name": "pixels"}, description="what images are compared in"
     )
     classifier: Literal["svm"] | None = Field(
         default=None, description="a classifier that judges conditional samples; null: none"
@@ -200,22 +205,22 @@ class Config(Section):
         default_factory=FlowConfig, description="decomposition, intervals, path, bridge and noise"
     )
     model: Annotated[Spec, Named("backbone")] = Field(description="the network that predicts")
-    codec: Annotated[Spec, Named("codec")] = Field(
-        default={"name": "pixels"}, description="the space of the flow: pixels, or an autoencoder's latents"
+    codec: Annotated[Spec, Named("codec")] = _component(
+        {"name": "pixels"}, description="the space of the flow: pixels, or an autoencoder's latents"
     )
     data: Annotated[Spec, Named("dataset")] = Field(description="the images")
-    conditioner: Annotated[Spec, Named("conditioner")] = Field(
-        default={"name": "classes"},
+    conditioner: Annotated[Spec, Named("conditioner")] = _component(
+        {"name": "classes"},
         description="what the network is told of a sample, out of what the data set says of it",
     )
-    objective: Annotated[Spec, Named("objective")] = Field(
-        default={"name": "mse"}, description="what training minimises"
+    objective: Annotated[Spec, Named("objective")] = _component(
+        {"name": "mse"}, description="what training minimises"
     )
-    attention: Annotated[Spec, Named("attention")] = Field(
-        default={"name": "auto"}, description="the attention kernel"
+    attention: Annotated[Spec, Named("attention")] = _component(
+        {"name": "auto"}, description="the attention kernel"
     )
-    engine: Annotated[Spec, Named("engine")] = Field(
-        default={"name": "torch"}, description="how a training step runs on processes and devices"
+    engine: Annotated[Spec, Named("engine")] = _component(
+        {"name": "torch"}, description="how a training step runs on processes and devices"
     )
     sampling: SamplingConfig = Field(
         default_factory=SamplingConfig, description="solver, guidance and batch size of sampling"

@@ -33,8 +33,8 @@ class PixelFeatures(FeatureExtractor):
         levels = ((images.detach().double() + 1) / 2 * self.grey_levels).clamp(0, self.grey_levels)
         sizes = levels.shape[2:]
         if max(sizes) > self.max_side:
-            pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(sizes) - 1]
-            levels = pool(levels, [min(size, self.max_side) for size in sizes])
+            pools: tuple[Any, ...] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+            levels = pools[len(sizes) - 1](levels, [min(size, self.max_side) for size in sizes])
         return levels.flatten(1)
 
     @property

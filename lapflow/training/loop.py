@@ -375,7 +375,10 @@ def _same_run(saved: Checkpoint, parts: Composition, path: Path) -> None:
 
 
 def _loss(
-    parts: Composition, model: nn.Module, batch: Batch, stage: torch.Generator
+    parts: Composition,
+    model: Callable[[Sequence[TrainingPoint]], Any],
+    batch: Batch,
+    stage: torch.Generator,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of one batch, and its named parts (detached)."""
     engine, flow, seed, condition_dropout = (

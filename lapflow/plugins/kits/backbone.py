@@ -165,7 +165,7 @@ class BackboneConformance(Conformance):
         """A time for each scale, equal ones as the shared one and others not; a second time that matters; or
         it refuses them."""
         model, scales = self.network(), tuple(self.bands)
-        state, labels = self.state(scales), self.labels()
+        state, labels = self.state(scales), self.given()
         t = torch.full((self.batch,), 0.4, dtype=torch.float64)
         first = model(state, t, labels)["main"]
         if model.times_per_scale:
@@ -186,7 +186,7 @@ class BackboneConformance(Conformance):
     def test_hidden_states_are_those_that_it_names(self) -> None:
         """Tokens of each active scale, beside the same heads; an unknown name is refused."""
         model, scales = self.network(), tuple(self.bands)
-        given = self.state(scales), torch.full((self.batch,), 0.4, dtype=torch.float64), self.labels()
+        given = self.state(scales), torch.full((self.batch,), 0.4, dtype=torch.float64), self.given()
         error_of(ConfigError, lambda: model.require_inputs(given[1], None, ("no such state",)))
         if not (names := model.hidden_names()):
             return
