@@ -1,5 +1,5 @@
 """The bridge contract: affine in (state, noise), over the right scales. Its law is checked by `Flow`
-(`core.laws`)."""
+(`flows.laws`)."""
 
 from __future__ import annotations
 
