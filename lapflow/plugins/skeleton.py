@@ -73,7 +73,7 @@ def distribution_name(name: str) -> str:
 
 
 def _kit(kind: Kind) -> str:
-    return f"{kind.name.capitalize()}Conformance"
+    return f"{kind.name.title().replace('_', '')}Conformance"
 
 
 def _check_name(kind: Kind, name: str) -> None:

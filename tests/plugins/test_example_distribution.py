@@ -114,7 +114,14 @@ def test_it_is_checked_trained_and_sampled_by_name(python: Path, tmp_path: Path)
         "flow.intervals.starts=[0, 0.3, 0.6]",
         "sampling.solver={name: ssprk3, steps: 2}",
     ]
-    small = ["model.depth=1", "model.width=16", "model.heads=2", "training.steps=2", "training.batch_size=8"]
+    small = [
+        "model.depth=1",
+        "model.width=16",
+        "model.heads=2",
+        "model.patch=1",
+        "training.steps=2",
+        "training.batch_size=8",
+    ]
     lapflow(
         python,
         ["check", "lapflow-digits", *composition],

@@ -243,6 +243,7 @@ def test_bad_neighbours_disturb_nobody(mine, tmp_path, capsys):
         "model.depth=1",
         "model.width=16",
         "model.heads=2",
+        "model.patch=1",
         "sampling.solver.steps=1",
     ]
     both = ["flow.decomposition=mine@lapflow-yours", "flow.intervals.starts=[0]", "training.warmup_steps=0"]

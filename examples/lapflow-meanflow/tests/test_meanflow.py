@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from lapflow_meanflow import MeanFlow
 from torch import nn
@@ -36,7 +38,8 @@ class TestMeanFlow(ObjectiveConformance):
 class Average(nn.Module):
     """u(x, t, t_end) of points [b, 2, 1, 1]."""
 
-    num_classes, second_time = 0, True
+    condition: ClassVar[dict] = {}
+    mask, second_time = "none", True
 
     def __init__(self, width=128):
         super().__init__()

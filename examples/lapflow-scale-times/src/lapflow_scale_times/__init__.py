@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
+from lapflow.core.time_law import TimeLaw
 from lapflow.util.random import Generators, rand
 
 
@@ -31,7 +32,7 @@ class ScaleTimes(IntervalSchedule):
     ) -> None:
         self.nearly = nearly
 
-    def segments(self, levels: int) -> tuple[Segment, ...]:
+    def segments(self, levels: int, contractions: Sequence[float] | None = None) -> tuple[Segment, ...]:
         found = []
         for i in range(levels):
             scales = range(levels - 1, levels - 2 - i, -1)
@@ -49,6 +50,7 @@ class ScaleTimes(IntervalSchedule):
         generator: Generators,
         stage_generator: torch.Generator,
         train_t_max: Sequence[float],
+        time_law: TimeLaw,
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> list[Draw]:
@@ -57,7 +59,8 @@ class ScaleTimes(IntervalSchedule):
 
         def time(k: int) -> Tensor:
             first, end = 0.0 if k == segment.finest else self.nearly, train_t_max[segment.index]
-            unit = rand((batch,), generator, dtype=dtype, device=device)
-            return (first + (end - first) * unit).clamp(max=end * (1 - torch.finfo(dtype).eps))
+            u = rand((batch,), generator, dtype=dtype, device=device)
+            share = time_law.quantile(u, k, len(segments))
+            return (first + (end - first) * share).clamp(max=end * (1 - torch.finfo(dtype).eps))
 
         return [Draw(segment, {k: time(k) for k in segment.scales})]
