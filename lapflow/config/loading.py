@@ -19,10 +19,12 @@ __all__ = ["difference", "dump_yaml", "file_schema", "load_config", "recipes", "
 
 RENAMED = {
     "flow.view": "flow.representation",
+    "training.betas": "training.optimizer.betas",
     "training.clip": "training.grad_clip_norm",
     "training.label_drop": "training.condition_dropout",
     "training.most_skipped": "training.max_skipped",
     "training.recompute": "training.activation_checkpointing",
+    "training.weight_decay": "training.optimizer.weight_decay",
 }
 """Keys of the first edition, by which its configs and runs are known, and those of the second."""
 

@@ -84,6 +84,8 @@ def described(said: Mapping[str, Any], source: Path, attention: str | None = Non
     something else."""
     try:
         shape = tuple(int(n) for n in said["shape"])
+        if not 2 <= len(shape) <= 4:
+            raise ValueError(f"shape {list(shape)}, and samples have 1 to 3 axes")
         names = tuple(str(name) for name in said["class_names"])
         step, weights, document = int(said["step"]), str(said["weights"]), dict(said["lapflow"])
     except (KeyError, TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from lapflow.config.building import build_codec, build_engine, build_flow, build_model
+from lapflow.config.building import build_codec, build_conditioner, build_engine, build_flow, build_model
 from lapflow.config.loading import load_config
 from lapflow.demo.capabilities import Capabilities
 from lapflow.demo.serving import Server, address, bind
@@ -45,12 +45,17 @@ def pipeline(
     latent = codec.latent_shape(shape)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_model(config, flow, latent, len(classes), "cpu").eval().requires_grad_(False)
+        model = (
+            build_model(config, flow, latent, build_conditioner(config, classes).parts(), "cpu")
+            .eval()
+            .requires_grad_(False)
+        )
         for parameter in (
             model.parameters()
         ):  # what begins at zero would say nothing, and every setting would give one picture
             parameter.data += 0.05 * torch.randn_like(parameter)
-    return Pipeline(config, flow, model, codec, build_engine(config, "cpu"), latent, classes, 0, "raw")
+    conditioner, engine = build_conditioner(config, classes), build_engine(config, "cpu")
+    return Pipeline(config, flow, model, codec, conditioner, engine, latent, classes, 0, "raw")
 
 
 def capabilities(*arguments: Any, **options: Any) -> Capabilities:

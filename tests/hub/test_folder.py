@@ -264,7 +264,7 @@ def test_pickles_cannot_be_asked_for(digits, tmp_path, name):
             lambda f: (f / "backbone" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99),
             "cannot be",
         ),
-        (lambda f: change(f, shape=[1, 8]), "not a backbone"),
+        (lambda f: change(f, shape=[1]), "not a backbone"),
         (lambda f: change(f, class_names=["only"]), "fit|size mismatch|expected shape"),
         (lambda f: change(f, model={"depth": 2}), "missing|Missing"),
     ],

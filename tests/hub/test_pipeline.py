@@ -272,7 +272,7 @@ def test_a_callback_may_change_the_guidance(digits):
         digits.flow,
         digits.backbone.network,
         (3, 1, 8, 8),
-        labels=torch.tensor([3, 1, 4]),
+        condition=torch.tensor([3, 1, 4]),
         solver=Euler(steps=3),
         guidance=guide,
         generator=seeds(0, 1, 2),
