@@ -8,7 +8,7 @@ from tests.cli.test_run_commands import call
 
 __all__ = ["call"]
 
-GUIDED = ["sampling.guidance.scale=2", "sampling.guidance.interval=[0.3,1]"]
+GUIDED = ["model.patch=1", "sampling.guidance.scale=2", "sampling.guidance.interval=[0.3,1]"]
 SCREENS = [
     ["lapflow-celebahq256"],
     ["lapflow-k4-digits"],

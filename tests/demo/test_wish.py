@@ -93,7 +93,7 @@ def test_what_is_no_request_is_refused(made, body):
 
 def test_a_run_without_classes_takes_none_and_no_guidance():
     bare = capabilities(classes=())
-    assert resolve(DrawRequest(solver="heun", seed=0), bare).labels is None
+    assert resolve(DrawRequest(solver="heun", seed=0), bare).condition.labels is None
     with pytest.raises(ConfigError, match="no classes"):
         resolve(DrawRequest(**{"class": "3"}, solver="heun", seed=0), bare)
     with pytest.raises(ConfigError, match="guidance needs a condition"):
