@@ -128,6 +128,7 @@ def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
             "training.steps=2",
             "flow.intervals={name: cumulative, starts: [0.0]}",
             "flow.decomposition={name: laplacian, levels: 1}",
+            "model.patch=1",
         ),
         tmp_path / "a",
     )
@@ -136,6 +137,7 @@ def test_accumulated_gradients_are_those_of_the_whole(tmp_path):
             "training.steps=2",
             "flow.intervals={name: cumulative, starts: [0.0]}",
             "flow.decomposition={name: laplacian, levels: 1}",
+            "model.patch=1",
         ),
         tmp_path / "b",
     )
