@@ -47,6 +47,18 @@ def digits() -> None:
     create("dataset", {"name": "digits"}).read("train", 0)
 
 
+def moving_digits() -> None:
+    from lapflow.data.moving_digits import classifier
+
+    classifier()
+
+
+def series() -> None:
+    from lapflow.plugins import create
+
+    create("dataset", {"name": "ecg"}).read("train", 0)
+
+
 def glyphs() -> None:
     from lapflow.plugins import create
 
@@ -131,6 +143,8 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
     "lapflow/hub/needed.py": (pipeline, "diffusers"),
     "lapflow/data/digits.py": (digits, "demo"),
     "lapflow/data/glyphs.py": (glyphs, "demo"),
+    "lapflow/data/moving_digits.py": (moving_digits, "demo"),
+    "lapflow/data/series.py": (series, "wavelets"),
     "lapflow/evaluation/agreement.py": (agreement, "demo"),
     "lapflow/sampling/pictures.py": (picture, "demo"),
     "lapflow/demo/needed.py": (page, "demo"),

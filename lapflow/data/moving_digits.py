@@ -146,9 +146,9 @@ def _middle(holds: Tensor) -> int:
 def classifier() -> Any:
     """A support vector machine of scikit-learn, trained on the digits' train split in grey levels 0..16 (its
     example's kernel width)."""
+    digits = Digits()
+    read = [digits.read("train", i) for i in range(digits.size("train"))]  # says what is missing
     from sklearn.svm import SVC
 
-    digits = Digits()
-    read = [digits.read("train", i) for i in range(digits.size("train"))]
     levels = torch.stack([(sample.value.flatten() + 1) * 8 for sample in read])
     return SVC(gamma=0.001, C=10).fit(levels.numpy(), [s.annotations["label"] for s in read])

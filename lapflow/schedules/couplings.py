@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from lapflow.core.coupling import Coupling
-from lapflow.core.errors import BackendError
 from lapflow.util.transfer import upload
 
 
@@ -15,21 +15,12 @@ class MinibatchOT(Coupling):
     al. 2023; Tong et al. 2024): straighter paths. Solved exactly, by scipy's `linear_sum_assignment`, on the
     CPU: it waits for the GPU once a batch, and takes b^3 operations for a batch of b samples at the most."""
 
-    def __init__(self) -> None:
-        try:
-            import scipy.optimize
-        except ImportError as error:
-            raise BackendError(
-                "the coupling minibatch-ot needs scipy", got=str(error), remedy="pip install 'lapflow[ot]'"
-            ) from None
-        self._assign = scipy.optimize.linear_sum_assignment
-
     def pair(self, data: Tensor, noise: Tensor, groups: Tensor | None = None) -> Tensor:
         cost = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square().cpu()
         groups = torch.zeros(len(data), dtype=torch.int64) if groups is None else groups.cpu()
         rows = torch.arange(len(data))
         for group in groups.unique():
             members = (groups == group).nonzero().flatten()
-            _, chosen = self._assign(cost[members][:, members].numpy())
+            _, chosen = linear_sum_assignment(cost[members][:, members].numpy())
             rows[members] = members[torch.from_numpy(chosen)]
         return upload(rows, data.device)
