@@ -52,7 +52,10 @@ def dense(side: int, levels: int, size: str = "S") -> MoTDiT:
 
 
 class _DenseMask(MaskedAttention):
-    def __call__(self, groups: Sequence[Tensor], lengths: tuple[int, ...]) -> list[Tensor]:
+    def __call__(
+        self, groups: Sequence[Tensor], lengths: tuple[int, ...], given: Tensor | None = None
+    ) -> list[Tensor]:
+        assert given is None, "this peer has no given tokens"
         q, k, v = (
             x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x in torch.cat(list(groups), dim=1).chunk(3, dim=-1)

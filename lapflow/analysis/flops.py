@@ -149,11 +149,11 @@ def cost(config: Config) -> Cost:
         segments.append(found)
     single = resolved(config)
     single["flow"] = {
-        "decomposition": {"name": "identity"},
+        "decomposition": {"name": "identity", "axes": flow.decomposition.axes},
         "intervals": {"name": "cumulative", "starts": [0.0]},
     }
     if isinstance(single["model"].get("patch"), list | tuple):
-        single["model"] = {**single["model"], "patch": single["model"]["patch"][-1]}
+        single["model"] = {**single["model"], "patch": single["model"]["patch"][-1:]}
     _, alone = _on_meta(load_config(single))
     return Cost(
         sum(p.numel() for p in model.parameters()),

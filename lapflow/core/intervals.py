@@ -25,7 +25,7 @@ class Segment:
     The noise of the segment is `noise_scale` times the bands of the sample's noise. Sampling enters at
     `sampling_start`, start unless the path or the prediction is not defined there.
 
-    `windows` gives each scale a time of its own, which runs linearly from windows[k][0] to windows[k][1]
+    `windows` gives each scale a time of its own, which runs linearly over `windows[k]`
     while t runs from start to stop; the network is then told one time a scale, and predicts dx/d(own
     time).
     """

@@ -166,29 +166,24 @@ class LapFlowPipeline(DiffusionPipeline):
 
         Args:
             class_labels: a class or a list of classes, each a number or a name; None draws from the null
-            class, or from a model
-                without classes.
+                class, or from a model without classes.
             num_inference_steps: steps over all segments together, shared out by the segments' lengths, at
-            least one each. Default:
-                the steps of the solver.
+                least one each. Default: the steps of the solver.
             guidance_scale: of classifier-free guidance; as in diffusers, one of at most 1 is off. A list
-            gives one for each scale,
-                coarse to fine. Default: the config's guidance; off without class labels.
+                gives one for each scale, coarse to fine. Default: the config's guidance; off without
+                class labels.
             num_images_per_label: images of each label in turn; without labels, the number of images.
             generator: one for the batch, or a list with one per image: then an image depends on its own
-            generator and not on the
-                batch. Default: seeded by torch's global generator.
+                generator and not on the batch. Default: seeded by torch's global generator.
             latents: the noise, as `prepare_latents` gives it, in the place of drawing it.
             solver: a solver's name, {"name": ..., **arguments}, or a `Solver`. Default: the config's.
-            output_type: "pil" for a list of pictures, "np" [b, h, w, c] and "pt" [b, c, h, w] in [0, 1] in
-            float32, "latent" for the
-                flow's own space.
+            output_type: "pil" for a list of pictures, "np" [b, h, w, c] and "pt" [b, c, h, w] in [0, 1]
+                in float32, "latent" for the flow's own space.
             return_dict: an `ImagePipelineOutput` with `images`, or a tuple with them.
             callback_on_step_end: called as (pipe, step, t, tensors) after every step, with t the time
-            reached, 0 noise and 1
-                data. What it returns as "latents" is gone on from.
+                reached, 0 noise and 1 data. What it returns as "latents" is gone on from.
             callback_on_step_end_tensor_inputs: the tensors that it wants: "latents", the image that the
-            active scales make.
+                active scales make.
 
         Raises `ConfigError` for what cannot be done, before any work.
         """

@@ -101,7 +101,8 @@ class ModelField(FlowField):
         super().__init__(flow, segment, shape)
         self.model, self.given, self.guidance = model, given, guidance
         self.handed_on = handed_on or Condition()
-        self.mask, self.dtype = model.mask, next(model.parameters()).dtype
+        self.mask = getattr(model, "mask", "none")  # of a network that is no Backbone: always safe
+        self.dtype = next(model.parameters()).dtype
 
     def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
         on = self.handed_on

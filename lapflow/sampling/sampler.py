@@ -90,15 +90,15 @@ def sample(
             is null.
         solver: default `Dopri5()` per segment.
         guidance: the scale s of classifier-free guidance (one, or one per scale coarse to fine), or a
-        `Guidance`.
+            `Guidance`.
         generator: one generator, or one per sample: then a sample depends on its own generator only (an
-        adaptive
-            solver's steps still depend on the whole batch). Default: torch's global generator seeds one.
+            adaptive solver's steps still depend on the whole batch). Default: torch's global generator seeds
+            one.
         noise: the noise pyramids as `Flow.draw_noise` gives them, in place of drawing them.
         observe: called with each segment's field; gives the function called with (t, state) after every step.
         statistics: a list that receives each segment's work.
         device: where the state is kept; default: where the model's weights are. For a model that is moved
-        when it is called.
+            when it is called.
 
     Raises `ConfigError` for a condition that the model does not take, or guidance that needs one.
     """
