@@ -7,8 +7,8 @@ conversions as a network's output.
 
 * `BandOracle`: x1_k = lam_k times the k-th band of a white image, plus a mean m_k. One scalar per band:
 
-      E[x1|x] = m + (alpha d^2 / V)(x - alpha m),    E[x0|x] = (sigma g^2 / V)(x - alpha m),    V = alpha^2
-      d^2 + sigma^2 g^2,
+      E[x1|x] = m + (alpha d^2 / V)(x - alpha m),    E[x0|x] = (sigma g^2 / V)(x - alpha m),
+      V = alpha^2 d^2 + sigma^2 g^2,
 
   with d and g the stds of data and noise per orthonormal direction of the band's range; outside the range d =
   0. In a cascade m and d are those given the condition z = a y + s n: m + (a d^2 / (a^2 d^2 + s^2 g^2))(z - a

@@ -100,8 +100,7 @@ class Composition:
 
     def examples(self, number: int) -> State:
         """The first `number` training samples of a run, or all if there are fewer, unmirrored, as the network
-        sees them without
-        noise: {scale of the representation: [n, c, *sizes]}, coarse to fine."""
+        sees them without noise: {scale of the representation: [n, c, *sizes]}, coarse to fine."""
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
         samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0].value for index in first])

@@ -3,8 +3,8 @@
 encoding.json              how it is made; written first
 train-00000.safetensors    `moments` [n, m, *sizes], `labels` [n]; `flipped`, like `moments`, where asked for
 train-00001.safetensors    the next images of the split, in its order
-manifest.json              encoding.json with every shard's SHA-256; written last: without it the cache is not
-whole
+manifest.json              encoding.json with every shard's SHA-256; written last: without it the cache is
+                           not whole
 
 Reading takes JSON and safetensors only: nothing in a cache is ever executed.
 """

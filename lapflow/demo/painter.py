@@ -3,10 +3,13 @@ settled, the picture.
 
 What is told are plain mappings, as the page reads them:
 
-    {event: step, t, scale, picture}         what the finest active scale shows now; not more often than the
-    eye needs {event: column, index, t, pictures}      a column of the strip: {scale: picture}, as `lapflow
-    sample` draws it in scales.png {event: done, picture, ...}              the sample itself; a picture is a
-    PNG as a data URL
+    {event: step, t, scale, picture}      what the finest active scale shows now; not more often than the eye
+                                          needs
+    {event: column, index, t, pictures}   a column of the strip: {scale: picture}, as `lapflow sample` draws
+                                          it in scales.png
+    {event: done, picture, ...}           the sample itself
+
+A picture is a PNG as a data URL; a film's plays.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 in its head.
 
 `SPLIT/mean`, `SPLIT/scatter` (float64, about the mean) and `SPLIT/features` of each split, and in the head
-what they were made
-of: the extractor, its resizing, the data. A file that was made of anything else is refused, and says what
-differs.
+what they were made of: the extractor, its resizing, the data. A file that was made of anything else is
+refused, and says what differs.
 """
 
 from __future__ import annotations

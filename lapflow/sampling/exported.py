@@ -1,13 +1,14 @@
-"""A folder of trained weights in the layout of diffusers: what stands in it, and reading it without
-diffusers.
+"""A folder of trained weights in the layout of diffusers: what stands in it, and how it is read without it.
 
-    model_index.json                          the pipeline: its class, its components, metrics and licence if
-    they are known pipeline.py                               lets DiffusionPipeline.from_pretrained find the
-    class; never run by lapflow README.md                                 the model card
-    backbone/config.json                      the resolved lapflow config, shape, classes, step, kind of
-    weights backbone/diffusion_pytorch_model.safetensors   the network; a large one in several files with an
-    index backbone/lapflow_backbone.py              as pipeline.py, for the network's class
-    vae/                                      the autoencoder of the latents, if there is one
+    model_index.json                 the pipeline: its class, its components, metrics and licence if known
+    pipeline.py                      lets DiffusionPipeline.from_pretrained find the class; lapflow never
+                                     runs it
+    README.md                        the model card
+    backbone/config.json             the resolved lapflow config, shape, classes, step, kind of weights
+    backbone/diffusion_pytorch_model.safetensors
+                                     the network; a large one in several files with an index
+    backbone/lapflow_backbone.py     as pipeline.py, for the network's class
+    vae/                             the autoencoder of the latents, if there is one
 
 Everything is JSON, safetensors and text.
 """

@@ -1,8 +1,9 @@
 """A run's folder: who may write in it, what it holds, whether a command continues it.
 
 config.yaml        the resolved config; `lapflow train RUN/config.yaml` starts the same run elsewhere
-environment.json   versions of lapflow, torch, Python and of every plugin the config names; the SHA-256 of
-config.yaml log.jsonl          one event a line
+environment.json   versions of lapflow, torch, Python and of every plugin that the config names; the SHA-256
+                   of config.yaml
+log.jsonl          one event a line
 quarantine.jsonl   the training images that could not be read, if any
 checkpoints/       step-NNNNNNN/ directories and the file `latest`
 """

@@ -119,12 +119,13 @@ class EDMPath(Path):
 
 
 class EdifyPath(EDMPath):
-    """EdifyImage's band attenuation (NVIDIA 2024): the coarsest band is whole throughout, alpha_k = max(0, 1
-    - s / s*_k) for the finer ones. s is in units of the full image, s / noise_scale per pixel of a
-      resolution. The
-    form of alpha_k is ours: the paper does
-    not publish it. s*_k is the level at which scale k enters, unless `edges` says; the shipped model enters
-    at `enter`, below it."""
+    """EdifyImage's band attenuation (NVIDIA 2024): the coarsest band is whole throughout,
+
+        alpha_k = max(0, 1 - s / s*_k)
+
+    for the finer ones, s in units of the full image, s / noise_scale per pixel of a resolution. The form of
+    alpha_k is ours: the paper does not publish it. s*_k is the level at which scale k enters, unless `edges`
+    says; the shipped model enters at `enter`, below it."""
 
     def __init__(
         self,
