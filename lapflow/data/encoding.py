@@ -43,9 +43,9 @@ class Encoder:
 
     `workers` read the images; `progress` is called with the number of images done. Up to the share
     `bad_images` of them may be unreadable: as in training each is replaced by another, and listed in the
-    cache's `quarantine.jsonl`. Raises `DataError` for a folder that holds something else (saying what differs), too many unreadable
-    images, moments that are not finite, and a disk that refuses; what is whole by then stays and is taken up
-    by the next call.
+    cache's `quarantine.jsonl`. Raises `DataError` for a folder that holds something else (saying what
+    differs), too many unreadable images, moments that are not finite, and a disk that refuses; what is whole
+    by then stays and is taken up by the next call.
     """
 
     def __init__(

@@ -3,8 +3,8 @@ EdifyImage's upsampler.
 
 The state of the segment before is taken for clean, brought to the next resolution without the finer bands,
 and noised afresh: x' = alpha U(x) + sigma eps. Where the path's alpha of a finer band is not 0 at that level,
-training has some of that band and sampling none: the mean misses alpha_k x1_k. By design; the law check reports it,
-and the oracle shows its price.
+training has some of that band and sampling none: the mean misses alpha_k x1_k. By design; the law check
+reports it, and the oracle shows its price.
 """
 
 from __future__ import annotations
