@@ -42,7 +42,7 @@ class Noise(Component):
 
     @abstractmethod
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
-        """The shapes of the white unit-variance draws behind the noise of an sample of `shape`."""
+        """The shapes of the white unit-variance draws behind the noise of a sample of `shape`."""
 
     @abstractmethod
     def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
@@ -86,7 +86,7 @@ class Noise(Component):
 
 
 class DecomposedNoise(Noise):
-    """One white image, analysed into bands."""
+    """One white draw of the sample's shape, analysed into bands."""
 
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape}
