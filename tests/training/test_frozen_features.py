@@ -19,6 +19,8 @@ from lapflow.training.events import read_events
 from lapflow.training.loop import train
 from tests.training.runs import last
 
+pytestmark = pytest.mark.slow
+
 ENCODER = """
 import torch
 from torch import nn
