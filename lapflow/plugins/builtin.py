@@ -95,11 +95,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "cfg": "lapflow.sampling.guidance:ClassifierFreeGuidance",
     },
     "attention": {
-        "auto": "lapflow.backends.attention.auto:Auto",
-        "flash": "lapflow.backends.attention.flash:Flash",
-        "xformers": "lapflow.backends.attention.xformers:Xformers",
-        "sdpa": "lapflow.backends.attention.sdpa:SDPA",
-        "flex": "lapflow.backends.attention.flex:Flex",
+        "auto": "lapflow.backends.attention:Auto",
+        "flash": "lapflow.backends.attention:Flash",
+        "xformers": "lapflow.backends.attention:Xformers",
+        "sdpa": "lapflow.backends.attention:SDPA",
+        "flex": "lapflow.backends.attention:Flex",
     },
     "engine": {
         "torch": "lapflow.backends.engines.torch:TorchEngine",
