@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import MAIN, VARIANCE, Backbone
+from lapflow.core.backbone import VARIANCE, Backbone
 from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_classes, refuse_unknown, specs
 from lapflow.core.decomposition import Band, require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.state import Times
-from lapflow.models.sizes import LearnSigmaOption
-from lapflow.models.transformer import active_scales
+from lapflow.models.transformer import LearnSigmaOption, require_scales, with_variance
 
 TIME_SCALE = 1000.0
 
@@ -143,18 +142,12 @@ class UNet(Backbone):
     ) -> Any:
         self.require_inputs(t, t_end, return_hidden)
         assert isinstance(t, Tensor), "one time for all scales"
-        active_scales(state, tuple(self.bands), self.bands)
+        require_scales(state, self.bands)
         given = Condition.of(condition)
         refuse_unknown(given, self.condition)
         labels = class_rows(given.labels, num_classes(self.condition), t) if self.condition else None
         found = {k: self._predict(k, x, t, labels, given) for k, x in state.items()}
-        if not self.learn_sigma:
-            return {MAIN: found}
-        halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
-        return {
-            MAIN: {k: pair[0] for k, pair in halves.items()},
-            VARIANCE: {k: pair[1] for k, pair in halves.items()},
-        }
+        return with_variance(found, self.learn_sigma)
 
     def _predict(self, scale: int, x: Tensor, t: Tensor, labels: Tensor | None, given: Condition) -> Tensor:
         net: Any = self.nets[str(scale)]

@@ -53,7 +53,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "backbone": {
         "mot-dit": "lapflow.models.mot_dit:MoTDiT",
-        "separate": "lapflow.models.separate:Separate",
+        "separate": "lapflow.models.mot_dit:Separate",
         "unet": "lapflow.models.unet:UNet",
     },
     "codec": {
