@@ -138,7 +138,7 @@ def tensorboard() -> None:
 
 
 CASES: dict[str, tuple[Callable[[], None], str]] = {
-    "lapflow/models/codecs/autoencoder_kl.py": (autoencoder, "diffusers"),
+    "lapflow/models/codecs.py": (autoencoder, "diffusers"),
     "lapflow/models/unet.py": (unet, "diffusers"),
     "lapflow/hub/needed.py": (pipeline, "diffusers"),
     "lapflow/data/digits.py": (digits, "demo"),

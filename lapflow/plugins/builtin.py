@@ -57,13 +57,13 @@ BUILTIN: dict[str, dict[str, str]] = {
         "unet": "lapflow.models.unet:UNet",
     },
     "codec": {
-        "pixels": "lapflow.models.codecs.pixels:Pixels",
-        "autoencoder-kl": "lapflow.models.codecs.autoencoder_kl:AutoencoderKLCodec",
+        "pixels": "lapflow.models.codecs:Pixels",
+        "autoencoder-kl": "lapflow.models.codecs:AutoencoderKLCodec",
     },
     "conditioner": {
-        "classes": "lapflow.models.conditioners.classes:ClassLabels",
-        "vector": "lapflow.models.conditioners.vector:NumberVector",
-        "bytes": "lapflow.models.conditioners.bytes:ByteCaptions",
+        "classes": "lapflow.models.conditioners:ClassLabels",
+        "vector": "lapflow.models.conditioners:NumberVector",
+        "bytes": "lapflow.models.conditioners:ByteCaptions",
     },
     "objective": {
         "mse": "lapflow.objectives.mse:MSE",

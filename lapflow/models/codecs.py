@@ -1,4 +1,5 @@
-"""The Kullback-Leibler autoencoders of latent diffusion (Rombach et al. 2022), as diffusers keeps them."""
+"""Codecs, the space in which a flow lives: the samples themselves, or the latents of the Kullback-Leibler
+autoencoders of latent diffusion (Rombach et al. 2022), as diffusers keeps them."""
 
 from __future__ import annotations
 
@@ -9,12 +10,28 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.core.codec import ModuleCodec
+from lapflow.core.codec import Codec, ModuleCodec
 from lapflow.core.decomposition import require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.state import Shape
 from lapflow.util.digest import tensors_sha256
 from lapflow.util.random import Generators, randn
+
+
+class Pixels(Codec):
+    """The identity: moments and latents are the image."""
+
+    def latent_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def posterior(self, images: Tensor) -> Tensor:
+        return images
+
+    def latents(self, moments: Tensor, generator: Generators | None = None) -> Tensor:
+        return moments
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
 
 
 class AutoencoderKLCodec(ModuleCodec):
