@@ -164,17 +164,16 @@ class ScaleTransformer(nn.Module):
         scales = tuple(k for k in self.inputs if k in state)
         given = Condition.of(given)
         refuse_unknown(given, self.condition)
-        conditions, prefix = self._conditions(t, t_end, scales, given)
+        said = self._conditions(t, t_end, scales, given)
+        conditions = tuple(said) if self.modulated else (None,) * len(scales)
         beside = self._given(given, state[scales[0]])
+        # What stands in front of every scale's own tokens is seen under every mask.
+        fronts: list[list[Tensor]] = [[] if self.modulated else [x] for x in said]
         if self.design.given_tokens == "in-context" and beside:
-            front = [beside[0]] * len(scales)
-            prefix = tuple(
-                front if prefix is None else [torch.cat(both, dim=1) for both in zip(prefix, front)]
-            )
-            beside = []
+            fronts, beside = [[*front, beside[0]] for front in fronts], []
         tokens = [self.embeds[str(k)](self._beside(state[k], k, given)) for k in scales]
-        if prefix is not None:  # in front of every scale's own tokens, so that they are seen under every mask
-            tokens = [torch.cat([p, x], dim=1) for p, x in zip(prefix, tokens)]
+        tokens = [torch.cat([*front, x], dim=1) if front else x for front, x in zip(fronts, tokens)]
+        first = sum(x.shape[1] for x in fronts[0])
         lengths = tuple(x.shape[1] for x in tokens)
         shared = self.design.experts == "shared"
         names = tuple(SHARED if shared else str(k) for k in scales)
@@ -184,7 +183,6 @@ class ScaleTransformer(nn.Module):
 
         def apart(groups: tuple[Tensor, ...]) -> State:
             split = groups[0].split(lengths, dim=1) if joined else groups
-            first = 0 if prefix is None else prefix[0].shape[1]
             return {k: x[:, first:] for k, x in zip(scales, split) if k in self.outputs}
 
         hidden: Hidden = {}
@@ -233,17 +231,12 @@ class ScaleTransformer(nn.Module):
 
     def _conditions(
         self, t: Times, t_end: Times | None, scales: Sequence[int], given: Condition
-    ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...] | None]:
-        """Of each scale the condition for modulation [b, d], or the tokens to prepend [b, 1 to 4, d]: made
-        once where the times are shared."""
+    ) -> list[Tensor]:
+        """`_condition` of each scale: made once where the times are shared."""
         if isinstance(t, Tensor) and not isinstance(t_end, Mapping):
-            found = [self._condition(t, t_end, given)] * len(scales)
-        else:
-            ends = {k: None if t_end is None else time_of(t_end, k) for k in scales}
-            found = [self._condition(time_of(t, k), ends[k], given) for k in scales]
-        if self.modulated:
-            return tuple(found), None
-        return (None,) * len(scales), tuple(found)
+            return [self._condition(t, t_end, given)] * len(scales)
+        ends = {k: None if t_end is None else time_of(t_end, k) for k in scales}
+        return [self._condition(time_of(t, k), ends[k], given) for k in scales]
 
     def _condition(self, t: Tensor, t_end: Tensor | None, given: Condition) -> Tensor:
         """The condition for modulation [b, d], its SiLU taken once for all layers; or the tokens to prepend
