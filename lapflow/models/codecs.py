@@ -14,6 +14,7 @@ from lapflow.core.codec import Codec, ModuleCodec
 from lapflow.core.decomposition import require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.state import Shape
+from lapflow.models.sizes import multiples
 from lapflow.util.digest import tensors_sha256
 from lapflow.util.random import Generators, randn
 
@@ -75,12 +76,10 @@ class AutoencoderKLCodec(ModuleCodec):
         _, height, width = shape
         for axis, size in (("height", height), ("width", width)):
             if size < 1 or size % self.factor:
-                below, above = size // self.factor * self.factor, (size // self.factor + 1) * self.factor
                 raise SizeError(
                     f"an image of {axis} {size} has no latent of factor {self.factor}",
                     got=f"{height}x{width}",
-                    expected=f"multiples of {self.factor}, for instance "
-                    f"{' or '.join(str(s) for s in (below, above) if s)}",
+                    expected=f"multiples of {self.factor}, for instance {multiples(self.factor, size)}",
                 )
         return self.channels, height // self.factor, width // self.factor
 
@@ -180,9 +179,7 @@ class AutoencoderKLCodec(ModuleCodec):
             ) from error
         try:
             return AutoencoderKL.from_pretrained(self.path, use_safetensors=True, low_cpu_mem_usage=False)
-        except (
-            Exception
-        ) as error:  # OSError for what is missing; safetensors has a class of its own for a damaged file
+        except Exception as error:  # an OSError of what is missing; safetensors' own of a damaged file
             folder = Path(self.path)
             pickled = (
                 [] if any(folder.glob("*.safetensors")) else sorted(p.name for p in folder.glob("*.bin"))

@@ -107,14 +107,13 @@ def parse_size(size: str) -> tuple[int, int, int, int | None]:
 def _check_width(width: int, heads: int, axes: int) -> None:
     step = math.lcm(heads, 2 * axes)
     if width % step:
-        below, above = width // step * step, (width // step + 1) * step
         raise ConfigError(
             f"width {width} cannot be split into {heads} heads"
             if width % heads
             else f"width {width} is not a multiple of {2 * axes}",
             got=f"width {width}, heads {heads}",
             expected=f"a multiple of heads, and of {2 * axes} for the position embedding: "
-            f"{' or '.join(str(w) for w in (below, above) if w)}",
+            f"{multiples(step, width)}",
         )
 
 
@@ -153,8 +152,13 @@ def _sizes_that_work(bands: Mapping[int, Band], patches: Mapping[int, Sequence[i
     sizes = bands[finest].sizes
     size, name = sizes[axis], AXES[len(sizes)][axis]
     multiple = math.lcm(*(patches[k][axis] * max(1, size // band.sizes[axis]) for k, band in bands.items()))
-    works = [s for s in (size // multiple * multiple, (size // multiple + 1) * multiple) if s]
     return (
         f"scale {finest} with a {name} that is a multiple of {multiple}, for instance "
-        f"{' or '.join(map(str, works))}"
+        f"{multiples(multiple, size)}"
     )
+
+
+def multiples(step: int, size: int) -> str:
+    """The multiples of `step` around `size` in words, such as `12 or 24`; not 0."""
+    below = max(size, 0) // step * step
+    return f"{below} or {below + step}" if below else f"{step}"
