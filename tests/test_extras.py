@@ -138,7 +138,7 @@ def tensorboard() -> None:
 
 
 CASES: dict[str, tuple[Callable[[], None], str]] = {
-    "lapflow/models/codecs/autoencoder_kl.py": (autoencoder, "diffusers"),
+    "lapflow/models/codecs.py": (autoencoder, "diffusers"),
     "lapflow/models/unet.py": (unet, "diffusers"),
     "lapflow/hub/needed.py": (pipeline, "diffusers"),
     "lapflow/data/digits.py": (digits, "demo"),
@@ -150,12 +150,12 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
     "lapflow/demo/needed.py": (page, "demo"),
     "lapflow/pyramids/wavelet.py": (wavelet, "wavelets"),
     "lapflow/backends/engines/deepspeed.py": (deepspeed, "deepspeed"),
-    "lapflow/backends/attention/flash.py": (flash, "flash"),
-    "lapflow/backends/attention/xformers.py": (xformers, "xformers"),
+    "lapflow/backends/attention.py#flash": (flash, "flash"),
+    "lapflow/backends/attention.py#xformers": (xformers, "xformers"),
     "lapflow/features/inception.py": (inception, "fidelity"),
     "lapflow/training/events.py": (tensorboard, "tensorboard"),
 }
-"""By the module with the import: what needs it, and its extra."""
+"""By the module with the import (and `#package` where it imports two): what needs it, and its extra."""
 
 DERIVED = {
     **dict.fromkeys(["lapflow.hub.needed", "lapflow.hub.model", "lapflow.hub.pipeline"], "diffusers"),
@@ -270,7 +270,7 @@ def test_every_optional_import_has_a_case() -> None:
             # torch's own module is there without TensorBoard, and imports it.
             if any(name.partition(".")[0] in HIDDEN or name == "torch.utils.tensorboard" for name in names):
                 found.add(str(path.relative_to(ROOT)))
-    assert found == set(CASES)
+    assert found == {module.partition("#")[0] for module in CASES}
 
 
 PHOTOS = "data={name: folder, root: photos, size: 8, channels: 1}"

@@ -28,6 +28,9 @@ class Component:
 
     kind: ClassVar[str]
     context: ClassVar[tuple[str, ...]] = ()
+    settled: ClassVar[tuple[str, ...]] = ()
+    """Arguments of an inherited `__init__` that this class settles itself, so that they are not its own."""
+
     config: Mapping[str, Any] = MappingProxyType({})
     """The arguments this component was made with, defaults filled in."""
 
@@ -59,7 +62,8 @@ def _derive(cls: type[Component]) -> type[pydantic.BaseModel]:
     if initial is not object.__init__:
         hints = typing.get_type_hints(initial, include_extras=True)
         for name, parameter in list(inspect.signature(initial).parameters.items())[1:]:
-            if name in cls.context or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if variadic or name in cls.context or name in cls.settled:
                 continue
             assert name in hints, (
                 f"{cls.__qualname__}.__init__ must annotate {name!r}: its annotation is its config"

@@ -9,7 +9,7 @@ Shapes: b batch, m tokens given, n tokens of a scale, d width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -96,9 +96,3 @@ class CrossAttention(nn.Module):
         """x [b, n, d], tokens [b, m, d] -> [b, n, d]."""
         q = self.query(self.norm(x))
         return x + self.proj(self.attention.cross(q, self.given(self.norm_given(tokens))))
-
-
-def multiply_adds(lengths: Sequence[int], depth: int, width: int, hidden: int) -> int:
-    """Of `TokenGroup` over groups of these lengths, once per sample: its linear layers and attention."""
-    layer = 4 * width**2 + 2 * width * hidden
-    return sum(((depth - 1) * (layer + 2 * width * m) + 2 * width**2) * m for m in lengths)

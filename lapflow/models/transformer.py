@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from lapflow.core.attention import AttentionBackend, attention_pairs
@@ -29,7 +30,7 @@ from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError
 from lapflow.core.state import State, Times, time_of
 from lapflow.models.blocks import Block, Expert, MaskedAttention, ModulatedExpert
-from lapflow.models.given import CrossAttention, Prepared, TokenEmbedder, TokenGroup, multiply_adds
+from lapflow.models.given import CrossAttention, Prepared, TokenEmbedder, TokenGroup
 from lapflow.models.layers import (
     FinalLayer,
     LabelEmbedder,
@@ -41,6 +42,10 @@ from lapflow.models.layers import (
 from lapflow.models.sizes import Architecture
 
 SHARED = "shared"
+
+LearnSigmaOption = Annotated[
+    bool, Field(description="a second head of as many channels: the learned range of a step's variance (DiT)")
+]
 
 
 class ScaleTransformer(nn.Module):
@@ -65,8 +70,9 @@ class ScaleTransformer(nn.Module):
         self.inputs = tuple(bands if inputs is None else inputs)
         self.outputs = self.inputs if outputs is None else tuple(outputs)
         self.modulated = design.conditioning == "adaln-zero"
-        embeds = self._embeds()
-        self.embeds = nn.ModuleDict(embeds)
+        finest = grid_of(bands[min(bands)], design.patches[min(bands)])
+        embeds = {k: PatchEmbed(bands[k], design.patches[k], design.width, finest) for k in self.inputs}
+        self.embeds = nn.ModuleDict({str(k): embed for k, embed in embeds.items()})
         self.time = TimestepEmbedder(design.width)
         classes = num_classes(condition)
         self.label = LabelEmbedder(classes, design.width) if classes else None
@@ -74,61 +80,38 @@ class ScaleTransformer(nn.Module):
         self.level = TimestepEmbedder(design.width) if any(bands[k].condition for k in self.inputs) else None
         # The length of the step that is predicted, where it ends at a second time.
         self.end = TimestepEmbedder(design.width) if design.second_time else None
+        vectors = {name: spec for name, spec in condition.items() if isinstance(spec, VectorSpec)}
         self.vectors = nn.ModuleDict(
-            {
-                name: VectorEmbedder(spec.size, design.width)
-                for name, spec in condition.items()
-                if isinstance(spec, VectorSpec)
-            }
+            {name: VectorEmbedder(spec.size, design.width) for name, spec in vectors.items()}
         )
+        self.token_specs = {name: spec for name, spec in condition.items() if isinstance(spec, TokensSpec)}
         self.attention = MaskedAttention(attention, design.mask, design.heads)
-        self.blocks = nn.ModuleList(
-            Block(self._experts(), self.attention, self._cross()) for _ in range(design.depth)
-        )
+        self.blocks = nn.ModuleList(self._block() for _ in range(design.depth))
+        channels = {k: bands[k].channels * (1 + design.learn_sigma) for k in self.outputs}
         self.finals = nn.ModuleDict(
-            {
-                str(k): FinalLayer(
-                    embeds[str(k)], bands[k].channels * (1 + design.learn_sigma), design.width, self.modulated
-                )
-                for k in self.outputs
-            }
+            {str(k): FinalLayer(embeds[k], c, design.width, self.modulated) for k, c in channels.items()}
         )
         self.tokens = nn.ModuleDict(
-            {name: TokenEmbedder(spec, design.width) for name, spec in self._token_specs().items()}
+            {name: TokenEmbedder(spec, design.width) for name, spec in self.token_specs.items()}
         )
-        grouped = self._token_specs() if design.given_tokens == "group" else {}
+        grouped = self.token_specs if design.given_tokens == "group" else {}
         self.groups = nn.ModuleDict(
             {name: TokenGroup(self.attention, design.depth, design.width, design.hidden) for name in grouped}
         )
         self.reset_parameters()
 
-    def _token_specs(self) -> dict[str, TokensSpec]:
-        return {name: spec for name, spec in self.condition.items() if isinstance(spec, TokensSpec)}
-
-    def _cross(self) -> dict[str, CrossAttention] | None:
-        if self.design.given_tokens != "cross-attention" or not self._token_specs():
-            return None
-        return {
-            name: CrossAttention(self.design.width, self.design.heads, self.attention)
-            for name in self._expert_names()
-        }
-
-    def _expert_names(self) -> list[str]:
-        return [str(k) for k in self.inputs] if self.design.experts == "per-scale" else [SHARED]
+    def _block(self) -> Block:
+        width, hidden = self.design.width, self.design.hidden
+        names = [str(k) for k in self.inputs] if self.design.experts == "per-scale" else [SHARED]
+        kind = ModulatedExpert if self.modulated else Expert
+        experts, cross = {name: kind(width, hidden) for name in names}, None
+        if self.design.given_tokens == "cross-attention" and self.token_specs:
+            cross = {name: CrossAttention(width, self.design.heads, self.attention) for name in names}
+        return Block(experts, self.attention, cross)
 
     def require(self, device: torch.device, dtype: torch.dtype, needs_grad: bool) -> str:
         """The attention kernel that runs there. Raises `BackendError` if the backend cannot."""
         return self.attention.require(device, dtype, self.design.width // self.design.heads, needs_grad)
-
-    def _embeds(self) -> dict[str, PatchEmbed]:
-        finest = min(self.bands)
-        patch = self.design.patches
-        grid = grid_of(self.bands[finest], patch[finest])
-        return {str(k): PatchEmbed(self.bands[k], patch[k], self.design.width, grid) for k in self.inputs}
-
-    def _experts(self) -> dict[str, Expert]:
-        kind = ModulatedExpert if self.modulated else Expert
-        return {name: kind(self.design.width, self.design.hidden) for name in self._expert_names()}
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -175,24 +158,22 @@ class ScaleTransformer(nn.Module):
         given: Condition | Tensor | None = None,
         t_end: Times | None = None,
         return_hidden: Sequence[str] = (),
-    ) -> Any:
-        """state {k: [b, c_k, *sizes_k]} of any non-empty coarse suffix of `inputs`, t [b] or {k: [b]}, what
-        is given beside -> heads of {k: [b, c_k, *sizes_k]} for the active ones of `outputs`, in the order of
-        `state`; and the hidden states, if some are asked for."""
-        scales = active_scales(state, self.inputs, self.bands)
+    ) -> tuple[Heads, Hidden]:
+        """state {k: [b, c_k, *sizes_k]} of some of `inputs`, t [b] or {k: [b]}, what is given beside -> heads
+        of {k: [b, c_k, *sizes_k]} and the hidden states asked for, both of the active ones of `outputs`."""
+        scales = tuple(k for k in self.inputs if k in state)
         given = Condition.of(given)
         refuse_unknown(given, self.condition)
-        conditions, prefix = self._conditions(t, t_end, scales, given)
+        said = self._conditions(t, t_end, scales, given)
+        conditions = tuple(said) if self.modulated else (None,) * len(scales)
         beside = self._given(given, state[scales[0]])
+        # What stands in front of every scale's own tokens is seen under every mask.
+        fronts: list[list[Tensor]] = [[] if self.modulated else [x] for x in said]
         if self.design.given_tokens == "in-context" and beside:
-            front = [beside[0]] * len(scales)
-            prefix = tuple(
-                front if prefix is None else [torch.cat(both, dim=1) for both in zip(prefix, front)]
-            )
-            beside = []
+            fronts, beside = [[*front, beside[0]] for front in fronts], []
         tokens = [self.embeds[str(k)](self._beside(state[k], k, given)) for k in scales]
-        if prefix is not None:  # in front of every scale's own tokens, so that they are seen under every mask
-            tokens = [torch.cat([p, x], dim=1) for p, x in zip(prefix, tokens)]
+        tokens = [torch.cat([*front, x], dim=1) if front else x for front, x in zip(fronts, tokens)]
+        first = sum(x.shape[1] for x in fronts[0])
         lengths = tuple(x.shape[1] for x in tokens)
         shared = self.design.experts == "shared"
         names = tuple(SHARED if shared else str(k) for k in scales)
@@ -200,36 +181,19 @@ class ScaleTransformer(nn.Module):
         joined = shared and isinstance(t, Tensor) and not isinstance(t_end, Mapping)
         groups = (torch.cat(tokens, dim=1),) if joined else tuple(tokens)
 
-        def apart(groups: tuple[Tensor, ...]) -> list[Tensor]:
-            split = list(groups[0].split(lengths, dim=1)) if joined else list(groups)
-            return split if prefix is None else [x[:, prefix[0].shape[1] :] for x in split]
+        def apart(groups: tuple[Tensor, ...]) -> State:
+            split = groups[0].split(lengths, dim=1) if joined else groups
+            return {k: x[:, first:] for k, x in zip(scales, split) if k in self.outputs}
 
         hidden: Hidden = {}
-        for i, (name, block) in enumerate(zip(self.hidden_names(), self.blocks)):
+        for i, (name, block) in enumerate(zip(self.design.hidden_names, self.blocks)):
             n = len(groups)
             groups = block(groups, conditions[:n], names[:n], lengths, *beside[i : i + 1])
             if name in return_hidden:
-                hidden[name] = dict(zip(scales, apart(groups)))
-        found = {
-            k: self.finals[str(k)](x, condition)
-            for k, x, condition in zip(scales, apart(groups), conditions)
-            if k in self.outputs
-        }
-        heads = self._heads({k: found[k] for k in state if k in found})
-        return (heads, hidden) if return_hidden else heads
-
-    def hidden_names(self) -> tuple[str, ...]:
-        """`block1`, `block2`, ...: the tokens after each block."""
-        return tuple(f"block{i + 1}" for i in range(self.design.depth))
-
-    def _heads(self, found: State) -> Heads:
-        if not self.design.learn_sigma:
-            return {MAIN: found}
-        halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
-        return {
-            MAIN: {k: pair[0] for k, pair in halves.items()},
-            VARIANCE: {k: pair[1] for k, pair in halves.items()},
-        }
+                hidden[name] = apart(groups)
+        condition_of = dict(zip(scales, conditions))
+        found = {k: self.finals[str(k)](x, condition_of[k]) for k, x in apart(groups).items()}
+        return with_variance(found, self.design.learn_sigma), hidden
 
     def prepare(self, given: Condition) -> Condition:
         """The condition with the keys and values of its token groups in the place of the tokens."""
@@ -267,17 +231,12 @@ class ScaleTransformer(nn.Module):
 
     def _conditions(
         self, t: Times, t_end: Times | None, scales: Sequence[int], given: Condition
-    ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...] | None]:
-        """Of each scale the condition for modulation [b, d], or the tokens to prepend [b, 1 to 4, d]: made
-        once where the times are shared."""
+    ) -> list[Tensor]:
+        """`_condition` of each scale: made once where the times are shared."""
         if isinstance(t, Tensor) and not isinstance(t_end, Mapping):
-            found = [self._condition(t, t_end, given)] * len(scales)
-        else:
-            ends = {k: None if t_end is None else time_of(t_end, k) for k in scales}
-            found = [self._condition(time_of(t, k), ends[k], given) for k in scales]
-        if self.modulated:
-            return tuple(found), None
-        return (None,) * len(scales), tuple(found)
+            return [self._condition(t, t_end, given)] * len(scales)
+        ends = {k: None if t_end is None else time_of(t_end, k) for k in scales}
+        return [self._condition(time_of(t, k), ends[k], given) for k in scales]
 
     def _condition(self, t: Tensor, t_end: Tensor | None, given: Condition) -> Tensor:
         """The condition for modulation [b, d], its SiLU taken once for all layers; or the tokens to prepend
@@ -306,13 +265,10 @@ class ScaleTransformer(nn.Module):
         other two. Embeddings of t and y are left out. Of m tokens given, what an evaluation does with them:
         every scale's attention to them (2 d L m sum(n_k)), the layers of cross-attention, or the longer
         sequences in context; a token group itself is computed once per sample (`given_multiply_adds`)."""
-        given = set(scales)
-        assert given <= set(self.inputs), (
-            f"scales {given - set(self.inputs)} are not among the network's {self.inputs}"
-        )
-        active, d, depth = [k for k in self.inputs if k in given], self.design.width, self.design.depth
+        given, d, depth = set(scales), self.design.width, self.design.depth
+        active = [k for k in self.inputs if k in given]
         pixels = {k: math.prod(self.bands[k].sizes) for k in active}
-        tokens, way = sum(spec.length for spec in self._token_specs().values()), self.design.given_tokens
+        tokens, way = sum(spec.length for spec in self.token_specs.values()), self.design.given_tokens
         extra = (0 if self.modulated else self.pooled) + (tokens if way == "in-context" else 0)
         seen = 0 if way == "in-context" else tokens
         lengths = [cast(PatchEmbed, self.embeds[str(k)]).tokens + extra for k in active]
@@ -321,11 +277,8 @@ class ScaleTransformer(nn.Module):
         read = sum(pixels[k] * (self.bands[k].channels + self.bands[k].condition) for k in active)
         written = sum(pixels[k] * self.bands[k].channels * (1 + self.design.learn_sigma) for k in returned)
         ends = d * (read + written)
-        cross = (
-            2 * d * d * depth * (sum(lengths) + experts * tokens)
-            if tokens and way == "cross-attention"
-            else 0
-        )
+        reads = sum(lengths) + experts * tokens if tokens and way == "cross-attention" else 0
+        cross = 2 * d * d * depth * reads
         return {
             "linear": (4 * d * d + 2 * d * self.design.hidden) * depth * sum(lengths) + ends + cross,
             "attention": 2 * d * depth * (attention_pairs(lengths, self.design.mask) + seen * sum(lengths)),
@@ -333,26 +286,37 @@ class ScaleTransformer(nn.Module):
         }
 
     def given_multiply_adds(self) -> int:
-        """Multiply-adds of the token groups, once per sample."""
-        lengths = [spec.length for name, spec in self._token_specs().items() if name in self.groups]
-        return multiply_adds(lengths, self.design.depth, self.design.width, self.design.hidden)
+        """Multiply-adds of the token groups, once per sample: their linear layers and attention."""
+        depth, width = self.design.depth, self.design.width
+        layer = 4 * width**2 + 2 * width * self.design.hidden
+        lengths = [spec.length for name, spec in self.token_specs.items() if name in self.groups]
+        return sum(((depth - 1) * (layer + 2 * width * m) + 2 * width**2) * m for m in lengths)
 
 
-def active_scales(
-    state: Mapping[int, Tensor], scales: tuple[int, ...], bands: Mapping[int, Band]
-) -> tuple[int, ...]:
-    """The scales of `state`, coarse to fine. Raises unless they are a non-empty coarse part of `scales`, or
-    one of them alone (a merged image), shaped as their bands."""
-    active = tuple(k for k in scales if k in state)
+def require_scales(state: Mapping[int, Tensor], bands: Mapping[int, Band]) -> None:
+    """Raises `ConfigError` unless the scales of `state` are a non-empty coarse part of those of `bands`
+    (coarse to fine), or one of them alone (a merged image); `SizeError` unless they are shaped as their
+    bands."""
+    scales, active = list(bands), [k for k in bands if k in state]
     if len(active) != len(state) or not active or (len(active) > 1 and active != scales[: len(active)]):
-        known = ", ".join(str(list(scales[: n + 1])) for n in range(len(scales)))
         raise ConfigError(
             "the network cannot take this set of active scales",
             got=list(state),
-            expected=f"one of {known}, or one alone",
+            expected=f"one of {', '.join(str(scales[: n + 1]) for n in range(len(scales)))}, or one alone",
         )
     for k in active:
         if tuple(state[k].shape[1:]) != bands[k].shape:
             what = f"scale {k} is not of the shape that the network was built for"
             raise SizeError(what, got=list(state[k].shape), expected=["b", *bands[k].shape])
-    return active
+
+
+def with_variance(found: State, learn_sigma: bool) -> Heads:
+    """The heads of what a network returns: the second half of the channels is that of the variance, if one
+    is learned."""
+    if not learn_sigma:
+        return {MAIN: found}
+    halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
+    return {
+        MAIN: {k: pair[0] for k, pair in halves.items()},
+        VARIANCE: {k: pair[1] for k, pair in halves.items()},
+    }

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
-from lapflow.core.backbone import MAIN, VARIANCE, Backbone
+from lapflow.core.backbone import VARIANCE, Backbone
 from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_classes, refuse_unknown, specs
 from lapflow.core.decomposition import Band, require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.state import Times
-from lapflow.models.sizes import LearnSigmaOption
-from lapflow.models.transformer import active_scales
+from lapflow.models.transformer import LearnSigmaOption, require_scales, with_variance
 
 TIME_SCALE = 1000.0
 
@@ -43,12 +42,7 @@ class UNet(Backbone):
         channels: Annotated[
             Sequence[Annotated[int, Field(ge=1)]],
             Field(min_length=1, description="channels of each level, fine to coarse"),
-        ] = (
-            224,
-            448,
-            672,
-            896,
-        ),
+        ] = (224, 448, 672, 896),
         layers: Annotated[int, Field(ge=1, description="residual blocks per level")] = 2,
         attention_levels: Annotated[
             Sequence[Annotated[int, Field(ge=0)]],
@@ -74,18 +68,14 @@ class UNet(Backbone):
                 got=", ".join(other),
                 expected="conditioner: classes, or model: mot-dit",
             )
+        kinds = ["AttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(channels))]
         self._options: dict[str, Any] = {
             "block_out_channels": tuple(channels),
             "layers_per_block": layers,
             "attention_head_dim": head_width,
             "norm_num_groups": groups,
-            "down_block_types": tuple(
-                "AttnDownBlock2D" if i in attention_levels else "DownBlock2D" for i in range(len(channels))
-            ),
-            "up_block_types": tuple(
-                "AttnUpBlock2D" if i in attention_levels else "UpBlock2D"
-                for i in reversed(range(len(channels)))
-            ),
+            "down_block_types": tuple(kinds),
+            "up_block_types": tuple(kind.replace("Down", "Up") for kind in reversed(kinds)),
         }
         self._check(channels, groups, head_width, attention_levels)
         self.nets = nn.ModuleDict({str(k): self._net(band) for k, band in bands.items()})
@@ -123,10 +113,10 @@ class UNet(Backbone):
             raise BackendError(
                 "the backbone unet needs diffusers", got=str(error), remedy="pip install 'lapflow[diffusers]'"
             ) from None
+        beside = band.condition + 1 if band.condition else 0  # and a plane that holds the level
         return UNet2DModel(  # an nn.Module
             sample_size=band.sizes,
-            in_channels=band.channels
-            + (band.condition + 1 if band.condition else 0),  # and a plane that holds the level
+            in_channels=band.channels + beside,
             out_channels=band.channels * (1 + self.learn_sigma),
             num_class_embeds=num_classes(self.condition) + 1 if self.condition else None,
             **self._options,
@@ -143,18 +133,12 @@ class UNet(Backbone):
     ) -> Any:
         self.require_inputs(t, t_end, return_hidden)
         assert isinstance(t, Tensor), "one time for all scales"
-        active_scales(state, tuple(self.bands), self.bands)
+        require_scales(state, self.bands)
         given = Condition.of(condition)
         refuse_unknown(given, self.condition)
         labels = class_rows(given.labels, num_classes(self.condition), t) if self.condition else None
         found = {k: self._predict(k, x, t, labels, given) for k, x in state.items()}
-        if not self.learn_sigma:
-            return {MAIN: found}
-        halves = {k: x.chunk(2, dim=1) for k, x in found.items()}
-        return {
-            MAIN: {k: pair[0] for k, pair in halves.items()},
-            VARIANCE: {k: pair[1] for k, pair in halves.items()},
-        }
+        return with_variance(found, self.learn_sigma)
 
     def _predict(self, scale: int, x: Tensor, t: Tensor, labels: Tensor | None, given: Condition) -> Tensor:
         net: Any = self.nets[str(scale)]
@@ -189,12 +173,8 @@ class UNet(Backbone):
             FlopCounterMode(display=False) as counter,
         ):
             net = self._net(band)
-            x = torch.empty(1, net.config.in_channels, *band.sizes)
-            net(
-                x,
-                torch.empty(1),
-                class_labels=torch.zeros(1, dtype=torch.int64) if self.condition else None,
-            )
+            labels = torch.zeros(1, dtype=torch.int64) if self.condition else None
+            net(torch.empty(1, net.config.in_channels, *band.sizes), torch.empty(1), class_labels=labels)
         counts = {str(name): count // 2 for name, count in counter.get_flop_counts()["Global"].items()}
         attention = sum(count for name, count in counts.items() if "bmm" in name or "attention" in name)
         return {"linear": sum(counts.values()) - attention, "attention": attention}

@@ -53,17 +53,17 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "backbone": {
         "mot-dit": "lapflow.models.mot_dit:MoTDiT",
-        "separate": "lapflow.models.separate:Separate",
+        "separate": "lapflow.models.mot_dit:Separate",
         "unet": "lapflow.models.unet:UNet",
     },
     "codec": {
-        "pixels": "lapflow.models.codecs.pixels:Pixels",
-        "autoencoder-kl": "lapflow.models.codecs.autoencoder_kl:AutoencoderKLCodec",
+        "pixels": "lapflow.models.codecs:Pixels",
+        "autoencoder-kl": "lapflow.models.codecs:AutoencoderKLCodec",
     },
     "conditioner": {
-        "classes": "lapflow.models.conditioners.classes:ClassLabels",
-        "vector": "lapflow.models.conditioners.vector:NumberVector",
-        "bytes": "lapflow.models.conditioners.bytes:ByteCaptions",
+        "classes": "lapflow.models.conditioners:ClassLabels",
+        "vector": "lapflow.models.conditioners:NumberVector",
+        "bytes": "lapflow.models.conditioners:ByteCaptions",
     },
     "objective": {
         "mse": "lapflow.objectives.mse:MSE",
@@ -95,11 +95,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "cfg": "lapflow.sampling.guidance:ClassifierFreeGuidance",
     },
     "attention": {
-        "auto": "lapflow.backends.attention.auto:Auto",
-        "flash": "lapflow.backends.attention.flash:Flash",
-        "xformers": "lapflow.backends.attention.xformers:Xformers",
-        "sdpa": "lapflow.backends.attention.sdpa:SDPA",
-        "flex": "lapflow.backends.attention.flex:Flex",
+        "auto": "lapflow.backends.attention:Auto",
+        "flash": "lapflow.backends.attention:Flash",
+        "xformers": "lapflow.backends.attention:Xformers",
+        "sdpa": "lapflow.backends.attention:SDPA",
+        "flex": "lapflow.backends.attention:Flex",
     },
     "engine": {
         "torch": "lapflow.backends.engines.torch:TorchEngine",

@@ -11,8 +11,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lapflow.backends import attention
 from lapflow.backends.attention import SDPA, Auto, Flash, Flex, Xformers, resolve
-from lapflow.backends.attention import auto as auto_module
 from lapflow.core.attention import attention_pairs, scale_attention
 from lapflow.core.errors import BackendError, ConfigError
 
@@ -217,7 +217,7 @@ def test_auto_falls_to_the_last(monkeypatch):
         def supports(self, device, dtype, head_dim, needs_grad):
             return "elsewhere"
 
-    monkeypatch.setattr(auto_module, "ORDER", (Nowhere, Flex))
+    monkeypatch.setattr(attention, "ORDER", (Nowhere, Flex))
     assert isinstance(Auto().choose(CPU, torch.float32, 8, False), Flex)
 
 
@@ -248,10 +248,7 @@ def test_flex_is_silent_on_cpu(recwarn):
 
 
 def test_importing_the_packages_imports_nothing_optional():
-    heavy = (
-        "{'diffusers', 'flash_attn', 'xformers', 'lapflow.backends.attention.auto', "
-        "'lapflow.plugins.registry'}"
-    )
+    heavy = "{'diffusers', 'flash_attn', 'xformers', 'lapflow.plugins.registry'}"
     code = (
         f"import sys, lapflow.backends.attention, lapflow.models; found = {heavy} & set(sys.modules); "
         f"assert not found, found"

@@ -64,6 +64,16 @@ def test_context_stands_outside_the_schema_and_subclasses_check_once():
     assert Derived.schema().model_json_schema()["properties"]["extra"]["default"] == 0.5
 
 
+def test_what_a_subclass_settles_is_no_option_of_it():
+    class Settling(Base):
+        settled = ("size",)
+
+    assert list(Settling.schema().model_fields) == []
+    assert Settling("here").config == {}
+    with pytest.raises(ConfigError, match="Settling has no key 'size'"):
+        Settling("here", size=3)
+
+
 def test_a_required_argument_is_named_with_its_meaning():
     class Needs(Component):
         kind = "test"

@@ -5,8 +5,7 @@ import torch
 
 from lapflow.core.condition import CAPTION, CLASS, NULL, VECTOR
 from lapflow.core.errors import ConfigError, DataError
-from lapflow.models.conditioners import ByteCaptions, ClassLabels, NumberVector
-from lapflow.models.conditioners.bytes import PAD
+from lapflow.models.conditioners import PAD, ByteCaptions, ClassLabels, NumberVector
 
 
 def test_classes_are_the_labels_and_nothing_without_classes():

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from lapflow.backends.attention import SDPA
 from lapflow.models import MoTDiT
-from lapflow.models.layers import TimestepEmbedder, patchify, unpatchify
-from lapflow.models.positions import position_embedding
+from lapflow.models.layers import TimestepEmbedder, patchify, position_embedding, unpatchify
 from tests.models.builders import inputs, laplacian, small
 
 

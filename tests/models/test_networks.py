@@ -13,6 +13,7 @@ from lapflow.core.attention import AttentionBackend
 from lapflow.core.condition import Condition
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.models import MoTDiT, Separate
+from lapflow.plugins import create
 from lapflow.pyramids.wavelet import WaveletPyramid
 from tests.models.builders import SMALL, inputs, laplacian, randomise, small
 
@@ -253,6 +254,13 @@ MISTAKES = [
 def test_bad_options_are_one_clear_error(options, error, message):
     with pytest.raises(error, match=message):
         MoTDiT(BANDS, 5, options.pop("attention", SDPA()), **options)
+
+
+def test_separate_models_have_no_option_experts():
+    with pytest.raises(ConfigError, match="Separate has no key 'experts'"):
+        Separate(BANDS, 5, SDPA(), **SMALL, experts="shared")
+    with pytest.raises(ConfigError, match="has no key 'experts'"):
+        create("backbone", {"name": "separate", **SMALL, "experts": "shared"}, bands=BANDS)
 
 
 def test_patch_and_size_go_together_when_the_size_names_no_patch():

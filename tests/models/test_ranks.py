@@ -11,8 +11,7 @@ from lapflow.core.errors import ConfigError, SizeError
 from lapflow.flows import AppendBridge, LinearPath
 from lapflow.flows.flow import Flow
 from lapflow.models import AutoencoderKLCodec
-from lapflow.models.layers import patchify, unpatchify
-from lapflow.models.positions import position_embedding
+from lapflow.models.layers import patchify, position_embedding, unpatchify
 from lapflow.plugins import create
 from lapflow.pyramids import LaplacianPyramid
 from lapflow.schedules import CumulativeIntervals

@@ -14,12 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lapflow.backends.engines.processes import DeviceOption, PrecisionOption, ProcessEngine, TimeoutOption
-from lapflow.backends.engines.torch import split_state_name
 from lapflow.core.errors import BackendError
 
 STEP = "step"
 """The key under which Adam counts its steps."""
-
 
 LINEAR = torch.nn.functional.linear
 """What stage 3 replaces in the whole process, and leaves replaced."""
@@ -68,9 +66,7 @@ class DeepSpeedEngine(ProcessEngine):
         os.environ.setdefault("LOCAL_RANK", str(self.device.index or 0))  # DeepSpeed takes its device from it
         try:
             import deepspeed
-        except (
-            Exception
-        ) as error:  # an unfit torch or a missing compiler fails with other errors than ImportError
+        except Exception as error:  # an unfit torch or a missing compiler fails with others than ImportError
             raise BackendError(
                 "the deepspeed engine needs the package deepspeed",
                 got=str(error),
@@ -129,9 +125,7 @@ class DeepSpeedEngine(ProcessEngine):
             # DeepSpeed only counts with it: the loss is the mean that we give it
             "train_micro_batch_size_per_gpu": 1,
             "managed_gradient_accumulation": False,
-            "gradient_clipping": self.grad_clip_norm
-            if self.grad_clip_norm is not None and self.zero
-            else 0.0,
+            "gradient_clipping": (self.grad_clip_norm or 0.0) if self.zero else 0.0,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -167,9 +161,8 @@ class DeepSpeedEngine(ProcessEngine):
         them."""
         self.norm = self._norm()
         if self.grad_clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(
-                list(self.parameters.values()), self.grad_clip_norm, self.norm
-            )
+            parameters = list(self.parameters.values())
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip_norm, self.norm)
 
     def _forget(self) -> None:
         """Stage 3, and any with offload, keeps the gradient of a parameter that a step does not use, and
@@ -183,16 +176,11 @@ class DeepSpeedEngine(ProcessEngine):
     # ------------------------------------------------------------------ what is kept
 
     def shards(self) -> dict[str, Tensor]:
-        held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        return {name: getattr(held[name], "ds_tensor", held[name]).detach() for name in self.entries}
+        return {name: getattr(x, "ds_tensor", x).detach() for name, x in self.held().items()}
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        whole = {}
-        for name in (name for name in self.entries if name in shards):  # in the same order on all processes
-            full = self._gathered(name, shards[name])
-            if self.rank == 0:
-                whole[name] = full.cpu()
-        return whole
+        names = [name for name in self.entries if name in shards]  # in the same order on all processes
+        return self.on_first((name, self._gathered(name, shards[name])) for name in names)
 
     def _gathered(self, name: str, shard: Tensor) -> Tensor:
         """The tensor of which the processes hold `shard`; ZeRO-3 cuts the flat tensor into equal parts, the
@@ -218,19 +206,12 @@ class DeepSpeedEngine(ProcessEngine):
         return self.zero == 3 and name in self.parameters
 
     def state(self) -> dict[str, Tensor]:
-        found = {}
-        for name, p in self.parameters.items():
-            for key in self._keys(p):
-                value = self._state_of(p, key)
-                if self.rank == 0:
-                    found[f"{name}/{key}"] = value.detach().cpu().clone()
-        return found
-
-    def _keys(self, p: nn.Parameter) -> list[str]:
-        inner = (
-            self.optimizer.state[p] if self.zero == 0 else self.optimizer.optimizer.state[self._flats()[0]]
+        inner = self.optimizer if self.zero == 0 else self.optimizer.optimizer
+        return self.on_first(
+            (f"{name}/{key}", self._state_of(p, key).clone())
+            for name, p in self.parameters.items()
+            for key in sorted(inner.state[p if self.zero == 0 else self._flats()[0]])
         )
-        return sorted(inner)
 
     def _state_of(self, p: nn.Parameter, key: str) -> Tensor:
         if self.zero == 0:
@@ -242,7 +223,7 @@ class DeepSpeedEngine(ProcessEngine):
         return deepspeed.utils.safe_get_full_optimizer_state(p, key)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        values = {split_state_name(full, self.parameters): value for full, value in state.items()}
+        values = self.by_parameter(state)
         if self.zero == 0:
             for (name, key), value in values.items():
                 self.optimizer.state[self.parameters[name]][key] = value.to(self.device).clone()
@@ -262,15 +243,11 @@ class DeepSpeedEngine(ProcessEngine):
             # Private: the public setters below fill what this makes, and nothing public makes it.
             self.optimizer._lazy_init_hp_params_optimizer_state()
         for (name, key), value in values.items():
-            if key == STEP:
-                continue
-            if self.zero == 3:
-                part = self.scatter({name: value})[name]
-                deepspeed.utils.safe_set_local_optimizer_state(self.parameters[name], part, key)
-            else:
-                deepspeed.utils.safe_set_full_optimizer_state(
-                    self.parameters[name], value.to(self.device), key
-                )
+            p = self.parameters[name]
+            if self.zero == 3 and key != STEP:
+                deepspeed.utils.safe_set_local_optimizer_state(p, self.scatter({name: value})[name], key)
+            elif key != STEP:
+                deepspeed.utils.safe_set_full_optimizer_state(p, value.to(self.device), key)
 
     def _flats(self) -> list[Tensor]:
         """Stages 1 to 3: the flat float32 parts of the weights that this process's optimizer steps on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -11,9 +12,10 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.distributed as dist
 from pydantic import Field
+from torch import Tensor, nn
 
 from lapflow.core.engine import Engine
-from lapflow.core.errors import BackendError, LapflowError
+from lapflow.core.errors import BackendError, CheckpointError, LapflowError
 from lapflow.util.autocast import autocast_in
 
 DeviceOption = Annotated[
@@ -34,18 +36,19 @@ TimeoutOption = Annotated[
 class ProcessEngine(Engine):
     """Where to compute, in what precision, and among which processes: what all our engines share.
 
-    Control messages (flags, words) go over gloo on the CPU, so that they do not wait for a GPU.
+    Control messages (flags, words) go over gloo on the CPU, so that they do not wait for a GPU. `prepare`
+    sets the model, the shapes of its state dict's `entries`, and its trained `parameters` by name.
     """
+
+    model: nn.Module
+    entries: Mapping[str, torch.Size]
+    parameters: Mapping[str, nn.Parameter]
 
     def __init__(self, device: str, precision: str, timeout: float) -> None:
         self.rank, self.world_size, local_rank = this_process()
         self.device = resolve_device(device, local_rank)
         self.made_group = False
         self.precision, self.waits = precision, timeout
-
-    def start(self) -> None:
-        if self.world_size > 1:
-            self.join()
 
     def join(self) -> None:
         """Make the process group, of one process too, unless there is one. Raises `BackendError`."""
@@ -102,6 +105,32 @@ class ProcessEngine(Engine):
             remedy="see what that process or the launcher says; the same command goes on from the last "
             "checkpoint",
         )
+
+    def held(self) -> dict[str, Tensor]:
+        """The tensors of the model's state dict themselves, under their names from before wrapping."""
+        found = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return {name: found[name] for name in self.entries}
+
+    def on_first(self, pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors on the CPU, kept on rank 0 alone; one at a time, since a whole one may be large. Making
+        them is collective: the order must be the same on all processes, which a dictionary read from a
+        checkpoint does not promise."""
+        return {name: x.detach().cpu() for name, x in pairs if self.rank == 0}
+
+    def by_parameter(self, state: Mapping[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+        """{PARAMETER/KEY: x} as {(parameter, key): x}. Raises `CheckpointError` for a parameter of another
+        model."""
+        found = {}
+        for full, value in state.items():
+            name, key = full.rsplit("/", 1)
+            if name not in self.parameters:
+                raise CheckpointError(
+                    "the optimizer state is of another model",
+                    got=name,
+                    expected="the names of this model's parameters",
+                )
+            found[name, key] = value
+        return found
 
     def autocast(self) -> AbstractContextManager[object]:
         return autocast_in(self.device, torch.bfloat16 if self.precision == "bf16" else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lapflow.backends.engines.processes import DeviceOption, PrecisionOption, ProcessEngine, TimeoutOption
-from lapflow.core.errors import CheckpointError
 
 
 class TorchEngine(ProcessEngine):
@@ -51,10 +50,8 @@ class TorchEngine(ProcessEngine):
         return self.sharded
 
     def start(self) -> None:
-        if self.sharded:
+        if self.sharded or self.world_size > 1:
             self.join()
-        else:
-            super().start()
 
     def prepare(
         self,
@@ -65,15 +62,13 @@ class TorchEngine(ProcessEngine):
         units: Sequence[nn.Module] = (),
     ) -> nn.Module:
         self.model, self.grad_clip_norm = model.to(self.device), grad_clip_norm
-        self.entries = list(model.state_dict())
+        self.entries = {name: x.shape for name, x in model.state_dict().items()}
         if self.compile:
             self._compile(units)
         if self.sharded:
             self._shard(model, units)
-        self.names, self.parameters = zip(
-            *((name, p) for name, p in model.named_parameters() if p.requires_grad)
-        )
-        self.optimizer = optimizer(dict(zip(self.names, self.parameters, strict=True)))
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = optimizer(self.parameters)
         self.ddp = None
         if self.world_size > 1 and not self.sharded:
             self.ddp = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
@@ -90,8 +85,7 @@ class TorchEngine(ProcessEngine):
     def _shard(self, model: nn.Module, units: Sequence[nn.Module]) -> None:
         from torch.distributed.fsdp import fully_shard
 
-        # Heads are views of a layer's output; nothing here changes one in place, which is what torch warns
-        # of.
+        # Heads are views of a layer's output; nothing here changes one in place, which torch warns of.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = dist.init_device_mesh(self.device.type, (self.world_size,))
         for unit in units:
@@ -107,16 +101,16 @@ class TorchEngine(ProcessEngine):
     def step(self, learning_rate: float) -> float:
         # The zero gradient of an inactive scale (see the contract). It is made here, and gradients are let go
         # of below, so that the backward pass need not add to a zero.
-        for p in self.parameters:
+        parameters = list(self.parameters.values())
+        for p in parameters:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        total = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         norm = _whole(total).item()
         if norm == norm and norm != float("inf"):
             if self.grad_clip_norm is not None and norm > self.grad_clip_norm:
-                torch.nn.utils.clip_grads_with_norm_(
-                    self.parameters, self.grad_clip_norm, torch.tensor(norm, device=self.device)
-                )
+                whole = torch.tensor(norm, device=self.device)
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip_norm, whole)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
@@ -124,58 +118,34 @@ class TorchEngine(ProcessEngine):
         return norm
 
     def shards(self) -> dict[str, Tensor]:
-        return {name: x.to_local() if isinstance(x, DTensor) else x for name, x in self._entries().items()}
+        held = self.held().items()
+        return {name: (x.to_local() if isinstance(x, DTensor) else x).detach() for name, x in held}
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        entries = self._entries()
-        return self._on_first(
-            (name, _whole(_like(shards[name], entries[name]))) for name in self.entries if name in shards
+        held = self.held()
+        return self.on_first(
+            (name, _whole(_like(shards[name], held[name]))) for name in self.entries if name in shards
         )
 
     def scatter(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        entries = self._entries()
-        return {name: _part(x.to(self.device), entries[name]) for name, x in whole.items()}
+        held = self.held()
+        return {name: _part(x.to(self.device), held[name]) for name, x in whole.items()}
 
     def state(self) -> dict[str, Tensor]:
-        return self._on_first(
+        return self.on_first(
             (f"{name}/{key}", _whole(value))
-            for name, p in zip(self.names, self.parameters, strict=True)
+            for name, p in self.parameters.items()
             for key, value in sorted(self.optimizer.state.get(p, {}).items())
         )
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        parameters = dict(zip(self.names, self.parameters, strict=True))
-        for full, value in state.items():
-            name, key = split_state_name(full, parameters)
-            p = parameters[name]
+        for (name, key), value in self.by_parameter(state).items():
+            p = self.parameters[name]
             # The fused AdamW keeps its step counts, like its moments, beside the parameter.
             whole = value.to(p.device)
             self.optimizer.state[p][key] = (
                 _like(_part(whole, p), p) if whole.shape == p.shape else whole.clone()
             )
-
-    def _entries(self) -> dict[str, Tensor]:
-        """The state dict's tensors themselves, under the names from before wrapping."""
-        held = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        return {name: held[name].detach() for name in self.entries}
-
-    def _on_first(self, pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors on the CPU, kept on rank 0 alone; one at a time, since a whole one may be large. Making
-        them is collective: the order must be the same on all processes, which a dictionary read from a
-        checkpoint does not promise."""
-        return {name: x.detach().cpu() for name, x in pairs if self.rank == 0}
-
-
-def split_state_name(full: str, parameters: Iterable[str]) -> tuple[str, str]:
-    """PARAMETER/KEY -> (parameter, key). Raises `CheckpointError` for one that the model does not have."""
-    name, key = full.rsplit("/", 1)
-    if name not in parameters:
-        raise CheckpointError(
-            "the optimizer state is of another model",
-            got=name,
-            expected="the names of this model's parameters",
-        )
-    return name, key
 
 
 def _whole(x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The Kullback-Leibler autoencoders of latent diffusion (Rombach et al. 2022), as diffusers keeps them."""
+"""Codecs, the space in which a flow lives: the samples themselves, or the latents of the Kullback-Leibler
+autoencoders of latent diffusion (Rombach et al. 2022), as diffusers keeps them."""
 
 from __future__ import annotations
 
@@ -9,12 +10,29 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lapflow.core.codec import ModuleCodec
+from lapflow.core.codec import Codec, ModuleCodec
 from lapflow.core.decomposition import require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.state import Shape
+from lapflow.models.sizes import multiples
 from lapflow.util.digest import tensors_sha256
 from lapflow.util.random import Generators, randn
+
+
+class Pixels(Codec):
+    """The identity: moments and latents are the image."""
+
+    def latent_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def posterior(self, images: Tensor) -> Tensor:
+        return images
+
+    def latents(self, moments: Tensor, generator: Generators | None = None) -> Tensor:
+        return moments
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
 
 
 class AutoencoderKLCodec(ModuleCodec):
@@ -58,12 +76,10 @@ class AutoencoderKLCodec(ModuleCodec):
         _, height, width = shape
         for axis, size in (("height", height), ("width", width)):
             if size < 1 or size % self.factor:
-                below, above = size // self.factor * self.factor, (size // self.factor + 1) * self.factor
                 raise SizeError(
                     f"an image of {axis} {size} has no latent of factor {self.factor}",
                     got=f"{height}x{width}",
-                    expected=f"multiples of {self.factor}, for instance "
-                    f"{' or '.join(str(s) for s in (below, above) if s)}",
+                    expected=f"multiples of {self.factor}, for instance {multiples(self.factor, size)}",
                 )
         return self.channels, height // self.factor, width // self.factor
 
@@ -163,9 +179,7 @@ class AutoencoderKLCodec(ModuleCodec):
             ) from error
         try:
             return AutoencoderKL.from_pretrained(self.path, use_safetensors=True, low_cpu_mem_usage=False)
-        except (
-            Exception
-        ) as error:  # OSError for what is missing; safetensors has a class of its own for a damaged file
+        except Exception as error:  # an OSError of what is missing; safetensors' own of a damaged file
             folder = Path(self.path)
             pickled = (
                 [] if any(folder.glob("*.safetensors")) else sorted(p.name for p in folder.glob("*.bin"))
