@@ -16,8 +16,10 @@ from lapflow.config.building import Composition
 from lapflow.config.schema import Config
 from lapflow.core.state import batch_size
 from lapflow.flows.flow import TrainingPoint
-from lapflow.training.loop import composed, joined, rate_of, read_batches, restored, take_step
-from lapflow.training.step import TrainingStep
+from lapflow.training.events import EventLog
+from lapflow.training.loop import TrainingLoop, composed, joined
+from lapflow.training.signals import Signals
+from lapflow.training.step import TrainingStep, take_step
 
 STEPS = 2
 
@@ -51,9 +53,7 @@ def dry_run(config: Config) -> DryRun | None:
 
 def _measured(parts: Composition, module: TrainingStep) -> DryRun | None:
     engine, settings = parts.engine, parts.config.training
-    parameters = parts.describe()["parameters"]  # before an engine takes the weights apart
-    model, ema, _, _ = restored(parts, module, None)
-    batches = read_batches(parts, 0)
+    loop = TrainingLoop(parts, module, None, EventLog(None), Signals())
     count = 0
 
     def counted(points: Sequence[TrainingPoint]) -> Any:
@@ -61,14 +61,12 @@ def _measured(parts: Composition, module: TrainingStep) -> DryRun | None:
         for point in points:
             each = parts.model.multiply_adds(tuple(point.state))
             count += batch_size(point.state) * sum(each.values())
-        return model(points)
+        return loop.model(points)
 
     for number in range(STEPS):
         count, since = 0, time.perf_counter()
-        step = [next(batches) for _ in range(settings.accumulation)]
-        _, taken = take_step(parts, counted, step, number, rate_of(parts.config, number))
-        if ema is not None:
-            ema.update(engine.shards())
+        _, taken = take_step(parts, counted, loop.read(), number)
+        loop.average()
         loss = sum(float(loss) for loss, _ in taken) / len(taken)  # waits for the device
         if engine.device.type == "cuda":
             torch.cuda.synchronize(engine.device)
@@ -82,7 +80,7 @@ def _measured(parts: Composition, module: TrainingStep) -> DryRun | None:
         engine.world_size,
         max(all_seconds),
         max(all_peaks),
-        parameters,
+        loop.about["parameters"],
         3 * sum(all_counts),
         settings.batch_size * settings.accumulation,
         sum(all_losses) / len(all_losses),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lapflow.core.errors import BackendError
 from lapflow.util.files import append_line
@@ -16,39 +16,26 @@ Event = dict[str, Any]
 Watcher = Callable[[Event], None]
 
 
-class Log(Protocol):
-    """What a run tells events to."""
-
-    def __call__(self, event: Event) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Silence:
-    """The log of a process that leaves the telling to the first one."""
-
-    def __call__(self, event: Event) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class EventLog:
-    """Appends events to `log.jsonl`, passes them to `watch`, and training metrics to TensorBoard if asked.
+    """Appends events to `folder/log.jsonl`, passes them to `watch`, and training metrics to TensorBoard if
+    asked. Without a folder it is silent: that of a process that leaves the telling to the first one.
 
     What cannot be written does not stop a run: each of the three says so once on stderr, and is tried again
     at the next event. Of the watcher's errors only the system's count as such (a reader that has gone, a full
     disk); others are its own and raised.
     """
 
-    def __init__(self, folder: Path, watch: Watcher, tensorboard: bool) -> None:
-        self.watch, self.path, self.failed = watch, folder / "log.jsonl", set[str]()
-        self.writer = summary_writer()(str(folder / "tensorboard")) if tensorboard else None
+    def __init__(
+        self, folder: Path | None, watch: Watcher = lambda event: None, tensorboard: bool = False
+    ) -> None:
+        self.folder, self.watch, self.failed = folder, watch, set[str]()
+        self.writer = summary_writer()(str(folder / "tensorboard")) if folder and tensorboard else None
 
     def __call__(self, event: Event) -> None:
+        if self.folder is None:
+            return
         with self._spared("log.jsonl", OSError):
-            append_line(self.path, json.dumps(event))
+            append_line(self.folder / "log.jsonl", json.dumps(event))
         if self.writer is not None and event["event"] == "train":
             with self._spared("TensorBoard", Exception):
                 for key, value in event.items():
