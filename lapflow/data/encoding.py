@@ -19,9 +19,7 @@ from torch import Tensor
 from lapflow.core.codec import Codec
 from lapflow.core.dataset import SPLITS, Dataset
 from lapflow.core.errors import DataError
-from lapflow.data.loader import Content, read_batches
-from lapflow.data.quarantine import QUARANTINE, Quarantine
-from lapflow.data.shards import (
+from lapflow.data.latents import (
     MANIFEST,
     SAID,
     SAID_ENDS,
@@ -34,6 +32,8 @@ from lapflow.data.shards import (
     pack,
     verified,
 )
+from lapflow.data.loader import Content, read_batches
+from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.util.digest import difference
 from lapflow.util.files import ASIDE, remove_leftovers, replace_file
 

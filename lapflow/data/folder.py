@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import DataError, printable
 from lapflow.data.picture import Channels, read_picture
-from lapflow.data.split import uniform_hash
+from lapflow.util.random import uniform_hash
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _KINDS = "png, jpg, jpeg or webp"

@@ -22,8 +22,7 @@ from lapflow.config.loading import resolved
 from lapflow.config.schema import Config
 from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, LapflowError
-from lapflow.data.loader import Batch, Batches
-from lapflow.data.order import place
+from lapflow.data.loader import Batch, Batches, place
 from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lapflow.training.events import EventLog, Watcher, summary_writer

@@ -4,7 +4,7 @@ on as told."""
 import pytest
 import torch
 
-from lapflow.data.order import place
+from lapflow.data.loader import place
 from lapflow.training import step
 from lapflow.training.events import read_events
 from lapflow.training.loop import TrainingError, train
