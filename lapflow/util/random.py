@@ -1,5 +1,4 @@
-"""Random numbers as pure functions of a key: no global state, so a run can be repeated, resumed and split at
-will.
+"""Random numbers as pure functions of a key: no global state, so a run can be repeated, resumed and split.
 
 Whatever draws takes a `torch.Generator`, or one generator for each sample, so that a sample depends on its
 own seed and not on the batch in which it was made. Draws are made on the generator's own device, in float32
@@ -36,8 +35,7 @@ def _digest(key: tuple[int | str, ...]) -> bytes:
 
 
 def fresh_generator() -> torch.Generator:
-    """A CPU generator seeded by torch's global one, for a caller who named none: `torch.manual_seed` fixes
-    what it draws."""
+    """A CPU generator seeded by torch's global one, which `torch.manual_seed` fixes, for who named none."""
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
 
