@@ -136,8 +136,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def clear_asides(folder: Path, of: str = "") -> None:
-    """Remove what a killed process left unfinished in `folder`: of the file or directory called `of`, or of
-    all."""
+    """Remove what a killed process left unfinished in `folder`: of what is called `of`, or of all."""
     for left in folder.glob(f"{ASIDE}{of}*"):
         with suppress(OSError):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -192,8 +191,7 @@ def _prune(folder: Path, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint, if it is there: at once for whoever looks, since a part of one must not keep its
-    name."""
+    """Remove a checkpoint, if it is there, by one rename: a part of one must not keep its name."""
     aside = path.with_name(f"{ASIDE}removed-{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     with suppress(OSError):
@@ -202,8 +200,7 @@ def _remove(path: Path) -> None:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """The checkpoint directories, oldest first, by number and not by name; of two of one step the one that
-    replaced the other."""
+    """The checkpoint directories by number, oldest first; of two of one step the one that is not replaced."""
     found = {
         step_of(path): path for pattern in (f"{REPLACED}step-*", "step-*") for path in folder.glob(pattern)
     }

@@ -1,15 +1,18 @@
-"""What a run says while it goes on: events, kept as JSON lines and passed on to whoever watches."""
+"""What a run says and hears: events, kept as JSON lines and passed on, and signals to end in good order."""
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from lapflow.core.errors import BackendError
+from lapflow.core.errors import BackendError, LapflowError
 from lapflow.util.files import append_line
 
 Event = dict[str, Any]
@@ -86,15 +89,12 @@ def _lines(folder: Path) -> Iterator[Event | None]:
     for line in file.read_bytes().splitlines() if file.is_file() else ():
         try:
             event = json.loads(line)
-        except (ValueError, RecursionError):
-            event = None
-        yield event if _is_event(event) else None
-
-
-def _is_event(event: Any) -> bool:
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return False
-    return event["event"] not in ("train", "resume") or isinstance(event.get("step"), int)
+            whole = isinstance(event["event"], str)
+            if event["event"] in ("train", "resume"):
+                whole = isinstance(event["step"], int)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            whole = False
+        yield event if whole else None
 
 
 def summary_writer() -> Any:
@@ -107,3 +107,40 @@ def summary_writer() -> Any:
             remedy="pip install 'lapflow[tensorboard]', or set it to false",
         ) from None
     return SummaryWriter
+
+
+TERMINATED = 143
+"""The exit code of a run that was asked to stop: 128 + SIGTERM, to schedulers 'ended by request'."""
+
+HEEDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StoppedError(LapflowError):
+    """The run was asked to stop, and saved."""
+
+    exit_code = TERMINATED
+
+
+class Signals:
+    """Within the context SIGTERM, SIGUSR1 and Ctrl-C only set `received`; a second Ctrl-C interrupts as ever.
+
+    Outside the main thread, where Python lets nobody handle signals, they are left as they are.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in HEEDED}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)

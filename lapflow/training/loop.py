@@ -25,9 +25,8 @@ from lapflow.core.errors import CheckpointError, LapflowError
 from lapflow.data.loader import Batch, Batches, place
 from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from lapflow.training.events import EventLog, Watcher, summary_writer
+from lapflow.training.events import EventLog, Signals, StoppedError, Watcher, summary_writer
 from lapflow.training.run_folder import RunFolder, environment, other_run
-from lapflow.training.signals import Signals, StoppedError
 from lapflow.training.step import EMA, MODEL, Groups, TrainingStep, checkpoint_activations, rate_of, take_step
 from lapflow.util.digest import difference
 
@@ -60,8 +59,7 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
 
 
 def composed(config: Config) -> tuple[Composition, TrainingStep]:
-    """What a config trains. Everything that can be wrong with it is wrong here, before anything is
-    written."""
+    """What a config trains. What can be wrong with it is said here, before anything is written."""
     parts = build(config)
     parts.require()
     parts.build_objective()
@@ -89,8 +87,7 @@ def joined(engine: Engine) -> Iterator[None]:
 
 @dataclass
 class Progress:
-    """How far a run is: optimizer steps, images consumed, updates of the average, steps left out as not
-    finite."""
+    """How far a run is; `skipped` counts the steps left out as not finite."""
 
     step: int = 0
     consumed: int = 0
@@ -185,7 +182,8 @@ class TrainingLoop:
             ends = progress.step == settings.steps
             if progress.step % settings.log_every == 0 or ends:
                 finite = norm if math.isfinite(norm) else None
-                self._say("train", **window.close(engine, images), learning_rate=rate, gradient_norm=finite)
+                self._say("train", **window.means(engine, images), learning_rate=rate, gradient_norm=finite)
+                window = _Window()
 
             # ---- save
             if progress.step % settings.checkpoint_every == 0 or ends:
@@ -234,8 +232,7 @@ class TrainingLoop:
         raise problem
 
     def _leave_out(self, batches: list[Batch], losses: list[Tensor], norm: float) -> None:
-        """A step whose loss or gradient was not finite, and which updated nothing: log and count it, or end
-        the run. Collective."""
+        """A step that is not finite and updated nothing: log and count it, or end the run. Collective."""
         engine, settings, progress, dataset = self.engine, self.settings, self.progress, self.parts.dataset
         seed, size = self.parts.config.seed, dataset.size("train")
         mine = []
@@ -329,8 +326,7 @@ class TrainingLoop:
 
 @dataclass
 class _Window:
-    """Means of the named losses since the last log line; a name counts the batches it occurred in, on all
-    processes."""
+    """Means of the named losses since the last log line, each over all processes' batches that had it."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -344,18 +340,14 @@ class _Window:
             self.sums[name] = self.sums.get(name, 0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def close(self, engine: Engine, images: int) -> dict[str, float]:
-        """The means, and the speed at `images` a step; no loss where all steps were left out. A new window
-        begins. Collective."""
-        found = engine.exchange(
-            {name: (float(total), self.counts[name]) for name, total in self.sums.items()}
-        )
+    def means(self, engine: Engine, images: int) -> dict[str, float]:
+        """The means, and the speed at `images` a step; no loss where all steps were left out. Collective."""
+        mine = {name: (float(total), self.counts[name]) for name, total in self.sums.items()}
+        found = engine.exchange(mine)
         means = {}
         for name in sorted({name for mine in found for name in mine}):
             pairs = [mine[name] for mine in found if name in mine]
             means[f"loss/{name}"] = sum(total for total, _ in pairs) / sum(count for _, count in pairs)
         seconds = time.perf_counter() - self.since
-        row = {**({"loss": sum(means.values())} if means else {}), **means}
-        row |= {"seconds": seconds, "images_per_second": images * self.steps / seconds}
-        self.sums, self.counts, self.steps, self.since = {}, {}, 0, time.perf_counter()
-        return row
+        row = {"loss": sum(means.values()), **means} if means else {}
+        return {**row, "seconds": seconds, "images_per_second": images * self.steps / seconds}

@@ -47,16 +47,14 @@ HOW = (
         )
     ),
 )
-"""The settings that say how a run is carried out or used, and not what it trains: they may change when it is
-continued."""
+"""The settings that may change when a run is continued: how it is carried out or used, not what it trains."""
 STEPS = "training.steps:"
 """How a line of `difference` begins that is about the number of steps."""
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 HASHES = "config_sha256"
 """The key in environment.json of the SHA-256 that config.yaml may have: of the one, and of the one that it
-replaced. So a run that is killed between the two files has a config of its own. Folders of earlier versions
-have no such key."""
+replaced, for a kill between the two files. Folders of earlier versions have no such key."""
 
 
 class RunFolder:
@@ -155,8 +153,7 @@ class RunFolder:
 def other_run(changes: list[str], config: Config) -> list[str]:
     """Those of the lines of `difference` that make it another run than that of `config`.
 
-    Where the learning rate stays constant, another number of steps does not: one run is the beginning of the
-    other.
+    Another number of steps does so unless the learning rate is constant: one run then begins the other.
     """
     how = (*HOW, STEPS) if config.training.decay == "constant" else HOW
     return [line for line in changes if not line.startswith(how)]
@@ -173,8 +170,7 @@ def _unfinished(name: str) -> bool:
 
 
 def run_config(run: Path) -> Config:
-    """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one, or its config is not
-    what was written."""
+    """The resolved config of a run folder. Raises `CheckpointError` for another folder or changed config."""
     file = run / CONFIG
     if not file.is_file():
         raise CheckpointError(

@@ -87,8 +87,7 @@ class TrainingStep(nn.Module):
 
 
 def _mark_batch_dynamic(point: TrainingPoint) -> None:
-    """Tell torch.compile that the number of samples varies: it would make a graph for the first number, and
-    find out with the second."""
+    """Tell torch.compile that the number of samples varies, and not only at the second number it meets."""
     # A second, which the first step of an optimizer takes in any case.
     from torch._dynamo import maybe_mark_dynamic
 
@@ -158,8 +157,7 @@ def rate_of(config: Config, step: int) -> float:
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: int, decay: Decay, final: float) -> float:
-    """The rate of step `step` (0-based) of `steps`: linear warm-up to `peak`, then decay to `final` times the
-    peak."""
+    """The rate of step `step`, from 0, of `steps`: linear warm-up to `peak`, then decay to `final * peak`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     if decay == "constant":
