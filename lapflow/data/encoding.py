@@ -72,8 +72,7 @@ class Encoder:
         self.bad_images = bad_images
 
     def run(self) -> list[str]:
-        """Make this process's shards, and the manifest if all others are there; the names of those that are
-        not."""
+        """Make this process's shards, and the manifest if all others are there; the names of missing ones."""
         with self._writing(SETTINGS):
             self._claim()
         quarantine = Quarantine(self.out / QUARANTINE, sum(self.settings.counts.values()), self.bad_images)
@@ -188,8 +187,7 @@ def plan(
     flip: bool = True,
     shard_size: int = 1024,
 ) -> Settings:
-    """The settings of the cache that `codec` makes of `dataset`; `made_by` and `images` are the two as a
-    config names them.
+    """The settings of the cache that `codec` makes of `dataset`; a config calls them `made_by` and `images`.
 
     Loads the codec and encodes one blank image. Raises `DataError` for a set that holds moments already or no
     image, and what codec and data set raise.

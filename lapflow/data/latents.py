@@ -60,8 +60,7 @@ class Shard:
 
 
 class Settings(pydantic.BaseModel):
-    """How a cache is made. `codec` is the codec's identity; moments are kept as the codec gives them,
-    unscaled."""
+    """How a cache is made. `codec` is the codec's identity; moments are kept unscaled, as it gives them."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -93,8 +92,7 @@ class Settings(pydantic.BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The settings in a file. Raises `DataError` for what is not such a file; `OSError` where there is
-        none."""
+        """The settings in a file. Raises `DataError` for what is not such a file, `OSError` for no file."""
         data = path.read_bytes()
         try:
             return cls.model_validate_json(data)
@@ -126,8 +124,7 @@ def pack(settings: Settings, shard: Shard, tensors: Mapping[str, Tensor]) -> byt
 
 
 def verified(path: Path, settings: Settings, shard: Shard) -> str | None:
-    """The SHA-256 of the file `path` if it holds this shard of a cache of these settings, undamaged;
-    otherwise None."""
+    """The SHA-256 of the file `path` if it holds this shard of these settings, undamaged; otherwise None."""
     try:
         with safe_open(path, "pt") as file:
             mark = (file.metadata() or {}).get("lapflow")
@@ -155,14 +152,12 @@ _REMEDY = "remove it and repeat the `lapflow encode` that made the folder: it is
 
 
 class Latents(Dataset):
-    """The moments that `lapflow encode --out PATH` left in a folder, mapped into memory and widened to
-    float32.
+    """The moments that `lapflow encode --out PATH` left in a folder, mapped into memory, as float32.
 
     Shape, classes and splits stand in the manifest, so a model can be built without opening a shard. A
     shard's SHA-256 is checked when it is first opened, once for all processes that read ahead. Mirrored
-    variants are those that were encoded.
-    Raises `DataError` for a cache that is not whole, and by name for a shard that is missing or not what was
-    saved.
+    variants are those that were encoded. Raises `DataError` for a cache that is not whole, and by name for a
+    shard that is missing or not what was saved.
     """
 
     def __init__(
@@ -274,11 +269,9 @@ class _Shards:
         try:
             file = self._open(shard.name)
             moments = file.get_slice(name)[row].to(torch.float32, copy=True)
-            said = (
-                {"label": int(file.get_slice("labels")[row : row + 1].item())}
-                if self.manifest.classes
-                else {}
-            )
+            said: dict[str, Any] = {}
+            if self.manifest.classes:
+                said["label"] = int(file.get_slice("labels")[row : row + 1].item())
             if SAID in file.offset_keys():
                 start, stop = file.get_slice(SAID_ENDS)[row : row + 2].tolist()
                 said |= json.loads(bytes(file.get_slice(SAID)[start:stop].tolist()))
@@ -290,19 +283,14 @@ class _Shards:
 
     def _open(self, name: str) -> Any:
         if name not in self.opened:
-            place = list(self.manifest.sha256).index(name)
-            if not self.known[place]:
-                self._verify(name)
-                self.known[place] = 1
+            place, saved = list(self.manifest.sha256).index(name), self.manifest.sha256[name]
+            if not self.known[place] and (digest := file_sha256(self.folder / name)) != saved:
+                raise DataError(
+                    f"{name} in the latents in {self.folder} is not what was saved",
+                    got=f"SHA-256 {digest}",
+                    expected=saved,
+                    remedy=_REMEDY,
+                )
+            self.known[place] = 1
             self.opened[name] = safe_open(self.folder / name, "pt")
         return self.opened[name]
-
-    def _verify(self, name: str) -> None:
-        digest = file_sha256(self.folder / name)
-        if digest != self.manifest.sha256[name]:
-            raise DataError(
-                f"{name} in the latents in {self.folder} is not what was saved",
-                got=f"SHA-256 {digest}",
-                expected=self.manifest.sha256[name],
-                remedy=_REMEDY,
-            )

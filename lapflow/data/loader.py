@@ -29,8 +29,7 @@ from lapflow.data.quarantine import Read, Unreadable, read_or_substitute
 from lapflow.util.random import keyed_generator, uniform_hash
 
 CACHE_BYTES = 256 * 2**20
-"""A split that takes less memory than this is kept decoded once read (without workers only: each would keep
-its own)."""
+"""A split that takes less memory than this is kept once read; not by workers, as each would keep its own."""
 
 Key = tuple[int, bool]
 """(index in the split, mirrored) of a sample."""
@@ -41,8 +40,7 @@ Content = tuple[Tensor, dict[str, list[Any]], tuple[Unreadable, ...]]
 
 @functools.lru_cache(maxsize=4)
 def order(seed: int, size: int, epoch: int) -> Tensor:
-    """The permutation [size] of the image indices in one epoch; do not write to it, it is kept for the next
-    call."""
+    """The permutation [size] of the image indices in one epoch; not to be written to: it is kept."""
     return torch.randperm(size, generator=keyed_generator(seed, "order", epoch))
 
 
@@ -53,8 +51,7 @@ def place(seed: int, size: int, position: int) -> tuple[int, int]:
 
 
 def indices(seed: int, size: int, start: int, stop: int) -> list[int]:
-    """Image indices of the positions `start` to `stop` - 1. A range may cross epochs: no image is left out at
-    an end."""
+    """Image indices of the positions `start` to `stop` - 1. Epochs follow each other without a gap."""
     found: list[int] = []
     while start < stop:
         epoch, within = divmod(start, size)
@@ -190,8 +187,7 @@ def read_batches(
 
 
 def load_split(dataset: Dataset, split: Split, max_images: int | None = None) -> tuple[Tensor, Tensor]:
-    """The samples [n, c, h, w] and labels [n] of a split, or of `max_images` of them evenly spaced, in
-    memory; n may be 0.
+    """The samples [n, c, h, w] and labels [n] of a split, or of `max_images` evenly spaced ones; n may be 0.
 
     Images that cannot be read are left out and none takes their place: a measure counts each real image once.
     Raises `ImageError` when none can be read.
@@ -227,8 +223,7 @@ def spaced(size: int, max_images: int | None = None) -> list[int]:
 
 
 class _Reader(torch.utils.data.Dataset[Any]):
-    """Batches by their keys, for workers. An error for the user travels back as a value, so that it arrives
-    as it was raised."""
+    """Batches by their keys, for workers. An error for the user is a value, to arrive as it was raised."""
 
     def __init__(self, read: Callable[..., Read]) -> None:
         self.read = read

@@ -23,8 +23,7 @@ TRIES = 16
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that was replaced: its `name` and `index` in the split, the `cause` in one line, the
-    `substitute`'s name."""
+    """A replaced image: its `name` and `index` in the split, the `cause` in one line, what replaced it."""
 
     name: str
     index: int
@@ -65,8 +64,7 @@ def read_or_substitute(dataset: Dataset, split: Split, index: int, mirrored: boo
 
 def substitutes(split: Split, index: int, size: int) -> Iterator[int]:
     """Up to `TRIES` other indices below `size`, all different, in the order in which they are tried: a pure
-    function, so that whatever the number of workers and processes, and after a resume, the same one stands in
-    for the same bad image."""
+    function, whatever the number of workers and processes, and after a resume."""
     tried, draw = {index}, 0
     while len(tried) < min(size, TRIES + 1):
         other = int(uniform_hash("substitute", split, index, draw) * size)
@@ -113,18 +111,23 @@ class Quarantine:
             self._catch_up()  # another process may have listed it
         new = [one for name, one in met.items() if name not in self._names]
         for one in new:
-            self._append(one)
+            line = json.dumps({"name": one.name, "cause": one.cause, "substitute": one.substitute})
+            try:
+                append_line(self.file, line, durably=True)
+            except OSError as error:
+                raise self._trouble("written", error) from error
+            self._names[one.name] = None
         if self.count > self.allowed:
-            raise self._over()
+            first = ", ".join(printable(name) for name in list(self._names)[:3])
+            raise DataError(
+                "too many images cannot be read",
+                where=str(self.file),
+                got=f"{self.count} of {self.size}: {first}" + (", ..." if self.count > 3 else ""),
+                expected=f"at most {self.allowed} (training.bad_images={self.budget:g})",
+                remedy="fix or remove them, delete the list and continue; or start anew with a larger "
+                "training.bad_images",
+            )
         return [one.name for one in new]
-
-    def _append(self, one: Unreadable) -> None:
-        line = json.dumps({"name": one.name, "cause": one.cause, "substitute": one.substitute})
-        try:
-            append_line(self.file, line, durably=True)
-        except OSError as error:
-            raise self._trouble("written", error) from error
-        self._names[one.name] = None
 
     def _catch_up(self) -> None:
         """Reads what was appended since the last time, whole lines only."""
@@ -143,17 +146,6 @@ class Quarantine:
                 self._names[json.loads(line)["name"]] = None
             except (ValueError, TypeError, KeyError):  # torn by a crash, or not ours
                 continue
-
-    def _over(self) -> DataError:
-        first = ", ".join(printable(name) for name in list(self._names)[:3])
-        return DataError(
-            "too many images cannot be read",
-            where=str(self.file),
-            got=f"{self.count} of {self.size}: {first}" + (", ..." if self.count > 3 else ""),
-            expected=f"at most {self.allowed} (training.bad_images={self.budget:g})",
-            remedy="fix or remove them, delete the list and continue; or start anew with a larger "
-            "training.bad_images",
-        )
 
     def _trouble(self, what: str, error: OSError) -> DataError:
         return DataError(
