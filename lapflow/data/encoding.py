@@ -187,7 +187,7 @@ def plan(
     flip: bool = True,
     shard_size: int = 1024,
 ) -> Settings:
-    """The settings of the cache that `codec` makes of `dataset`; a config calls them `made_by` and `images`.
+    """The settings of `codec`'s cache of `dataset`; `made_by` and `images`: the two as a config names them.
 
     Loads the codec and encodes one blank image. Raises `DataError` for a set that holds moments already or no
     image, and what codec and data set raise.

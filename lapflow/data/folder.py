@@ -152,7 +152,7 @@ class ImageFolder(Dataset):
 
 
 def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
-    """(class names, [(path below root with forward slashes, label)]), both sorted, for `ImageFolder`."""
+    """(class names, [(path below root with forward slashes, label)]), both sorted. Raises `DataError`."""
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(

@@ -200,7 +200,7 @@ def _remove(path: Path) -> None:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """The checkpoint directories by number, oldest first; of two of one step the one that is not replaced."""
+    """The checkpoint directories by number, oldest first; of two of one step the one not set aside."""
     found = {
         step_of(path): path for pattern in (f"{REPLACED}step-*", "step-*") for path in folder.glob(pattern)
     }

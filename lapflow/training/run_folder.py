@@ -153,7 +153,7 @@ class RunFolder:
 def other_run(changes: list[str], config: Config) -> list[str]:
     """Those of the lines of `difference` that make it another run than that of `config`.
 
-    Another number of steps does so unless the learning rate is constant: one run then begins the other.
+    Another number of steps makes one, unless the learning rate is constant: then one begins the other.
     """
     how = (*HOW, STEPS) if config.training.decay == "constant" else HOW
     return [line for line in changes if not line.startswith(how)]

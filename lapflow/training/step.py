@@ -87,7 +87,7 @@ class TrainingStep(nn.Module):
 
 
 def _mark_batch_dynamic(point: TrainingPoint) -> None:
-    """Tell torch.compile that the number of samples varies, and not only at the second number it meets."""
+    """Tell torch.compile at once that the number of samples varies: it would find out by compiling twice."""
     # A second, which the first step of an optimizer takes in any case.
     from torch._dynamo import maybe_mark_dynamic
 

@@ -35,7 +35,7 @@ def _digest(key: tuple[int | str, ...]) -> bytes:
 
 
 def fresh_generator() -> torch.Generator:
-    """A CPU generator seeded by torch's global one, which `torch.manual_seed` fixes, for who named none."""
+    """A CPU generator seeded by torch's global one (`torch.manual_seed`), for a caller who named none."""
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
 
