@@ -25,7 +25,7 @@ from benchmarks.measure import write
 from lapflow.backends.engines.torch import TorchEngine
 from lapflow.config.loading import load_config
 from lapflow.core.dataset import Dataset, Sample, Split
-from lapflow.training.ema import EMA
+from lapflow.training.step import EMA
 
 STARTS = {1: [0.0], 2: [0.0, 0.5], 3: [0.0, 0.33, 0.67]}
 PARTS = ("network", "backward", "optimizer")

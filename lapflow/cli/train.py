@@ -76,7 +76,7 @@ def _dry_run(config: Config) -> None:
 def _bands_of_an_image(config: Config) -> Image:
     """What the decomposition makes of the first training image, in the flow's space."""
     from lapflow.config.building import build
-    from lapflow.data.substitute import read_or_substitute
+    from lapflow.data.quarantine import read_or_substitute
     from lapflow.sampling.pictures import band_picture
 
     parts = build(config, "meta")

@@ -28,8 +28,8 @@ from lapflow.core.objective import Objective
 from lapflow.core.optimizer import Optimizer
 from lapflow.core.solver import Solver
 from lapflow.core.state import Shape, State
-from lapflow.data.order import indices
-from lapflow.data.substitute import read_or_substitute
+from lapflow.data.loader import indices
+from lapflow.data.quarantine import read_or_substitute
 from lapflow.flows.compose import compose
 from lapflow.flows.flow import Flow
 from lapflow.plugins.registry import create

@@ -103,7 +103,7 @@ class Dataset(Component):
         has classes. A pure function.
 
         Raises `ImageError` for an image that cannot be read while others can: training then takes another
-        (`lapflow.data.substitute`). Any other error ends the run.
+        (`lapflow.data.quarantine`). Any other error ends the run.
         """
 
     def read_mirrored(self, split: Split, index: int) -> Sample:

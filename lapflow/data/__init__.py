@@ -4,8 +4,7 @@ from lapflow.data.digits import Digits
 from lapflow.data.folder import ImageFolder
 from lapflow.data.glyphs import Glyphs
 from lapflow.data.latents import Latents
-from lapflow.data.loader import Batch, Batches, load_split
-from lapflow.data.order import flipped, indices, order, place
+from lapflow.data.loader import Batch, Batches, flipped, indices, load_split, order, place
 
 __all__ = [
     "Batch",

@@ -1,5 +1,4 @@
-"""Scenes of one or two handwritten digits with a caption: "a large seven, top left; a small two, bottom
-right".
+"""Scenes of one or two handwritten digits with a caption: "a large seven, top left; a small two, top right".
 
 Scene `index` of a split is a pure function of (seed, split, index): its digits are real ones (`digits`), of
 that split's handwriting, and stand in different quarters. A large digit fills its quarter; a small one has

@@ -1,9 +1,5 @@
-"""The built-in data set: scikit-learn's handwritten digits (UCI "Optical Recognition of Handwritten Digits",
-test part).
-
-1,797 real 8x8 images with grey levels 0..16, about 180 of each digit, shipped inside scikit-learn: no
-download.
-"""
+"""The built-in data set: scikit-learn's handwritten digits, shipped with it (UCI "Optical Recognition of
+Handwritten Digits", test part)."""
 
 from __future__ import annotations
 

@@ -19,9 +19,7 @@ from torch import Tensor
 from lapflow.core.codec import Codec
 from lapflow.core.dataset import SPLITS, Dataset
 from lapflow.core.errors import DataError
-from lapflow.data.loader import Content, read_batches
-from lapflow.data.quarantine import QUARANTINE, Quarantine
-from lapflow.data.shards import (
+from lapflow.data.latents import (
     MANIFEST,
     SAID,
     SAID_ENDS,
@@ -34,6 +32,8 @@ from lapflow.data.shards import (
     pack,
     verified,
 )
+from lapflow.data.loader import Content, read_batches
+from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.util.digest import difference
 from lapflow.util.files import ASIDE, remove_leftovers, replace_file
 
@@ -72,8 +72,7 @@ class Encoder:
         self.bad_images = bad_images
 
     def run(self) -> list[str]:
-        """Make this process's shards, and the manifest if all others are there; the names of those that are
-        not."""
+        """Make this process's shards, and the manifest if all others are there; the names of missing ones."""
         with self._writing(SETTINGS):
             self._claim()
         quarantine = Quarantine(self.out / QUARANTINE, sum(self.settings.counts.values()), self.bad_images)
@@ -188,8 +187,7 @@ def plan(
     flip: bool = True,
     shard_size: int = 1024,
 ) -> Settings:
-    """The settings of the cache that `codec` makes of `dataset`; `made_by` and `images` are the two as a
-    config names them.
+    """The settings of `codec`'s cache of `dataset`; `made_by` and `images`: the two as a config names them.
 
     Loads the codec and encodes one blank image. Raises `DataError` for a set that holds moments already or no
     image, and what codec and data set raise.

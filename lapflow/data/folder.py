@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import DataError, printable
 from lapflow.data.picture import Channels, read_picture
-from lapflow.data.split import uniform_hash
+from lapflow.util.random import uniform_hash
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _KINDS = "png, jpg, jpeg or webp"
@@ -44,8 +44,7 @@ Size = Annotated[
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds: class names, and per split the pictures' paths below the root with their
-    labels."""
+    """What a folder holds: class names, and per split the paths below the root with their labels."""
 
     names: tuple[str, ...]
     splits: dict[Split, list[tuple[str, int]]]
@@ -128,17 +127,15 @@ class ImageFolder(Dataset):
 
     @functools.cached_property
     def listing(self) -> Listing:
-        """The folder's content, listed at the first call. Raises `DataError` where it is not as described
-        above."""
+        """The folder's content, listed at the first call. Raises `DataError` where it is not as above."""
         try:
             names, entries = list_folder(self.root)
         except OSError as error:
-            remedy = "check the folder's permissions and its disk"
             raise DataError(
                 "the image folder cannot be listed",
                 where=printable(str(error.filename or self.root)),
                 got=error.strerror or error,
-                remedy=remedy,
+                remedy="check the folder's permissions and its disk",
             ) from error
         if self._given is not None and self._given != len(names):
             raise DataError(
@@ -155,12 +152,15 @@ class ImageFolder(Dataset):
 
 
 def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
-    """(class names, [(path below root with forward slashes, label)]), both sorted. Raises `DataError` (see
-    `ImageFolder`)."""
-    _check_root(root)
+    """(class names, [(path below root with forward slashes, label)]), both sorted. Raises `DataError`."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(
+            f"the image folder {what}", where=str(root), remedy="set data.root to a folder of images"
+        )
     children, above = _children(root), frozenset({_identity(root)})
     classes = [child for child in children if _is_folder(child) and _identity(child) not in above]
-    loose = [child.name for child in children if not _is_folder(child) and _is_picture(child.name)]
+    loose = [child.name for child in children if _is_picture(child)]
     if classes and loose:
         raise DataError(
             "pictures lie beside class folders, so their class is unknown",
@@ -171,12 +171,11 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
             remedy="move the loose pictures into a class folder, or name another root",
         )
     if not classes and not loose:
+        others = f"{len(children)} other files ({_some([c.name for c in children])})"
         raise DataError(
             "the image folder holds no pictures",
             where=str(root),
-            got="an empty folder"
-            if not children
-            else f"{len(children)} other files ({_some([c.name for c in children])})",
+            got=others if children else "an empty folder",
             expected=f"{_KINDS} files, or one subfolder of them per class",
             remedy="check data.root",
         )
@@ -196,27 +195,8 @@ def list_folder(root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
     return tuple(folder.name for folder in classes), entries
 
 
-def _check_root(root: Path) -> None:
-    if not root.exists():
-        raise DataError(
-            "the image folder does not exist", where=str(root), remedy="set data.root to a folder of images"
-        )
-    if not root.is_dir():
-        raise DataError(
-            "the image folder is not a folder",
-            where=str(root),
-            got="a file",
-            remedy="set data.root to the images' folder",
-        )
-
-
-def _is_picture(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
-
-
 def _pictures_below(root: Path, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Paths below `root` of the pictures at any depth in `folder`, in sorted order; `above` are the folders
-    that hold it.
+    """Paths below `root` of the pictures at any depth in `folder`, sorted; `above` are folders that hold it.
 
     A stack and no recursion: a path may be deeper than Python's calls.
     """
@@ -229,17 +209,15 @@ def _pictures_below(root: Path, folder: str, above: frozenset[tuple[int, int]]) 
             for child in reversed(_children(root / name)):
                 if _is_folder(child):
                     waiting.append((f"{name}/{child.name}", above_it | {identity}))
-                elif _is_picture(child.name):
+                elif _is_picture(child):
                     waiting.append((f"{name}/{child.name}", None))
 
 
 def _children(folder: Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder by name, those with a dot in front left out. `os.scandir` gives each one's kind
-    without another call."""
+    """The entries of a folder, sorted by name, hidden ones left out; their kind takes no further call."""
     with os.scandir(folder) as found:
-        return sorted(
-            (child for child in found if not child.name.startswith(".")), key=lambda child: child.name
-        )
+        seen = [child for child in found if not child.name.startswith(".")]
+    return sorted(seen, key=lambda child: child.name)
 
 
 def _is_folder(child: os.DirEntry[str]) -> bool:
@@ -247,6 +225,10 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
         return child.is_dir()
     except OSError:  # a link to itself, or to where we may not look
         return False
+
+
+def _is_picture(child: os.DirEntry[str]) -> bool:
+    return child.name.lower().endswith(SUFFIXES) and not _is_folder(child)
 
 
 def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:

@@ -2,8 +2,7 @@
 
 62 classes (0-9, A-Z, a-z), one grey channel. Image `index` of a split is a pure function of (seed, split,
 index): class index mod 62, a typeface, and a random scale, slant, rotation and shift, stated below. The
-held-out images are other draws of the same typefaces, or of typefaces that training never shows (`held_out:
-typefaces`).
+held-out images are other draws of the same typefaces, or of typefaces that training never shows.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import functools
 import math
 import string
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ from lapflow.core.dataset import Dataset, Sample, Split
 from lapflow.core.errors import BackendError, DataError
 from lapflow.util.random import keyed_generator
 
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
-
 CLASSES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 SYMBOLS = {"cmex10", "cmsy10"}
 """matplotlib's TeX typefaces that hold symbols in the places of letters."""
@@ -34,15 +30,13 @@ OVERSAMPLE = 4
 BODY = 0.62
 """Font size over the side of the image, before the random scale."""
 SCALE, SLANT, ROTATION, SHIFT = 0.15, 0.2, 8.0, 0.06
-"""Largest deviations: of the scale from 1, of the shear from 0, degrees, and shares of the side. All
-uniform."""
+"""Largest deviations, all uniform: of the scale from 1, of the shear from 0, degrees, shares of the side."""
 
 
 class Glyphs(Dataset):
     """Letters and digits in the typefaces that matplotlib brings (or a folder's), 62 classes, white on black.
 
-    Raises `BackendError` without matplotlib where no folder is given, `DataError` for a folder without a
-    usable typeface.
+    Raises `BackendError` without matplotlib where no folder is given, `DataError` without a usable typeface.
     """
 
     def __init__(
@@ -84,9 +78,8 @@ class Glyphs(Dataset):
                 expected=f"0 <= index < {self.counts[split]}",
             )
         typefaces = self._typefaces(split)
-        draws = torch.rand(
-            6, generator=keyed_generator("glyphs", self.seed, split, index), dtype=torch.float64
-        ).tolist()
+        generator = keyed_generator("glyphs", self.seed, split, index)
+        draws = torch.rand(6, generator=generator, dtype=torch.float64).tolist()
         label = index % len(CLASSES)
         path = typefaces[int(draws[0] * len(typefaces))]
         pixels = _render(CLASSES[label], path, self.side, [2 * u - 1 for u in draws[1:]])
@@ -99,7 +92,7 @@ class Glyphs(Dataset):
         if len(found) < 5:
             raise DataError(
                 "too few typefaces to hold some out",
-                got=f"{len(found)}",
+                got=len(found),
                 expected="at least 5",
                 remedy="set data.held_out=draws",
             )
@@ -107,33 +100,26 @@ class Glyphs(Dataset):
 
 
 def _render(character: str, path: str, side: int, draws: list[float]) -> np.ndarray:
-    """The character, centred, scaled, sheared, rotated and shifted by `draws` in [-1, 1]; float32 grey levels
-    [side, side]."""
+    """The character scaled, sheared, rotated and shifted by `draws` in [-1, 1]: grey levels [side, side]."""
     scale, slant, rotation, right, down = draws
     canvas = side * OVERSAMPLE
     font = _font(path, round(canvas * BODY * (1 + SCALE * scale)))
     left, top, stop, bottom = font.getbbox(character)
     image = Image.new("L", (canvas, canvas), 0)
-    ImageDraw.Draw(image).text(
-        ((canvas - left - stop) / 2, (canvas - top - bottom) / 2), character, font=font, fill=255
-    )
-    # The affine map from output to input pixels about the centre: inverse rotation, then inverse shear, then
-    # shift.
+    corner = (canvas - left - stop) / 2, (canvas - top - bottom) / 2
+    ImageDraw.Draw(image).text(corner, character, font=font, fill=255)
+    # The affine map from output to input pixels about the centre: inverse rotation, inverse shear, shift.
     angle, c = math.radians(ROTATION * rotation), canvas / 2
     cos, sin, shear = math.cos(angle), math.sin(angle), SLANT * slant
     a, b, d, e = cos + shear * sin, -sin + shear * cos, sin, cos
     x, y = c + SHIFT * right * canvas, c + SHIFT * down * canvas
-    turned = image.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        (a, b, c - a * x - b * y, d, e, c - d * x - e * y),
-        Image.Resampling.BILINEAR,
-    )
+    matrix = a, b, c - a * x - b * y, d, e, c - d * x - e * y
+    turned = image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     return np.asarray(turned.resize((side, side), Image.Resampling.BOX), dtype=np.float32).copy()
 
 
 @functools.lru_cache(maxsize=512)
-def _font(path: str, size: int) -> FreeTypeFont:
+def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size)
 
 
@@ -176,8 +162,7 @@ def _files(folder: str | None) -> list[Path]:
 
 
 def _draws_all(path: Path) -> bool:
-    """Whether the characters have pictures of their own: not empty, not the box of a missing one, and not one
-    for all."""
+    """Whether characters have pictures of their own: not empty, not that of a missing one, not all one."""
     try:
         font = ImageFont.truetype(str(path), 32)
     except OSError:

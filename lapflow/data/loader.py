@@ -1,10 +1,22 @@
-"""Endless batches of a data set, the same whatever the number of workers and processes."""
+"""Endless batches of a data set, the same whatever the number of workers and processes.
+
+The order in which training sees the images is a pure function of (seed, samples consumed). The `position` of
+a sample is how many samples, over all processes, came before it since training began. It decides the epoch,
+the image and the flip, and is the key for whatever else is drawn for the sample. A run can thus be stopped
+anywhere, also within an epoch, and go on with the next position; nothing but the count needs to be saved.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -13,17 +25,45 @@ from torch.utils.data import DataLoader
 
 from lapflow.core.dataset import Dataset, Split
 from lapflow.core.errors import ConfigError, DataError, ImageError, LapflowError
-from lapflow.data.order import flipped, indices
-from lapflow.data.substitute import Read, Unreadable, read_or_substitute
-from lapflow.data.workers import unheeding, watched
+from lapflow.data.quarantine import Read, Unreadable, read_or_substitute
+from lapflow.util.random import keyed_generator, uniform_hash
 
 CACHE_BYTES = 256 * 2**20
-"""A split that takes less memory than this is kept decoded once read (without workers only: each would keep
-its own)."""
-
+"""A split that takes less memory than this is kept once read; not by workers, as each would keep its own."""
 
 Key = tuple[int, bool]
 """(index in the split, mirrored) of a sample."""
+
+Content = tuple[Tensor, dict[str, list[Any]], tuple[Unreadable, ...]]
+"""A batch's images, annotations and unreadable samples."""
+
+
+@functools.lru_cache(maxsize=4)
+def order(seed: int, size: int, epoch: int) -> Tensor:
+    """The permutation [size] of the image indices in one epoch; not to be written to: it is kept."""
+    return torch.randperm(size, generator=keyed_generator(seed, "order", epoch))
+
+
+def place(seed: int, size: int, position: int) -> tuple[int, int]:
+    """(epoch, image index) of the sample at `position` >= 0."""
+    epoch, within = divmod(position, size)
+    return epoch, int(order(seed, size, epoch)[within])
+
+
+def indices(seed: int, size: int, start: int, stop: int) -> list[int]:
+    """Image indices of the positions `start` to `stop` - 1. Epochs follow each other without a gap."""
+    found: list[int] = []
+    while start < stop:
+        epoch, within = divmod(start, size)
+        count = min(size - within, stop - start)
+        found += order(seed, size, epoch)[within : within + count].tolist()
+        start += count
+    return found
+
+
+def flipped(seed: int, position: int) -> bool:
+    """Whether the sample at `position` is mirrored, with probability one half."""
+    return uniform_hash(seed, "flip", position) < 0.5
 
 
 @dataclass(frozen=True)
@@ -40,19 +80,14 @@ class Batch:
     unreadable: tuple[Unreadable, ...] = ()
 
 
-Content = tuple[Tensor, dict[str, list[Any]], tuple[Unreadable, ...]]
-"""A batch's images, annotations and unreadable samples."""
-
-
 class Batches:
-    """Iterates for ever over a split in the order of `lapflow.data.order`, from the sample at position
-    `consumed` on.
+    """Iterates for ever over a split in the order of `indices`, from the sample at position `consumed` on.
 
     `batch_size` counts the samples of all `world_size` processes; the process `rank` gets its contiguous
     slice of each batch. After n batches the run stands at `consumed + n batch_size`. `flip` mirrors each
     sample with probability one half. `workers` > 0 reads in that many processes ahead of need; the batches
-    are the same bit for bit. An image that cannot be read is replaced by another (`lapflow.data.substitute`),
-    and the batch says so.
+    are the same bit for bit. An image that cannot be read is replaced by another (`read_or_substitute`), and
+    the batch says so.
 
     Raises `ConfigError` when the batch does not divide among the processes, `DataError` for an empty split,
     and while iterating when an image and all that could replace it cannot be read, or when a worker dies.
@@ -80,9 +115,9 @@ class Batches:
         assert 0 <= rank < world_size, f"rank {rank} of {world_size} processes"
         assert min(consumed, workers) >= 0, f"consumed {consumed} and workers {workers} cannot be negative"
         self.dataset, self.split, self.seed, self.flip = dataset, split, seed, flip
-        self.batch_size, self.consumed, self.workers = batch_size, consumed, workers
+        self.batch_size, self.workers, self.rank = batch_size, workers, rank
         self.share = batch_size // world_size
-        self.rank, self.first = rank, rank * self.share
+        self.start = consumed + rank * self.share
         self.size = dataset.size(split)
         if self.size == 0:
             raise DataError(
@@ -92,12 +127,11 @@ class Batches:
             )
 
     def __iter__(self) -> Iterator[Batch]:
-        source = self._read_ahead() if self.workers else self._read_here()
-        for positions, (images, said, unreadable) in zip(self._positions(), source):
+        for positions, (images, said, unreadable) in zip(self._positions(), self._contents()):
             yield Batch(images, said, positions, unreadable)
 
     def _positions(self) -> Iterator[list[int]]:
-        start = self.consumed + self.first
+        start = self.start
         while True:
             yield list(range(start, start + self.share))
             start += self.batch_size
@@ -109,50 +143,51 @@ class Batches:
             mirrored = [self.flip and flipped(self.seed, p) for p in positions]
             yield list(zip(found, mirrored, strict=True))
 
-    def _read_ahead(self) -> Iterator[Content]:
-        return read_batches(self.dataset, self.split, self._keys(), self.workers, self.rank)
-
-    def _read_here(self) -> Iterator[Content]:
-        needed = 4 * (1 + self.flip) * self.size * math.prod(self.dataset.sample_shape)
-        if needed > CACHE_BYTES:
-            yield from read_batches(self.dataset, self.split, self._keys())
-            return
-        reader = _Remembering(self.dataset, self.split, self.flip)
-        for keys in self._keys():
-            yield reader.batch(keys)
+    def _contents(self) -> Iterator[Content]:
+        size = 4 * (1 + self.flip) * self.size * math.prod(self.dataset.sample_shape)
+        keep = size <= CACHE_BYTES
+        return read_batches(self.dataset, self.split, self._keys(), self.workers, self.rank, keep=keep)
 
 
 def read_batches(
-    dataset: Dataset, split: Split, keys: Iterable[list[Key]], workers: int = 0, rank: int = 0
+    dataset: Dataset,
+    split: Split,
+    keys: Iterable[list[Key]],
+    workers: int = 0,
+    rank: int = 0,
+    *,
+    keep: bool = False,
 ) -> Iterator[Content]:
     """The samples, annotations and replaced ones of batch after batch of `keys`, read ahead by `workers`
-    processes if any.
+    processes if any; if none, `keep` keeps each sample in memory once read.
 
     Raises `DataError` for an image that cannot be read and for which no other can, and when a worker dies;
     what else the data set raises.
     """
+    read: Callable[..., Read] = functools.partial(read_or_substitute, dataset, split)
     if not workers:
-        yield from (_stack([read_or_substitute(dataset, split, *key) for key in batch]) for batch in keys)
+        read = functools.cache(read) if keep else read
+        yield from (_content(read, batch) for batch in keys)
         return
     # Everything is a function of the key, so the workers' random state is never used. DataLoader draws a base
     # seed for them all the same: from its own generator, to leave the global one alone.
     loader = DataLoader(
-        _Samples(dataset, split),
-        batch_sampler=keys,
+        _Reader(read),
+        batch_size=None,
+        sampler=keys,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=_as_it_is,
         generator=torch.Generator(),
-        worker_init_fn=unheeding,
+        worker_init_fn=_leave_signals,
     )
-    for result in watched(loader, rank):
+    for result in _watched(loader, rank):
         if isinstance(result, LapflowError):
             raise result
         yield result
 
 
 def load_split(dataset: Dataset, split: Split, max_images: int | None = None) -> tuple[Tensor, Tensor]:
-    """The samples [n, c, h, w] and labels [n] of a split, or of `max_images` of them evenly spaced, in
-    memory; n may be 0.
+    """The samples [n, c, h, w] and labels [n] of a split, or of `max_images` evenly spaced ones; n may be 0.
 
     Images that cannot be read are left out and none takes their place: a measure counts each real image once.
     Raises `ImageError` when none can be read.
@@ -187,59 +222,28 @@ def spaced(size: int, max_images: int | None = None) -> list[int]:
     return [i * size // count for i in range(count)]
 
 
-class _Remembering:
-    """Reads each sample once, when first asked for, and keeps it; with `flip` its mirrored variant too."""
+class _Reader(torch.utils.data.Dataset[Any]):
+    """Batches by their keys, for workers. An error for the user is a value, to arrive as it was raised."""
 
-    def __init__(self, dataset: Dataset, split: Split, flip: bool) -> None:
-        variants, size = 1 + flip, dataset.size(split)
-        self.dataset, self.split = dataset, split
-        self.images = torch.empty(variants, size, *dataset.sample_shape)
-        self.said: list[list[Mapping[str, Any] | None]] = [[None] * size for _ in range(variants)]
-        self.unreadable: dict[int, Unreadable] = {}
+    def __init__(self, read: Callable[..., Read]) -> None:
+        self.read = read
 
-    def batch(self, keys: Sequence[Key]) -> Content:
-        for index, mirrored in keys:
-            if self.said[mirrored][index] is None:
-                sample, unreadable = read_or_substitute(self.dataset, self.split, index, mirrored)
-                self.images[int(mirrored), index] = sample.value
-                self.said[mirrored][index] = sample.annotations
-                if unreadable is not None:
-                    self.unreadable[index] = unreadable
-        rows, variants = torch.tensor(keys).T
-        replaced = tuple(self.unreadable[index] for index, _ in keys if index in self.unreadable)
-        said = [self.said[mirrored][index] or {} for index, mirrored in keys]
-        return self.images[variants, rows], _collected(said), replaced
-
-
-class _Samples(torch.utils.data.Dataset[Any]):
-    """The samples by key, for workers. An error for the user travels back as a value, so that it arrives as
-    it was raised."""
-
-    def __init__(self, dataset: Dataset, split: Split) -> None:
-        self.dataset, self.split = dataset, split
-
-    def __getitem__(self, key: Key) -> Read | LapflowError:
+    def __getitem__(self, keys: list[Key]) -> Content | LapflowError:
         try:
-            return read_or_substitute(self.dataset, self.split, *key)
+            return _content(self.read, keys)
         except LapflowError as error:
             return error
 
 
-def _collate(samples: Sequence[Read | LapflowError]) -> Content | LapflowError:
-    good = []
-    for sample in samples:
-        if isinstance(sample, LapflowError):
-            return sample
-        good.append(sample)
-    return _stack(good)
+def _as_it_is(content: Any) -> Any:
+    return content
 
 
-def _stack(samples: Sequence[Read]) -> Content:
-    return (
-        torch.stack([sample.value for sample, _ in samples]),
-        _collected([sample.annotations for sample, _ in samples]),
-        tuple(one for _, one in samples if one is not None),
-    )
+def _content(read: Callable[..., Read], keys: list[Key]) -> Content:
+    found = [read(*key) for key in keys]
+    images = torch.stack([sample.value for sample, _ in found])
+    said = _collected([sample.annotations for sample, _ in found])
+    return images, said, tuple(one for _, one in found if one is not None)
 
 
 def _collected(said: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -252,3 +256,68 @@ def _collected(said: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
             expected=", ".join(names),
         )
     return {name: [one[name] for one in said] for name in names}
+
+
+# ---------------------------------------------------------------------- the processes that read ahead
+
+
+def _leave_signals(_: int) -> None:
+    """What a worker does first: it leaves signals that ask a run to stop to the training process, which then
+    ends its workers. Schedulers and terminals send them to all processes of a run."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _watched(loader: DataLoader[Any], rank: int) -> Iterator[Any]:
+    """The batches of `loader`, which has workers.
+
+    Raises `DataError` within seconds of a worker's death (DataLoader looks every five), saying which, of
+    which rank, and how it died. An exception that a worker raised arrives with its own type, its traceback in
+    the message. A worker that hangs cannot be told from one that reads slowly.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    others = multiprocessing.active_children()
+    source = iter(loader)
+    workers = [child for child in multiprocessing.active_children() if child not in others]
+    if threading.current_thread() is threading.main_thread():
+        # DataLoader's own handler would raise RuntimeError wherever the main thread stands, far from here.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
+    while True:
+        try:
+            batch = next(source)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:  # OSError: the tensors it had ready are gone too
+            if (death := _death(workers, rank)) is not None:
+                raise death from error
+            raise
+        yield batch
+
+
+def _death(workers: Sequence[BaseProcess], rank: int) -> DataError | None:
+    """What to tell of workers that have ended; what a dying one causes can be seen before its end."""
+    ended = wait([worker.sentinel for worker in workers], timeout=1)
+    dead = [(i, worker) for i, worker in enumerate(workers) if worker.sentinel in ended]
+    if not dead:
+        return None
+    for _, worker in dead:
+        worker.join(timeout=5)  # its end is seen before its exit code is there
+    return DataError(
+        "a process that reads images died",
+        where=f"rank {rank}",
+        got="; ".join(f"worker {i} (pid {worker.pid}) {_way(worker.exitcode)}" for i, worker in dead),
+        remedy=_REMEDIES.get(dead[0][1].exitcode, "set training.workers=0 to see where it happens"),
+    )
+
+
+def _way(code: int | None) -> str:
+    if code is None:
+        return "closed its pipes"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+
+_REMEDIES: dict[int | None, str] = {
+    -signal.SIGKILL: "often the system was out of memory: lower training.workers or training.batch_size",
+    -signal.SIGBUS: "often the shared memory is too small: enlarge /dev/shm, or set training.workers=0",
+}
+"""By the exit code of a worker."""

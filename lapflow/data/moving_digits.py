@@ -86,16 +86,12 @@ class MovingDigits(Dataset):
         chosen = draw(self.digits.size(split))
         start = [draw(2 * room) for _ in range(2)]  # on the unfolded line: either direction of motion
         speed = [draw(2 * self.speed + 1) - self.speed for _ in range(2)]
-        places = [
-            (reflect(start[0] + speed[0] * t, room), reflect(start[1] + speed[1] * t, room))
-            for t in range(self.frames)
-        ]
-        return chosen, places
+        y, x = ([reflect(p + v * t, room) for t in range(self.frames)] for p, v in zip(start, speed))
+        return chosen, list(zip(y, x))
 
     judgements: ClassVar[Mapping[str, str]] = {
         "digit_seen": "share of a film's frames in which a classifier of real digits sees the class asked "
-        "for, "
-        "at the place where the digit is",
+        "for, at the place where the digit is",
         "on_course": "share of films whose digit follows the law of motion within a pixel in every frame",
     }
 
@@ -110,8 +106,7 @@ class MovingDigits(Dataset):
         }
 
     def deviation(self, ink: Tensor) -> Tensor:
-        """How far, in pixels, the centre of the ink [n, t, y, x] is at most from the path of the law of
-        motion that fits it best, [n]."""
+        """The largest distance [n], in pixels, of the centre of the ink [n, t, y, x] from its best path."""
         room, t = self.side - SIDE, torch.arange(self.frames)
         line = torch.arange(2 * room)[:, None, None] + torch.arange(-self.speed, self.speed + 1)[:, None] * t
         folded = line % (2 * room)
@@ -122,19 +117,16 @@ class MovingDigits(Dataset):
         for axis in (2, 3):
             centre = (ink.sum(5 - axis) * at).sum(2) / mass
             centre = centre - centre.mean(1, keepdim=True)
-            gaps = (centre[:, None] - paths).abs().amax(2).amin(1)
-            worst = torch.maximum(worst, gaps)
+            worst = torch.maximum(worst, (centre[:, None] - paths).abs().amax(2).amin(1))
         return worst
 
 
 def digits_in(frames: Tensor) -> Tensor:
-    """The 8x8 window of each frame [n, y, x] that holds the most ink, the middle one of those that hold as
-    much: [n, 8, 8]."""
+    """The 8x8 window of each frame [n, y, x] with the most ink, of several the middle one: [n, 8, 8]."""
     mass = F.avg_pool2d(frames[:, None], SIDE, stride=1)[:, 0]
     full = mass >= mass.amax((1, 2), keepdim=True) - 1e-4
     rows = [(_middle(one.any(1)), _middle(one.any(0))) for one in full]
-    cut = [frame[y : y + SIDE, x : x + SIDE] for frame, (y, x) in zip(frames, rows, strict=True)]
-    return torch.stack(cut)
+    return torch.stack([frame[y : y + SIDE, x : x + SIDE] for frame, (y, x) in zip(frames, rows)])
 
 
 def _middle(holds: Tensor) -> int:
@@ -144,8 +136,7 @@ def _middle(holds: Tensor) -> int:
 
 @functools.cache
 def classifier() -> Any:
-    """A support vector machine of scikit-learn, trained on the digits' train split in grey levels 0..16 (its
-    example's kernel width)."""
+    """A support vector machine (scikit-learn's example), trained on the train split in grey levels 0..16."""
     digits = Digits()
     read = [digits.read("train", i) for i in range(digits.size("train"))]  # says what is missing
     from sklearn.svm import SVC

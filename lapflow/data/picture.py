@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import warnings
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -23,18 +22,15 @@ from lapflow.core.errors import ImageError, printable
 Channels = Literal[1, 3]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""What a file may hold, whatever its suffix. Pillow knows more, among them EPS, for which it starts
-Ghostscript."""
+"""What a file may hold, whatever its suffix. Pillow knows more: for EPS it starts Ghostscript."""
 
 MAX_PIXELS = 89_478_485
-"""The largest picture that is decoded: Pillow's own warning level, a quarter of a gigabyte at 3 bytes a
-pixel."""
+"""The largest picture that is decoded: Pillow's own warning level, a quarter of a gigabyte in colour."""
 
 LONGEST = 16
 """Of a picture more than this many times as long as the crop needs, only the middle is scaled."""
 
 _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_SIXTEEN_BITS = 65535
 _ON_THE_WAY = {"La": "LA", "LAB": "RGB"}  # where Pillow has no direct conversion
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,9 +58,7 @@ def read_picture(path: Path, size: tuple[int, int], channels: Channels) -> Tenso
     """
     try:
         with _open(path) as file, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # a picture is read or refused; Pillow would warn once for each of a million
+            warnings.simplefilter("ignore")  # Pillow would warn once for each picture of a million
             picture = crop_resize(plain(_decoded(file), channels), size)
     except Exception as error:  # on bytes from anywhere a decoder may raise anything
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SHORT_OF:
@@ -110,7 +104,9 @@ def crop_resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     first (`LONGEST`): scaled whole, 30000x1 pixels would need gigabytes.
     """
     height, width = size
-    picture = _middle(picture, size)
+    widest = -(-LONGEST * picture.height * width // height)
+    highest = -(-LONGEST * picture.width * height // width)
+    picture = _centre(picture, min(picture.width, widest), min(picture.height, highest))
     while picture.width >= 2 * width and picture.height >= 2 * height:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = max(width / picture.width, height / picture.height)
@@ -122,11 +118,9 @@ def crop_resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _open(path: Path) -> IO[bytes]:
     """The regular file at `path`. A pipe or a device is refused unopened: reading one may wait for ever."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        raise _RefusedError(
-            "a folder" if stat.S_ISDIR(mode) else "not a regular file (a pipe, socket or device)"
-        )
+    if not path.is_file():
+        os.stat(path)  # says what is missing
+        raise _RefusedError("a folder" if path.is_dir() else "not a regular file (a pipe, socket or device)")
     file = path.open("rb")
     if os.fstat(file.fileno()).st_size == 0:
         file.close()
@@ -153,8 +147,7 @@ def _decoded(file: IO[bytes]) -> Image.Image:
 
 
 def _scale_key(picture: ImageFile.ImageFile) -> None:
-    """A PNG's transparent colour in the 8 bits that its pixels are decoded to; Pillow leaves it in the file's
-    own depth."""
+    """A PNG's transparent colour in 8 bits, as its pixels; Pillow leaves it in the file's own depth."""
     key, depth = picture.info.get("transparency"), str(picture.tile[0][3])
     if isinstance(key, int) and depth == "L;2" and key < 4:
         picture.info["transparency"] = key * 85
@@ -165,45 +158,32 @@ def _scale_key(picture: ImageFile.ImageFile) -> None:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says. Pillow's `exif_transpose` also writes the block anew, and fails
-    where it is damaged."""
+    """Turned as its EXIF orientation says. Pillow's `exif_transpose` fails where the block is damaged."""
     try:
         orientation: Any = picture.getexif().get(0x0112)
     except Exception:  # as with pixels: a parser on bytes from anywhere
         return picture
-    return (
-        picture.transpose(_UPRIGHT[orientation])
-        if isinstance(orientation, int) and orientation in _UPRIGHT
-        else picture
-    )
+    known = isinstance(orientation, int) and orientation in _UPRIGHT
+    return picture.transpose(_UPRIGHT[orientation]) if known else picture
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
     """16-bit grey -> "L", or "LA" where one level stands for transparent."""
     levels = np.asarray(picture).astype(np.int64)
-    if levels.min() < 0 or levels.max() > _SIXTEEN_BITS:
+    if levels.min() < 0 or levels.max() > 65535:
         raise _RefusedError(f"32-bit grey from {levels.min()} to {levels.max()}, whose white is not known")
     grey = np.rint(levels / 257).astype(np.uint8)
     key = picture.info.get("transparency")
-    return Image.fromarray(
-        grey if key is None else np.stack([grey, np.where(levels == key, 0, 255).astype(np.uint8)], -1)
-    )
-
-
-def _middle(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of a picture that is over `LONGEST` times as long as a crop to `size` = (h, w) needs; others
-    unchanged."""
-    height, width = size
-    widest = -(-LONGEST * picture.height * width // height)
-    highest = -(-LONGEST * picture.width * height // width)
-    return _centre(picture, min(picture.width, widest), min(picture.height, highest))
+    if key is None:
+        return Image.fromarray(grey)
+    return Image.fromarray(np.stack([grey, np.where(levels == key, 0, 255).astype(np.uint8)], -1))
 
 
 def _centre(picture: Image.Image, width: int, height: int) -> Image.Image:
+    if (width, height) == picture.size:
+        return picture
     left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return (
-        picture.crop((left, top, left + width, top + height)) if (width, height) != picture.size else picture
-    )
+    return picture.crop((left, top, left + width, top + height))
 
 
 def _cause(error: Exception) -> str:

@@ -1,19 +1,77 @@
-"""The run's list of images that cannot be read, `quarantine.jsonl`, and the budget for them.
+"""Images that cannot be read: what takes their place, the run's list of them, and the budget for them.
 
-One JSON line for each: name, cause, substitute. All processes of a run append to the same file.
+Another image of the same split takes the place of each. The list, `quarantine.jsonl`, has one JSON line for
+each: name, cause, substitute. All processes of a run append to the same file.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from lapflow.core.errors import DataError, printable
-from lapflow.data.substitute import Unreadable
+from lapflow.core.dataset import Dataset, Sample, Split
+from lapflow.core.errors import DataError, ImageError, printable
 from lapflow.util.files import append_line
+from lapflow.util.random import uniform_hash
 
 QUARANTINE = "quarantine.jsonl"
+TRIES = 16
+"""How many others are tried. Should a third of a set be bad, one image in 40 million finds no substitute."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A replaced image: its `name` and `index` in the split, the `cause` in one line, what replaced it."""
+
+    name: str
+    index: int
+    cause: str
+    substitute: str
+
+
+Read = tuple[Sample, Unreadable | None]
+"""A sample, and what it stands in for."""
+
+
+def read_or_substitute(dataset: Dataset, split: Split, index: int, mirrored: bool = False) -> Read:
+    """Image `index` of a split, `mirrored` or not, or where reading it raises `ImageError` the first of
+    `substitutes` that can be read, with that one's annotations.
+
+    Raises `DataError` with the first image's cause when none can. Other exceptions are bugs, or a lack of
+    something that the images cannot help, and pass.
+    """
+    read = dataset.read_mirrored if mirrored else dataset.read
+    try:
+        return read(split, index), None
+    except ImageError as error:
+        refused = error
+    cause = printable(str(refused.what if refused.got is None else refused.got))
+    for other in substitutes(split, index, dataset.size(split)):
+        try:
+            sample = read(split, other)
+        except ImageError:
+            continue
+        return sample, Unreadable(dataset.name(split, index), index, cause, dataset.name(split, other))
+    raise DataError(
+        f"an image cannot be read, and of {TRIES} others tried in its place none can",
+        where=refused.where or printable(dataset.name(split, index)),
+        got=cause,
+        remedy="check that the data is there as a whole, and its permissions",
+    ) from refused
+
+
+def substitutes(split: Split, index: int, size: int) -> Iterator[int]:
+    """Up to `TRIES` other indices below `size`, all different, in the order in which they are tried: a pure
+    function, whatever the number of workers and processes, and after a resume."""
+    tried, draw = {index}, 0
+    while len(tried) < min(size, TRIES + 1):
+        other = int(uniform_hash("substitute", split, index, draw) * size)
+        draw += 1
+        if other not in tried:
+            tried.add(other)
+            yield other
 
 
 class Quarantine:
@@ -53,18 +111,23 @@ class Quarantine:
             self._catch_up()  # another process may have listed it
         new = [one for name, one in met.items() if name not in self._names]
         for one in new:
-            self._append(one)
+            line = json.dumps({"name": one.name, "cause": one.cause, "substitute": one.substitute})
+            try:
+                append_line(self.file, line, durably=True)
+            except OSError as error:
+                raise self._trouble("written", error) from error
+            self._names[one.name] = None
         if self.count > self.allowed:
-            raise self._over()
+            first = ", ".join(printable(name) for name in list(self._names)[:3])
+            raise DataError(
+                "too many images cannot be read",
+                where=str(self.file),
+                got=f"{self.count} of {self.size}: {first}" + (", ..." if self.count > 3 else ""),
+                expected=f"at most {self.allowed} (training.bad_images={self.budget:g})",
+                remedy="fix or remove them, delete the list and continue; or start anew with a larger "
+                "training.bad_images",
+            )
         return [one.name for one in new]
-
-    def _append(self, one: Unreadable) -> None:
-        line = json.dumps({"name": one.name, "cause": one.cause, "substitute": one.substitute})
-        try:
-            append_line(self.file, line, durably=True)
-        except OSError as error:
-            raise self._trouble("written", error) from error
-        self._names[one.name] = None
 
     def _catch_up(self) -> None:
         """Reads what was appended since the last time, whole lines only."""
@@ -83,17 +146,6 @@ class Quarantine:
                 self._names[json.loads(line)["name"]] = None
             except (ValueError, TypeError, KeyError):  # torn by a crash, or not ours
                 continue
-
-    def _over(self) -> DataError:
-        first = ", ".join(printable(name) for name in list(self._names)[:3])
-        return DataError(
-            "too many images cannot be read",
-            where=str(self.file),
-            got=f"{self.count} of {self.size}: {first}" + (", ..." if self.count > 3 else ""),
-            expected=f"at most {self.allowed} (training.bad_images={self.budget:g})",
-            remedy="fix or remove them, delete the list and continue; or start anew with a larger "
-            "training.bad_images",
-        )
 
     def _trouble(self, what: str, error: OSError) -> DataError:
         return DataError(

@@ -1,5 +1,4 @@
-"""Windows of a real series: the electrocardiogram that PyWavelets ships (1,024 samples, MIT-BIH arrhythmia
-database).
+"""Windows of the electrocardiogram that PyWavelets ships (1,024 samples, MIT-BIH arrhythmia database).
 
 The first part of the recording is the train split, the last part the test split; no window spans both.
 """
@@ -19,8 +18,7 @@ from lapflow.core.state import Shape
 
 
 class ECG(Dataset):
-    """Every window of `length` samples of an electrocardiogram, one channel, no classes; [-1, 1] is the range
-    of the whole recording."""
+    """Every window of `length` samples, one channel, no classes; the whole recording ranges over [-1, 1]."""
 
     def __init__(
         self,

@@ -1,13 +1,11 @@
-"""The features of FID: the 2048 of the Inception network's last pooling layer (Szegedy et al. 2016; Heusel et
-al. 2017).
+"""The features of FID: 2048 of Inception's last pooling layer (Szegedy et al. 2016; Heusel et al. 2017).
 
 Every published FID uses one set of weights, that of `inception-2015-12-05`, a TensorFlow graph; other
 Inception networks give other figures. Two copies of it exist for PyTorch: NVIDIA's TorchScript file
 (StyleGAN2-ADA, EDM, clean-fid), which this extractor opens by path, and torch-fidelity's, for which that
 package must be installed. Neither comes with lapflow, and nothing is downloaded.
 
-A TorchScript file is a program: whoever opens one runs it. It is opened only if its SHA-256 is the one that
-was stated.
+A TorchScript file is a program: it is opened, and so run, only if its SHA-256 is the one stated.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,7 +96,10 @@ class InceptionFeatures(FeatureExtractor):
             raise SizeError(
                 "Inception takes grey or colour images", got=tuple(images.shape), expected="[b, 1 or 3, h, w]"
             )
-        with torch.inference_mode(), _full_precision():
+        # Convolutions on a GPU in float32 and by one algorithm: TF32 moves a FID in the third digit.
+        cudnn = torch.backends.cudnn
+        exact = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
             parts = [self._features(part) for part in images.split(self.batch_size)]
         # inference_mode's tensors cannot be saved for a later backward pass; what leaves here is plain.
         return torch.cat(parts).clone()
@@ -108,10 +108,8 @@ class InceptionFeatures(FeatureExtractor):
     def resize(self) -> str:
         if self.antialiased:
             return f"bicubic with antialiasing to {SIDE}x{SIDE}, after rounding to 8 bits (clean-fid's)"
-        return (
-            f"by the network: bilinear without antialiasing to {SIDE}x{SIDE} (TensorFlow 1's), after "
-            f"rounding to 8 bits"
-        )
+        how = "by the network: bilinear without antialiasing"
+        return f"{how} to {SIDE}x{SIDE} (TensorFlow 1's), after rounding to 8 bits"
 
     @property
     def runs_code(self) -> bool:
@@ -129,23 +127,14 @@ class InceptionFeatures(FeatureExtractor):
         if self.antialiased:
             pixels = F.interpolate(pixels.float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         try:
-            out = (
-                self._net(pixels, return_features=True)
-                if self.source == "torchscript"
-                else self._net(pixels)[0]
-            )
+            named = self.source == "torchscript"
+            out = self._net(pixels, return_features=True) if named else self._net(pixels)[0]
         except (RuntimeError, TypeError) as error:
             raise self._unfit(str(error).strip().splitlines()[-1]) from error
-        if (
-            not isinstance(out, Tensor)
-            or out.ndim < 2
-            or out.shape[0] != len(images)
-            or not out.is_floating_point()
-        ):
-            found = (
-                f"{out.dtype} of shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-            )
-            raise self._unfit(f"{found} for {len(images)} images")
+        if not isinstance(out, Tensor):
+            raise self._unfit(f"{type(out).__name__} for {len(images)} images")
+        if out.ndim < 2 or len(out) != len(images) or not out.is_floating_point():
+            raise self._unfit(f"{out.dtype} of shape {tuple(out.shape)} for {len(images)} images")
         return out.double().flatten(1)
 
     def _read(self) -> bytes:
@@ -175,9 +164,8 @@ class InceptionFeatures(FeatureExtractor):
     def _torchscript(self, data: bytes) -> Any:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DeprecationWarning
-                )  # torch 2.13's advice to export anew; the file is as it is
+                # torch 2.13's advice to export anew; the file is as it is
+                warnings.simplefilter("ignore", DeprecationWarning)
                 return torch.jit.load(io.BytesIO(data), map_location=self.device).eval()
         except RuntimeError as error:
             raise self._unfit(str(error).strip().splitlines()[0]) from error
@@ -185,35 +173,23 @@ class InceptionFeatures(FeatureExtractor):
     def _fidelity(self, data: bytes) -> Any:
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except (
-            Exception
-        ) as error:  # torchvision fails with other errors than ImportError where it does not fit torch
+        except Exception as error:  # torchvision that does not fit torch raises others than ImportError
             raise BackendError(
                 "source torch-fidelity needs that package, which cannot be imported",
                 got=f"{type(error).__name__}: {error}",
                 remedy="pip install 'lapflow[fidelity]', or bring the TorchScript file",
             ) from error
         try:
-            torch.load(
-                io.BytesIO(data), map_location="cpu", weights_only=True
-            )  # the package would unpickle anything
+            # first as weights alone: the package would unpickle anything
+            torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             net = FeatureExtractorInceptionV3("lapflow", ["2048"], feature_extractor_weights_path=self.path)
         except Exception as error:  # a damaged or foreign pickle raises anything
-            raise self._unfit(
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            ) from error
+            raise self._unfit((str(error).strip() or type(error).__name__).splitlines()[0]) from error
         return net.to(self.device)
 
     def _unfit(self, cause: str) -> BackendError:
-        called = (
-            "net(images_uint8, return_features=True) -> [b, f]"
-            if self.source == "torchscript"
-            else "torch-fidelity's weights"
+        program = "net(images_uint8, return_features=True) -> [b, f]"
+        expected = program if self.source == "torchscript" else "torch-fidelity's weights"
+        return BackendError(
+            "this is not the Inception network", got=f"{self.path}: {cause}", expected=expected
         )
-        return BackendError("this is not the Inception network", got=f"{self.path}: {cause}", expected=called)
-
-
-def _full_precision() -> AbstractContextManager[None]:
-    """Convolutions on a GPU in float32 and by one algorithm: TF32 moves a FID in the third digit."""
-    cudnn = torch.backends.cudnn
-    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from lapflow.core.errors import LapflowError, PluginError
 from lapflow.core.features import FeatureExtractor
 from lapflow.util.digest import tensors_sha256
+from lapflow.util.files import file_sha256
 
 
 class ModuleFeatures(FeatureExtractor):
@@ -58,11 +58,8 @@ class ModuleFeatures(FeatureExtractor):
             parts = [self._function(part.to(self.device)) for part in images.split(self.batch_size)]
         for part in parts:
             if not isinstance(part, Tensor) or part.ndim < 2:
-                found = (
-                    f"a tensor of shape {tuple(part.shape)}"
-                    if isinstance(part, Tensor)
-                    else type(part).__name__
-                )
+                shape = f" of shape {tuple(part.shape)}" if isinstance(part, Tensor) else ""
+                found = type(part).__name__ + shape
                 raise PluginError(
                     "the feature extractor does not give one vector per image",
                     got=f"{self.target}: {found}",
@@ -81,21 +78,15 @@ class ModuleFeatures(FeatureExtractor):
 
     def identity(self) -> dict[str, Any]:
         self.load()
-        weights = (
-            tensors_sha256(self._function.state_dict()) if isinstance(self._function, nn.Module) else None
-        )
-        return {
-            "class": type(self).__qualname__,
-            "target": self.target,
-            "source": self._source(),
-            "weights": weights,
-        }
+        net, found = self._function, {"class": type(self).__qualname__, "target": self.target}
+        weights = tensors_sha256(net.state_dict()) if isinstance(net, nn.Module) else None
+        return {**found, "source": self._source(), "weights": weights}
 
     def _source(self) -> str | None:
         """The SHA-256 of the module's file; None for a module without one."""
         try:
             file = inspect.getsourcefile(importlib.import_module(self.target.partition(":")[0]))
-            return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+            return None if file is None else file_sha256(Path(file))
         except (TypeError, OSError):
             return None
 

@@ -12,11 +12,9 @@ from lapflow.core.features import FeatureExtractor
 
 
 class PixelFeatures(FeatureExtractor):
-    """Flattened pixel values in grey levels, clipped to 0..grey_levels as any picture file would; not
-    rounded.
+    """Flattened pixel values in grey levels, clipped to 0..grey_levels as in a picture file; not rounded.
 
-    Images of more than `max_side` pixels a side are averaged down to it first: a Frechet distance costs the
-    cube of the features.
+    Sides of more than `max_side` pixels are averaged down to it: a Frechet distance costs features cubed.
     """
 
     def __init__(

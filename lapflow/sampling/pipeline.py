@@ -32,7 +32,7 @@ from lapflow.core.field import Field
 from lapflow.core.guidance import Guidance
 from lapflow.core.solver import Observer, Solver, Statistics
 from lapflow.core.state import Shape
-from lapflow.data.substitute import read_or_substitute
+from lapflow.data.quarantine import read_or_substitute
 from lapflow.flows.flow import Flow
 from lapflow.sampling.exported import is_exported, read_exported
 from lapflow.sampling.loaded_run import read_run

@@ -5,9 +5,8 @@ directory renamed into place; then the file `latest` is replaced by one that nam
 hash, and reads safetensors and JSON only: nothing in a checkpoint is ever executed.
 
     step-NNNNNNN            whole
-    replaced-step-NNNNNNN   whole too, and set aside for another of its step: it counts only while that is
-    missing .writing-*              unfinished, or about to be removed: never read, and cleared by the next
-    save
+    replaced-step-NNNNNNN   whole, set aside for another of its step: counts only while that is missing
+    .writing-*              unfinished, or about to be removed: never read, cleared by the next save
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import pydantic
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -33,6 +32,7 @@ from lapflow.util.files import ASIDE, replace_file, sync_folder, write_durably
 FORMAT = "lapflow-checkpoint-1"
 MANIFEST = "manifest.json"
 REPLACED = "replaced-"
+_REMEDY = "restore it from a copy, or remove the directory to go on from the checkpoint before it"
 
 
 def checkpoint_name(step: int) -> str:
@@ -62,13 +62,8 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int) 
             data = save_tensors({key: value.detach().cpu().contiguous() for key, value in group.items()})
             hashes[f"{name}.safetensors"] = write_durably(aside / f"{name}.safetensors", data)
         for name, document in checkpoint.documents.items():
-            hashes[f"{name}.json"] = write_durably(
-                aside / f"{name}.json", json.dumps(document, indent=2).encode()
-            )
-        write_durably(
-            aside / MANIFEST,
-            json.dumps({"format": FORMAT, "step": step, "sha256": hashes}, indent=2).encode(),
-        )
+            hashes[f"{name}.json"] = write_durably(aside / f"{name}.json", _json(document))
+        write_durably(aside / MANIFEST, _json({"format": FORMAT, "step": step, "sha256": hashes}))
         sync_folder(aside)
         # saved before a resume went back, or by a try that failed late: it goes only when the new one stands
         if target.exists():
@@ -97,7 +92,7 @@ def load_checkpoint(
     Raises `CheckpointError` for a missing, foreign, incomplete or altered one, naming the file.
     """
     manifest = _manifest(path)
-    held = {file.rsplit(".", 1)[0] for file in manifest["sha256"]}
+    held = {file.rsplit(".", 1)[0] for file in manifest.sha256}
     if missing := [name for name in needs if name not in held]:
         raise CheckpointError(
             f"the checkpoint {path} holds no {', '.join(missing)}",
@@ -105,95 +100,86 @@ def load_checkpoint(
             remedy=_REMEDY,
         )
     tensors, documents = {}, {}
-    for file, digest in manifest["sha256"].items():
+    for file, digest in manifest.sha256.items():
         name, kind = file.rsplit(".", 1)
         if kind == "safetensors" and only is not None and name not in only:
             continue
         try:
             data = (path / file).read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"the checkpoint {path} lacks {file}: {error.strerror}", remedy=_REMEDY
-            ) from None
-        if hashlib.sha256(data).hexdigest() != digest:
+            whole = hashlib.sha256(data).hexdigest() == digest
+            if whole and kind == "safetensors":
+                tensors[name] = load_tensors(data)
+            elif whole:
+                documents[name] = json.loads(data)
+        except (OSError, SafetensorError, ValueError) as error:
+            cause = f"{file} in the checkpoint {path} cannot be read: {getattr(error, 'strerror', error)}"
+            raise CheckpointError(cause, remedy=_REMEDY) from None
+        if not whole:
             raise CheckpointError(
                 f"{file} in the checkpoint {path} is not what was saved",
                 got="another SHA-256",
                 expected=digest,
                 remedy=_REMEDY,
             )
-        try:
-            if kind == "safetensors":
-                tensors[name] = load_tensors(data)
-            else:
-                documents[name] = json.loads(data)
-        except (SafetensorError, ValueError) as error:
-            raise CheckpointError(
-                f"{file} in the checkpoint {path} cannot be read: {error}", remedy=_REMEDY
-            ) from None
     return Checkpoint(tensors, documents)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in `folder`, or None.
 
-    The directories themselves are asked, not the file `latest`, which is for people and other programs:
-    should a crash come between the rename and the update of `latest`, the newer directory is whole and wins.
-    A directory gets its name only when it is whole, so one that lacks something has been damaged since:
-    loading it says so.
+    The directories are asked, and not the file `latest`, which is for people and other programs: after a
+    crash between the two, the newer directory is whole and wins. A directory gets its name only when it is
+    whole; should it lack something since, loading it says so.
     """
     found = _by_step(folder)
     return found[-1] if found else None
 
 
 def clear_asides(folder: Path, of: str = "") -> None:
-    """Remove what a killed process left unfinished in `folder`: of the file or directory called `of`, or of
-    all."""
+    """Remove what a killed process left unfinished in `folder`: of what is called `of`, or of all."""
     for left in folder.glob(f"{ASIDE}{of}*"):
         with suppress(OSError):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-_REMEDY = "restore it from a copy, or remove the directory to go on from the checkpoint before it"
+class _Manifest(pydantic.BaseModel):
+    """The hashes of a checkpoint's files: safetensors and JSON, beside it and nowhere else."""
+
+    format: Literal["lapflow-checkpoint-1"]
+    step: int | None = None
+    sha256: dict[Annotated[str, pydantic.Field(pattern=r"^[^/]*\.(safetensors|json)$")], str]
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path) -> _Manifest:
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = _Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except OSError:
         raise CheckpointError(
             f"{path} is not a whole checkpoint",
             got="no manifest.json",
             expected="a directory that lapflow saved",
-            remedy="restore it from a copy, or remove it to go on from the checkpoint before it",
+            remedy=_REMEDY,
         ) from None
-    except (ValueError, RecursionError) as error:
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
         raise CheckpointError(
-            f"{MANIFEST} of the checkpoint {path} cannot be read: {error}", remedy=_REMEDY
+            f"{MANIFEST} of the checkpoint {path} is not one that lapflow wrote, or it was altered",
+            got=f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}",
+            expected=f"the format {FORMAT}",
+            remedy=_REMEDY,
         ) from None
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("format") != FORMAT
-        or not isinstance(manifest.get("sha256"), dict)
-    ):
-        raise CheckpointError(
-            f"{path} is not a checkpoint of this kind",
-            where=str(path / MANIFEST),
-            got=f"format {manifest.get('format') if isinstance(manifest, Mapping) else manifest!r}",
-            expected=FORMAT,
-        )
-    if any("/" in file or not file.endswith((".safetensors", ".json")) for file in manifest["sha256"]):
-        raise CheckpointError(
-            f"{MANIFEST} of the checkpoint {path} names files a checkpoint does not have", remedy=_REMEDY
-        )
-    if (step := step_of(path)) is not None and manifest.get("step") != step:
+    if (step := step_of(path)) is not None and manifest.step != step:
         raise CheckpointError(
             f"{MANIFEST} of the checkpoint {path} is of another step",
-            got=manifest.get("step"),
+            got=manifest.step,
             expected=step,
             remedy=_REMEDY,
         )
     return manifest
+
+
+def _json(document: Any) -> bytes:
+    return json.dumps(document, indent=2).encode()
 
 
 def _prune(folder: Path, keep: int) -> None:
@@ -205,8 +191,7 @@ def _prune(folder: Path, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint, if it is there: at once for whoever looks, since a part of one must not keep its
-    name."""
+    """Remove a checkpoint, if it is there, by one rename: a part of one must not keep its name."""
     aside = path.with_name(f"{ASIDE}removed-{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     with suppress(OSError):
@@ -215,8 +200,7 @@ def _remove(path: Path) -> None:
 
 
 def _by_step(folder: Path) -> list[Path]:
-    """The checkpoint directories, oldest first, by number and not by name; of two of one step the one that
-    replaced the other."""
+    """The checkpoint directories by number, oldest first; of two of one step the one not set aside."""
     found = {
         step_of(path): path for pattern in (f"{REPLACED}step-*", "step-*") for path in folder.glob(pattern)
     }

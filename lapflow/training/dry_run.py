@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from lapflow.config.building import Composition
 from lapflow.config.schema import Config
 from lapflow.core.state import batch_size
 from lapflow.flows.flow import TrainingPoint
-from lapflow.training.loop import composed, joined, rate_of, read_batches, restored, take_step
-from lapflow.training.step import TrainingStep
+from lapflow.training.events import EventLog, Signals
+from lapflow.training.loop import TrainingLoop, composed, joined
+from lapflow.training.step import take_step
 
 STEPS = 2
 
@@ -45,48 +45,38 @@ def dry_run(config: Config) -> DryRun | None:
     """Take two training steps of `config`, from its first weights, and measure the second. Every process of
     the engine calls this; all but the first get None. Raises what `train` raises."""
     parts, module = composed(config)
-    with joined(parts.engine):
-        return _measured(parts, module)
-
-
-def _measured(parts: Composition, module: TrainingStep) -> DryRun | None:
-    engine, settings = parts.engine, parts.config.training
-    parameters = parts.describe()["parameters"]  # before an engine takes the weights apart
-    model, ema, _, _ = restored(parts, module, None)
-    batches = read_batches(parts, 0)
-    count = 0
+    engine, settings, count = parts.engine, config.training, 0
 
     def counted(points: Sequence[TrainingPoint]) -> Any:
         nonlocal count
         for point in points:
             each = parts.model.multiply_adds(tuple(point.state))
             count += batch_size(point.state) * sum(each.values())
-        return model(points)
+        return loop.model(points)
 
-    for number in range(STEPS):
-        count, since = 0, time.perf_counter()
-        step = [next(batches) for _ in range(settings.accumulation)]
-        _, taken = take_step(parts, counted, step, number, rate_of(parts.config, number))
-        if ema is not None:
-            ema.update(engine.shards())
-        loss = sum(float(loss) for loss, _ in taken) / len(taken)  # waits for the device
-        if engine.device.type == "cuda":
-            torch.cuda.synchronize(engine.device)
-        seconds = time.perf_counter() - since
-    rows = engine.exchange((seconds, _peak_memory(engine.device), count, loss))
-    if engine.rank:
-        return None
+    with joined(engine):
+        loop = TrainingLoop(parts, module, None, EventLog(None), Signals())
+        for number in range(STEPS):
+            count, since = 0, time.perf_counter()
+            _, taken = take_step(parts, counted, loop.read(), number)
+            loop.average()
+            loss = sum(float(loss) for loss, _ in taken) / len(taken)  # waits for the device
+            if engine.device.type == "cuda":
+                torch.cuda.synchronize(engine.device)
+            seconds = time.perf_counter() - since
+        rows = engine.exchange((seconds, _peak_memory(engine.device), count, loss))
     all_seconds, all_peaks, all_counts, all_losses = zip(*rows)
-    return DryRun(
+    found = DryRun(
         str(engine.device),
         engine.world_size,
         max(all_seconds),
         max(all_peaks),
-        parameters,
+        loop.about["parameters"],
         3 * sum(all_counts),
         settings.batch_size * settings.accumulation,
         sum(all_losses) / len(all_losses),
     )
+    return None if engine.rank else found
 
 
 def _peak_memory(device: torch.device) -> int:

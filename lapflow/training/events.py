@@ -1,54 +1,44 @@
-"""What a run says while it goes on: events, kept as JSON lines and passed on to whoever watches."""
+"""What a run says and hears: events, kept as JSON lines and passed on, and signals to end in good order."""
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any
 
-from lapflow.core.errors import BackendError
+from lapflow.core.errors import BackendError, LapflowError
 from lapflow.util.files import append_line
 
 Event = dict[str, Any]
 Watcher = Callable[[Event], None]
 
 
-class Log(Protocol):
-    """What a run tells events to."""
-
-    def __call__(self, event: Event) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Silence:
-    """The log of a process that leaves the telling to the first one."""
-
-    def __call__(self, event: Event) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class EventLog:
-    """Appends events to `log.jsonl`, passes them to `watch`, and training metrics to TensorBoard if asked.
+    """Appends events to `folder/log.jsonl`, passes them to `watch`, and training metrics to TensorBoard if
+    asked. Without a folder it is silent: that of a process that leaves the telling to the first one.
 
     What cannot be written does not stop a run: each of the three says so once on stderr, and is tried again
     at the next event. Of the watcher's errors only the system's count as such (a reader that has gone, a full
     disk); others are its own and raised.
     """
 
-    def __init__(self, folder: Path, watch: Watcher, tensorboard: bool) -> None:
-        self.watch, self.path, self.failed = watch, folder / "log.jsonl", set[str]()
-        self.writer = summary_writer()(str(folder / "tensorboard")) if tensorboard else None
+    def __init__(
+        self, folder: Path | None, watch: Watcher = lambda event: None, tensorboard: bool = False
+    ) -> None:
+        self.folder, self.watch, self.failed = folder, watch, set[str]()
+        self.writer = summary_writer()(str(folder / "tensorboard")) if folder and tensorboard else None
 
     def __call__(self, event: Event) -> None:
+        if self.folder is None:
+            return
         with self._spared("log.jsonl", OSError):
-            append_line(self.path, json.dumps(event))
+            append_line(self.folder / "log.jsonl", json.dumps(event))
         if self.writer is not None and event["event"] == "train":
             with self._spared("TensorBoard", Exception):
                 for key, value in event.items():
@@ -99,15 +89,12 @@ def _lines(folder: Path) -> Iterator[Event | None]:
     for line in file.read_bytes().splitlines() if file.is_file() else ():
         try:
             event = json.loads(line)
-        except (ValueError, RecursionError):
-            event = None
-        yield event if _is_event(event) else None
-
-
-def _is_event(event: Any) -> bool:
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return False
-    return event["event"] not in ("train", "resume") or isinstance(event.get("step"), int)
+            whole = isinstance(event["event"], str)
+            if event["event"] in ("train", "resume"):
+                whole = isinstance(event["step"], int)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            whole = False
+        yield event if whole else None
 
 
 def summary_writer() -> Any:
@@ -120,3 +107,40 @@ def summary_writer() -> Any:
             remedy="pip install 'lapflow[tensorboard]', or set it to false",
         ) from None
     return SummaryWriter
+
+
+TERMINATED = 143
+"""The exit code of a run that was asked to stop: 128 + SIGTERM, to schedulers 'ended by request'."""
+
+HEEDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StoppedError(LapflowError):
+    """The run was asked to stop, and saved."""
+
+    exit_code = TERMINATED
+
+
+class Signals:
+    """Within the context SIGTERM, SIGUSR1 and Ctrl-C only set `received`; a second Ctrl-C interrupts as ever.
+
+    Outside the main thread, where Python lets nobody handle signals, they are left as they are.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in HEEDED}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)

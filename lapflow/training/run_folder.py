@@ -14,7 +14,7 @@ import hashlib
 import json
 import platform
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -47,16 +47,14 @@ HOW = (
         )
     ),
 )
-"""The settings that say how a run is carried out or used, and not what it trains: they may change when it is
-continued."""
+"""The settings that may change when a run is continued: how it is carried out or used, not what it trains."""
 STEPS = "training.steps:"
 """How a line of `difference` begins that is about the number of steps."""
 
 CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 HASHES = "config_sha256"
 """The key in environment.json of the SHA-256 that config.yaml may have: of the one, and of the one that it
-replaced. So a run that is killed between the two files has a config of its own. Folders of earlier versions
-have no such key."""
+replaced, for a kill between the two files. Folders of earlier versions have no such key."""
 
 
 class RunFolder:
@@ -70,25 +68,33 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path, self.config = path, config
-        existing = path.exists()
-        if existing and not path.is_dir():
+        if path.exists() and not path.is_dir():
             raise CheckpointError(
                 "the output folder is a file",
                 got=str(path),
                 expected="a new or empty folder, or the folder of an interrupted run",
             )
-        if existing and not _is_run(path) and any(not _unfinished(p.name) for p in path.iterdir()):
+        held = sorted(p.name for p in path.iterdir()) if path.exists() and not _is_run(path) else []
+        if not all(_unfinished(name) for name in held):
             if (path / "checkpoints").is_dir():
                 run_config(path)  # names what is missing
             raise CheckpointError(
                 "the output folder is in use",
-                got=f"{path} holds {', '.join(sorted(p.name for p in path.iterdir())[:3])}, ...",
+                got=f"{path} holds {', '.join(held[:3])}, ...",
                 expected="a new or empty folder, or the folder of an interrupted run",
                 remedy="choose another --out",
             )
         self.changes = self._changes()
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = self._take_lock()
+        lock = take_lock(path / ".lock")
+        if lock is None:
+            raise CheckpointError(
+                "the output folder is in use",
+                got=f"another process trains in {path}",
+                expected="a folder of its own for each run",
+                remedy="choose another --out",
+            )
+        self._lock = lock
         for name in (CONFIG, ENVIRONMENT):
             clear_asides(path, name)
         clear_asides(self.checkpoints)
@@ -111,20 +117,20 @@ class RunFolder:
             return []
         changes = difference(resolved(run_config(self.path)), resolved(self.config))
         if foreign := other_run(changes, self.config):
-            longer = any(line.startswith(STEPS) for line in changes)
+            longer = ""
+            if any(line.startswith(STEPS) for line in changes):
+                longer = (
+                    "; a run can be made longer only where its learning rate does not decay "
+                    "(training.decay=constant)"
+                )
             raise CheckpointError(
                 f"the run in {self.path} has another config",
                 got="; ".join(foreign),
                 expected="the same config, to continue it",
-                remedy="choose another --out, or repeat the command that started the run"
-                + (
-                    "; a run can be made longer only where its learning rate does not decay "
-                    "(training.decay=constant)"
-                    if longer
-                    else ""
-                ),
+                remedy="choose another --out, or repeat the command that started the run" + longer,
             )
-        steps, reached = self.config.training.steps, 0 if self.latest is None else step_of(self.latest)
+        steps, latest = self.config.training.steps, self.latest
+        reached = None if latest is None else step_of(latest)
         if reached is not None and reached > steps:
             raise CheckpointError(
                 f"the run in {self.path} is past its end",
@@ -136,33 +142,18 @@ class RunFolder:
 
     def _write(self) -> None:
         data = dump_yaml(self.config).encode()
-        hashes = [
-            hashlib.sha256(data).hexdigest(),
-            *([file_sha256(self.path / CONFIG)] if _is_run(self.path) else []),
-        ]
-        replace_file(
-            self.path / ENVIRONMENT,
-            json.dumps({**environment(self.config), HASHES: hashes}, indent=2).encode(),
-        )
+        hashes = [hashlib.sha256(data).hexdigest()]
+        if _is_run(self.path):
+            hashes.append(file_sha256(self.path / CONFIG))
+        made_with = {**environment(self.config), HASHES: hashes}
+        replace_file(self.path / ENVIRONMENT, json.dumps(made_with, indent=2).encode())
         replace_file(self.path / CONFIG, data)
-
-    def _take_lock(self) -> TextIO:
-        lock = take_lock(self.path / ".lock")
-        if lock is None:
-            raise CheckpointError(
-                "the output folder is in use",
-                got=f"another process trains in {self.path}",
-                expected="a folder of its own for each run",
-                remedy="choose another --out",
-            )
-        return lock
 
 
 def other_run(changes: list[str], config: Config) -> list[str]:
     """Those of the lines of `difference` that make it another run than that of `config`.
 
-    Where the learning rate stays constant, another number of steps does not: one run is the beginning of the
-    other.
+    Another number of steps makes one, unless the learning rate is constant: then one begins the other.
     """
     how = (*HOW, STEPS) if config.training.decay == "constant" else HOW
     return [line for line in changes if not line.startswith(how)]
@@ -179,8 +170,7 @@ def _unfinished(name: str) -> bool:
 
 
 def run_config(run: Path) -> Config:
-    """The resolved config of a run folder. Raises `CheckpointError` if `run` is not one, or its config is not
-    what was written."""
+    """The resolved config of a run folder. Raises `CheckpointError` for another folder or changed config."""
     file = run / CONFIG
     if not file.is_file():
         raise CheckpointError(

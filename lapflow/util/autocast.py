@@ -9,8 +9,7 @@ from torch import Tensor
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The low precision in which products of float32 tensors on this device are computed at present; None
-    without autocast."""
+    """The low precision in which products of float32 tensors are computed; None without autocast."""
     on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if on else None
 
@@ -23,6 +22,5 @@ def autocast_in(device: torch.device, dtype: torch.dtype | None) -> AbstractCont
 
 
 def in_own_dtype(x: Tensor) -> AbstractContextManager[object]:
-    """A context in which filters keep the dtype of `x`: under autocast, bf16 convolutions would round the
-    state itself."""
+    """A context in which filters keep the dtype of `x`: autocast's convolutions would round the state."""
     return autocast_in(x.device, None)

@@ -1,5 +1,4 @@
-"""Fingerprints of tensors, and what differs between two sets of settings: how a file or a run is known to be
-another one's."""
+"""Fingerprints of tensors, and what differs between two sets of settings."""
 
 from __future__ import annotations
 
@@ -23,20 +22,14 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """What changes from the nested mapping `a` to `b`: lines `path: old -> new`."""
     before, after = _flat(a), _flat(b)
-    keys = [*before, *(key for key in after if key not in before)]
-    return [
-        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
-        for key in keys
-        if _shown(before, key) != _shown(after, key)
-    ]
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}" for key in changed]
 
 
-def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
+def _flat(values: Mapping[str, Any], at: str = "") -> dict[str, str]:
+    """{the path of a value: the value in words}"""
+    out: dict[str, str] = {}
     for key, value in values.items():
-        out |= _flat(value, f"{at}{key}.") if isinstance(value, Mapping) and value else {f"{at}{key}": value}
+        nested = isinstance(value, Mapping) and value
+        out |= _flat(value, f"{at}{key}.") if nested else {f"{at}{key}": repr(value)}
     return out
-
-
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return repr(flat[key]) if key in flat else "(absent)"

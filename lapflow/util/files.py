@@ -1,5 +1,4 @@
-"""Files that are whole or not there: written aside, flushed to the disk, renamed; and the hashes that tell
-what was saved."""
+"""Files that are whole or not there: written aside, flushed to the disk, renamed; their hashes; locks."""
 
 from __future__ import annotations
 
@@ -15,8 +14,6 @@ from weakref import WeakSet
 
 ASIDE = ".writing-"
 """How the names of what is not finished begin."""
-
-_BLOCK = 2**20
 
 
 def write_durably(path: Path, data: bytes) -> str:
@@ -34,22 +31,16 @@ def replace_file(path: Path, data: bytes) -> str:
     The name of what is written aside is this process's own, so that several processes, on several machines,
     may replace one file. What a refusing disk left of it is removed.
     """
-    aside = _own_aside(path)
-    try:
-        digest = write_durably(aside, data)
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-    return digest
+    with replacing(path) as file:
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """As `replace_file`, for what is too large to hold in memory: a file to write to, which takes its name
     when all is written. An error within leaves the old file."""
-    aside = _own_aside(path)
+    aside = path.with_name(f"{_aside(path)}{os.getpid()}")
     try:
         with aside.open("wb") as file:
             yield file
@@ -64,12 +55,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 def append_line(path: Path, line: str, *, durably: bool = False) -> None:
     """Add a line in one write, so that it stays in one piece whoever else adds to the file, after the end of
-    one that was torn.
-    Raises `OSError`."""
+    one that was torn. Raises `OSError`."""
     with path.open("ab+", buffering=0) as file:
-        with suppress(
-            OSError
-        ):  # a file system without locks; there a blank line may come between two processes' lines
+        # on a file system without locks a blank line may come between two processes' lines
+        with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         torn = b""
         if file.seek(0, os.SEEK_END):
@@ -84,7 +73,7 @@ def append_line(path: Path, line: str, *, durably: bool = False) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes of this machine left aside when they replaced `path`."""
-    for left in path.parent.glob(f"{_aside(path.name)}{socket.gethostname()}-*"):
+    for left in path.parent.glob(f"{_aside(path)}*"):
         if not _alive(left.name.rsplit("-", 1)[1]):
             left.unlink(missing_ok=True)
 
@@ -126,20 +115,13 @@ def sync_folder(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, read piece by piece. Raises `OSError`."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _own_aside(path: Path) -> Path:
-    """Where this process writes what is to become `path`."""
-    return path.with_name(f"{_aside(path.name)}{socket.gethostname()}-{os.getpid()}")
-
-
-def _aside(name: str) -> str:
-    return f"{ASIDE}{name}-"
+def _aside(path: Path) -> str:
+    """How the names begin of what processes of this machine write that is to become `path`."""
+    return f"{ASIDE}{path.name}-{socket.gethostname()}-"
 
 
 def _alive(pid: str) -> bool:

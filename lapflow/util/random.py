@@ -1,5 +1,4 @@
-"""Random numbers as pure functions of a key: no global state, so a run can be repeated, resumed and split at
-will.
+"""Random numbers as pure functions of a key: no global state, so a run can be repeated, resumed and split.
 
 Whatever draws takes a `torch.Generator`, or one generator for each sample, so that a sample depends on its
 own seed and not on the batch in which it was made. Draws are made on the generator's own device, in float32
@@ -22,13 +21,21 @@ Generators = torch.Generator | Sequence[torch.Generator]
 
 def keyed_generator(*key: int | str) -> torch.Generator:
     """A CPU generator whose stream is a function of `key` alone (SHA-256 of the key gives its seed)."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator().manual_seed(int.from_bytes(_digest(key), "little") >> 1)
+
+
+def uniform_hash(*key: int | str) -> float:
+    """A number in [0, 1) that is a function of `key` alone, uniform over keys (the first 53 bits of SHA-256):
+    for what must not depend on the versions of torch and numpy, such as an image's split."""
+    return (int.from_bytes(_digest(key), "big") >> 11) / 2**53
+
+
+def _digest(key: tuple[int | str, ...]) -> bytes:
+    return hashlib.sha256(repr(key).encode()).digest()[:8]
 
 
 def fresh_generator() -> torch.Generator:
-    """A CPU generator seeded by torch's global one, for a caller who named none: `torch.manual_seed` fixes
-    what it draws."""
+    """A CPU generator seeded by torch's global one (`torch.manual_seed`), for a caller who named none."""
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
 

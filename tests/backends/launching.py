@@ -63,15 +63,15 @@ def train_all(jobs, processes=2, uncured=(), **more):
 
 def make_infinite(positions):
     """From now on the loss of a batch that holds one of these positions of the data order is infinite."""
-    from lapflow.training import loop
+    from lapflow.training import step
 
-    loss_of = loop._loss
+    loss_of = step._loss
 
     def infinite(parts, model, batch, stage):
         loss, named = loss_of(parts, model, batch, stage)
         return (loss * float("inf") if positions & set(batch.positions) else loss), named
 
-    loop._loss = infinite
+    step._loss = infinite
 
 
 def main():

@@ -11,10 +11,10 @@ from lapflow.config.building import build
 from lapflow.config.loading import load_config
 from lapflow.core.errors import BackendError, ConfigError
 from lapflow.data.loader import Batch
-from lapflow.training import loop
+from lapflow.training import step
 from lapflow.training.events import read_events
-from lapflow.training.loop import _loss as whole_loss
 from lapflow.training.loop import train
+from lapflow.training.step import _loss as whole_loss
 from tests.backends.launching import train_all
 from tests.training import critic, probes
 from tests.training.runs import last, losses
@@ -93,7 +93,7 @@ def alone(tmp_path_factory):
             for law, options in LAWS.items():
                 config = load_config(RECIPE, [*TINY, *options])
                 runs[way, law] = train(config, tmp_path_factory.mktemp(f"{way}-{law}") / "run")
-            patch.setattr(loop, "_loss", halves)
+            patch.setattr(step, "_loss", halves)
     return runs
 
 
@@ -204,7 +204,7 @@ def test_a_dry_run_is_that_of_all_processes(together):
 def test_one_process_goes_on_with_the_run_of_two(alone, together, tmp_path, monkeypatch):
     """Weights, average, moments and data order are taken over from every engine, in the middle of an
     epoch."""
-    monkeypatch.setattr(loop, "_loss", halves)
+    monkeypatch.setattr(step, "_loss", halves)
     for (name, law), run in of(together, "law").items():
         folder = at_half(run, tmp_path / f"{name}-{law}")
         train(load_config(RECIPE, [*TINY, *LAWS[law]]), folder)
@@ -241,7 +241,7 @@ def test_an_objective_with_weights_trains_under_every_engine(together, tmp_path,
     """Both sides of a game in one backward pass: on two processes as on one, and one goes on with the run of
     two."""
     critic.make_known()
-    monkeypatch.setattr(loop, "_loss", halves)
+    monkeypatch.setattr(step, "_loss", halves)
     want = train(load_config(RECIPE, CRITIC), tmp_path / "alone")
     for (name,), run in of(together, "critic").items():
         assert set(last(run).tensors) == {"model", "objective", "optimizer", "ema"}
@@ -277,7 +277,7 @@ def test_an_objective_may_ask_of_the_network_what_it_needs(kind, tmp_path, monke
     }
     jobs = {(name, e): tmp_path / f"{name}-{e}" for name in asked for e in engines}
     train_all([(RECIPE, [*asked[name], *engines[e]], out) for (name, e), out in jobs.items()])
-    monkeypatch.setattr(loop, "_loss", halves)
+    monkeypatch.setattr(step, "_loss", halves)
     for name, overrides in asked.items():
         want = train(load_config(RECIPE, overrides), tmp_path / name)
         for e in engines:

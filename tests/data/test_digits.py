@@ -8,8 +8,8 @@ import torch
 from lapflow.core.errors import BackendError, ConfigError, DataError
 from lapflow.data import Digits, load_split
 from lapflow.data import digits as module
-from lapflow.data.split import uniform_hash
 from lapflow.features import PixelFeatures
+from lapflow.util.random import uniform_hash
 
 
 def test_known_without_loading(monkeypatch):

@@ -13,7 +13,7 @@ from lapflow.core.errors import ConfigError, DataError, ImageError
 from lapflow.data import Batches, Digits, flipped, indices, order, place
 from lapflow.data import loader as module
 from lapflow.data.loader import load_split
-from lapflow.data.substitute import TRIES, substitutes
+from lapflow.data.quarantine import TRIES, substitutes
 
 
 class Ramp(Dataset):

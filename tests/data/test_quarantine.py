@@ -16,8 +16,7 @@ from lapflow.config.building import build_dataset
 from lapflow.config.loading import load_config
 from lapflow.core.errors import DataError
 from lapflow.data import indices
-from lapflow.data.quarantine import Quarantine, listed
-from lapflow.data.substitute import Unreadable
+from lapflow.data.quarantine import Quarantine, Unreadable, listed
 from lapflow.evaluation.evaluate import evaluate_images
 from lapflow.evaluation.run import evaluate_run, summary
 from lapflow.sampling.pipeline import Pipeline

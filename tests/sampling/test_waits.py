@@ -18,8 +18,7 @@ from lapflow.config.loading import load_config
 from lapflow.data.loader import Batches
 from lapflow.sampling.sampler import sample
 from lapflow.solvers import steps
-from lapflow.training.loop import _loss
-from lapflow.training.step import TrainingStep
+from lapflow.training.step import TrainingStep, _loss
 from lapflow.util.random import keyed_generator
 
 META = torch.device("meta")

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from lapflow.config.loading import load_config
-from lapflow.training import loop
+from lapflow.training import step
 from lapflow.training.checkpoint import replace_file
+from lapflow.training.loop import train
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
         float(os.environ.get("LAPFLOW_STRESS_PAUSE", 0)),
         int(os.environ.get("LAPFLOW_STRESS_HOLD", sys.maxsize)),
     )
-    plain = loop._loss
+    plain = step._loss
 
     def recorded(parts, model, batch, stage):
         line = {
@@ -47,8 +48,8 @@ def main() -> None:
         time.sleep(600 if batch.positions[0] // config.training.batch_size >= hold else pause)
         return plain(parts, model, batch, stage)
 
-    loop._loss = recorded
-    loop.train(config, Path(out))
+    step._loss = recorded
+    train(config, Path(out))
 
 
 def _hash(x: torch.Tensor) -> str:

@@ -55,7 +55,7 @@ def test_a_checkpoint_set_aside_for_another_of_its_step_counts_until_that_stands
 
 
 def test_a_save_that_failed_after_its_rename_is_repeated(tmp_path, monkeypatch):
-    """A full disk may refuse the file `latest`; `_patiently` then saves the step again, over the directory
+    """A full disk may refuse the file `latest`; training then saves the step again, over the directory
     that stands."""
     plain, tries = module.replace_file, []
 

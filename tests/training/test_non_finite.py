@@ -4,8 +4,8 @@ on as told."""
 import pytest
 import torch
 
-from lapflow.data.order import place
-from lapflow.training import loop
+from lapflow.data.loader import place
+from lapflow.training import step
 from lapflow.training.events import read_events
 from lapflow.training.loop import TrainingError, train
 from tests.backends.launching import make_infinite, train_all
@@ -24,7 +24,7 @@ FROM = (
 
 @pytest.fixture
 def infinite(monkeypatch):
-    monkeypatch.setattr(loop, "_loss", loop._loss)  # put back at the end
+    monkeypatch.setattr(step, "_loss", step._loss)  # put back at the end
     make_infinite({BAD})
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_left_out_a_step_resumes_bit_for_bit(tmp_path, infinite):
 
 
 def test_too_many_left_out_steps_stop_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_loss", loop._loss)
+    monkeypatch.setattr(step, "_loss", step._loss)
     make_infinite(set(range(16, 96)))
     with pytest.raises(TrainingError, match="but for 2 steps"):
         train(tiny(*FROM, "training.non_finite=skip", "training.max_skipped=2"), tmp_path)

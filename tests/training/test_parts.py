@@ -7,9 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapflow.training.ema import EMA
 from lapflow.training.events import EventLog, read_events, unreadable_lines
-from lapflow.training.schedule import learning_rate
+from lapflow.training.step import EMA, learning_rate
 
 
 @given(
