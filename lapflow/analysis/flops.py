@@ -57,7 +57,7 @@ class SegmentCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """`single` counts the same network with one scale; `conditional`: whether guidance has what to omit."""
+    """`single` counts the same network with one scale; `conditional`: guidance has something to omit."""
 
     parameters: int
     conditional: bool

@@ -17,8 +17,8 @@ C = TypeVar("C", bound=Component, covariant=True)
 
 
 class Conformance(Generic[C]):
-    """Base of every kit. `kind` names the contract; `make` builds the component under test, `made` as it says
-    (such as ", for self.bands")."""
+    """Base of every kit. `kind` names the contract; `make` builds the component under test, and `made` says
+    in its error for what, such as ", for self.bands"."""
 
     kind: str
     made: ClassVar[str] = ""
@@ -66,7 +66,7 @@ def near(got: Mapping[int, Tensor], want: Mapping[int, Tensor], bound: float) ->
 
 
 def is_json(value: Any) -> bool:
-    """Whether JSON gives a value back as it is. Raises `TypeError` for an object that is none of JSON's."""
+    """Whether a value survives JSON as it is. Raises `TypeError` for one that JSON cannot hold."""
     return bool(json.loads(json.dumps(value)) == value)
 
 

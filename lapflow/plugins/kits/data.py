@@ -130,7 +130,7 @@ class CodecConformance(Conformance[Codec]):
         assert bool(torch.isfinite(latents).all())
 
     def test_encoding_is_the_latents_of_the_moments(self) -> None:
-        """Moments are a finite pure function of the images; encode gives their latents, in its dtype."""
+        """Moments are finite, a pure function of the images; encode gives their latents, dtype kept."""
         codec, images = self.make(), self.images()
         moments = codec.posterior(images)
         assert bool(torch.isfinite(moments).all())

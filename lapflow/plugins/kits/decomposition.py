@@ -138,7 +138,7 @@ class DecompositionConformance(Conformance[Decomposition]):
             assert d.size_at(x.shape[2:], k) == tuple(fine)
 
     def test_a_size_that_does_not_divide_is_refused(self) -> None:
-        """A SizeError with sizes that would work, from analyze and bands alike; of the number of axes too."""
+        """A SizeError with sizes that would work, from analyze and bands; so for another number of axes."""
         d = self.make()
         whole = [2 * multiple for multiple in d.multiple()]
         wrong = [[*whole, 8], whole[1:]]

@@ -140,7 +140,7 @@ class SolverConformance(Conformance[Solver]):
         return max(relative(got[k], want[k]) for k in want)
 
     def test_it_converges_at_its_order(self) -> None:
-        """The error falls as steps^-order (fitted), or a method that chooses its steps is in `tolerance`."""
+        """The error falls as steps^-order (fitted), or is within `tolerance` for adaptive methods."""
         if self.deterministic and self.with_steps(4) is None:
             assert self.error(self.make()) <= self.tolerance
         elif self.deterministic:
