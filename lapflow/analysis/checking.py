@@ -1,9 +1,8 @@
-"""The checks of `lapflow check`: the sampler's law on Gaussian data, with a Gaussian oracle in the network's
-place."""
+"""The checks of `lapflow check`: the sampler's law on Gaussian data, an oracle in the network's place."""
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lapflow.analysis.basis import Basis
 from lapflow.analysis.expectation import errors
-from lapflow.analysis.oracle import BandOracle, MatrixOracle, Oracle
+from lapflow.analysis.oracle import BandOracle, Basis, MatrixOracle, Oracle, pixel_bands
 from lapflow.core.attention import Mask
 from lapflow.core.backbone import VARIANCE
 from lapflow.core.condition import Condition
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import Solver
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Shape, State, map_state, take_rows
 from lapflow.flows.flow import Flow
 from lapflow.plugins.registry import config_model
 from lapflow.sampling.sampler import Integration, integrate
@@ -28,7 +26,7 @@ from lapflow.util.random import keyed_generator, randn
 DEFAULT_STD = (0.3, 0.6, 1.2, 2.5)
 """Stds lam_k of the bands of the default Gaussian data, fine to coarse."""
 
-Make = Callable[[Segment, Condition, Basis], Oracle]
+Make = Callable[[Basis, Segment, Condition], Oracle]
 
 
 @dataclass(frozen=True)
@@ -67,19 +65,14 @@ def check_bands(
     flow: Flow, solver: Solver, *, std: tuple[float, ...] = DEFAULT_STD, side: int | None = None
 ) -> OracleReport:
     """Run the sampler with the oracle of band-diagonal Gaussian data and compare its output's law with the
-    data's, per band.
-
-    `std[min(k, len - 1)]` is lam_k. The sample has one channel and `side` pixels along each axis (default: as
-    few as split, at least 4).
-    """
+    data's, per band. `std[min(k, len - 1)]` is lam_k. The sample has one channel and `side` pixels along each
+    axis (default: as few as split, at least 4)."""
     shape = _shape(flow, side)
     lam = {k: std[min(k, len(std) - 1)] for k in range(flow.levels)}
     mean = flow.decomposition.analyze(
         randn((1, *shape), keyed_generator("oracle", "mean"), dtype=torch.float64, device="cpu")
     )
-    identity = flow.decomposition.analyze(
-        torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
-    )
+    identity = pixel_bands(flow, shape)
     run = _run(flow, shape, solver, _band_oracle(flow, lam, mean, identity))
     bands, rows = flow.bands(shape), []
     expected = errors(flow, bands, {k: lam[k] * bands[k].direction_std for k in bands}, mean)
@@ -90,9 +83,8 @@ def check_bands(
         inside = flow.decomposition.project(columns.reshape(-1, *x.shape[1:]), k)
         std_error = (inside.norm() / want.trace().sqrt()).item() - 1
         mean_error = ((offset @ m) / (m @ m)).item() - 1
-        rows.append(
-            BandResult(k, std_error, expected[k][0], mean_error, expected[k][1], _relative(got, want))
-        )
+        error = _relative(got, want)
+        rows.append(BandResult(k, std_error, expected[k][0], mean_error, expected[k][1], error))
     return OracleReport(tuple(rows), run.evaluations)
 
 
@@ -103,46 +95,36 @@ def unstated(solver: Solver) -> list[str]:
 
 def _band_oracle(flow: Flow, lam: Mapping[int, float], mean: State, identity: State) -> Make:
     if flow.noise.white:
-        return lambda segment, condition, basis: BandOracle(flow, segment, basis, lam, mean, condition)
+        return lambda basis, segment, condition: BandOracle(flow, segment, basis, lam, mean, condition)
     # Coloured noise mixes the bands: the optimum is a matrix. The pixels' covariance whose bands have the
     # stds lam_k:
-    parts = {
-        k: flow.decomposition.synthesize(
-            {j: x if j == k else torch.zeros_like(x) for j, x in identity.items()}
-        )
-        for k in identity
-    }
-    covariance = torch.stack([lam[k] ** 2 * (p := part.flatten(1)).T @ p for k, part in parts.items()]).sum(0)
-    return lambda segment, condition, basis: MatrixOracle(flow, segment, basis, covariance, mean)
+    nothing, covariances = map_state(torch.zeros_like, identity), []
+    for k, x in identity.items():
+        part = flow.decomposition.synthesize({**nothing, k: x}).flatten(1)
+        covariances.append(lam[k] ** 2 * part.T @ part)
+    covariance = torch.stack(covariances).sum(0)
+    return lambda basis, segment, condition: MatrixOracle(flow, segment, basis, covariance, mean)
 
 
 def _run(flow: Flow, shape: Shape, solver: Solver, make: Make) -> Integration:
-    """The sampler on a basis of its noise. A first run on one sample counts the fresh draws of a stochastic
-    solver."""
+    """The sampler on a basis of its noise. A first run, on one sample, counts a solver's fresh draws."""
     counting = Basis(flow, shape)
-    first = [{k: x[:1] for k, x in pyramid.items()} for pyramid in counting.noise_draws()]
-    integrate(flow, lambda segment, condition: make(segment, condition, counting), first, solver)
+    first = [take_rows(pyramid, slice(1)) for pyramid in counting.noise_draws()]
+    integrate(flow, functools.partial(make, counting), first, solver)
     basis = Basis(flow, shape, counting.asked)
-    run = integrate(
-        flow, lambda segment, condition: make(segment, condition, basis), basis.noise_draws(), solver
-    )
+    run = integrate(flow, functools.partial(make, basis), basis.noise_draws(), solver)
     assert basis.asked == counting.asked, "a solver draws as often for a batch as for one sample"
     return run
 
 
 def ladder(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Settings of a solver from cheap to dear: steps per segment of a fixed-step one, tolerances of an
-    adaptive one.
-
-    `spec` is `{name: ..., **arguments}`; a solver with neither knob gives no rungs.
-    """
+    """Settings of a solver `{name: ..., **arguments}` from cheap to dear: steps per segment of a fixed-step
+    one, tolerances of an adaptive one; none of a solver with neither."""
     known = config_model("solver", spec["name"]).model_fields
     if "steps" in known:
         return [{**spec, "steps": steps} for steps in (5, 10, 20, 40, 80)]
     if "rtol" in known and "atol" in known:
-        return [
-            {**spec, "rtol": tolerance, "atol": tolerance} for tolerance in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-        ]
+        return [{**spec, "rtol": bound, "atol": bound} for bound in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)]
     return []
 
 
@@ -170,12 +152,8 @@ def check_mask(flow: Flow, solver: Solver, mask: Mask, *, side: int | None = Non
     exact = None if mask == "none" else check_mask(flow, solver, "none", side=side)
     shape = _shape(flow, side, (4, 8, 8))
     covariance = natural_covariance(shape[1:])
-    run = _run(
-        flow, shape, solver, lambda s, condition, basis: MatrixOracle(flow, s, basis, covariance, None, mask)
-    )
-    bands = flow.decomposition.analyze(
-        torch.eye(covariance.shape[0], dtype=torch.float64).reshape(-1, *shape)
-    )
+    run = _run(flow, shape, solver, lambda basis, s, _: MatrixOracle(flow, s, basis, covariance, None, mask))
+    bands = pixel_bands(flow, shape)
     final = flow.to_bands(run.state, flow.segments[-1])
     got = {k: (x[1:] - x[0]).flatten(1) for k, x in final.items()}
     want = {k: torch.linalg.cholesky(covariance).T @ bands[k].flatten(1) for k in got}
@@ -195,11 +173,8 @@ def _cross_error(got: Mapping[int, Tensor], want: Mapping[int, Tensor], i: int, 
 
 def natural_covariance(sizes: Sequence[int]) -> Tensor:
     """Covariance [n, n] of the n pixels of a periodic stationary sample of `sizes` whose power falls as 1 /
-    |k|^2, as natural images' does.
-
-    Frequencies k are whole numbers of periods; the mean's power is set to 1; the pixel variance is scaled to
-    1.
-    """
+    |k|^2, as natural images' does: frequencies k are whole numbers of periods, the mean's power is 1, the
+    pixel variance 1."""
     squares = [torch.fft.fftfreq(size, d=1 / size, dtype=torch.float64) ** 2 for size in sizes]
     power = 1 / torch.stack(torch.meshgrid(squares, indexing="ij")).sum(0).clamp(min=1)
     correlation = torch.fft.ifftn(power).real

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +22,11 @@ from torch import Tensor
 from lapflow.core.bridge import ConditionalBridge
 from lapflow.core.decomposition import Band
 from lapflow.core.intervals import Segment
+from lapflow.core.path import Coefficients
 from lapflow.core.state import scalar_time
 from lapflow.flows.flow import Flow
+
+Variance = TypeVar("Variance", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -36,63 +40,61 @@ class Law:
 def expected_law(flow: Flow, band: Band, std: float, like: Tensor) -> Law:
     """The law of a band at the end of sampling, for data of std `std` per direction and noise that is white
     in the band; entries are shaped like `like` [1, c, *sizes]."""
+
+    def at(t: float, segment: Segment) -> Coefficients:
+        return flow.path.coefficients(scalar_time(t), segment, band.scale).expand(like)
+
     zero = torch.zeros_like(like)
     law: Law | None = None
     for segment in (s for s in flow.segments if band.scale in s.scale_starts):
         noise = flow.noise_std(band.scale, segment)
-        c = flow.path.coefficients(scalar_time(segment.sampling_start), segment, band.scale).expand(like)
+        c = at(segment.sampling_start, segment)
         bridge, d2, mean = flow.bridge, torch.full_like(like, std**2), zero + 1
-        entered = Law(zero, (c.sigma * noise).square() + zero)
         if law is None or isinstance(bridge, ConditionalBridge):
-            start = entered
+            start = Law(zero, (c.sigma * noise).square() + zero)
         elif bridge.designed:  # taken for clean, noised afresh
             start = Law(c.alpha * law.factor, c.alpha**2 * law.variance + (c.sigma * noise).square())
         else:  # the law check found the crossing exact: the law stays what it is relative to the path's
             before = flow.segments[segment.index - 1]
-            last = flow.path.coefficients(scalar_time(flow.solve_t_max(before)), before, band.scale).expand(
-                like
-            )
+            last = at(flow.solve_t_max(before), before)
             jump = c.sigma * segment.noise_scale / (last.sigma * before.noise_scale)
             jump = torch.where(last.sigma > 0, jump, torch.ones_like(jump))  # it had finished: it is the data
             start = Law(law.factor * jump, law.variance * jump**2)
-        given: Law | None = None
+        given = zero  # the variance of the conditional mean
         if isinstance(bridge, ConditionalBridge) and law is not None:
-            given, mean, d2 = _conditional(flow, bridge, band, segment, law, d2)
-        end = flow.path.coefficients(scalar_time(flow.solve_t_max(segment)), segment, band.scale).expand(like)
+            a2, g2, gain, d2 = conditional(flow, bridge, band, segment, d2)
+            mean = 1 + gain * a2**0.5 * (law.factor - 1)
+            given = gain**2 * (a2 * law.variance + g2)
+        end = at(flow.solve_t_max(segment), segment)
         before_v, after_v = (x.alpha**2 * d2 + (x.sigma * noise) ** 2 for x in (c, end))
         slope = (after_v / before_v).sqrt()
         shift = end.alpha - slope * c.alpha  # of the mean, which may itself be random: the conditional one
-        factor = shift * mean + slope * start.factor
-        variance = slope**2 * start.variance + (0 if given is None else shift**2 * given.variance)
-        law = Law(factor, variance)
+        variance = slope**2 * start.variance + shift**2 * given
+        law = Law(shift * mean + slope * start.factor, variance)
     assert law is not None, "every band is active in some segment"
     return law
 
 
-def _conditional(
-    flow: Flow, bridge: ConditionalBridge, band: Band, segment: Segment, coarse: Law, d2: Tensor
-) -> tuple[Law, Tensor, Tensor]:
-    """In a cascade: the law of the conditional mean m + gain (z - a m), z = a y + s n, with y of law
-    `coarse`; its mean's factor; and the conditional variance."""
+def conditional(
+    flow: Flow, bridge: ConditionalBridge, band: Band, segment: Segment, d2: Variance
+) -> tuple[float, float, Variance, Variance]:
+    """A band of variance `d2` given z = a y + s n in a cascade: a^2, the variance of s n, the gain of the
+    conditional mean m + gain (z - a m), and the conditional variance."""
     before, s = flow.segments[segment.index - 1], bridge.corruption_level
-    a2, g2 = (
-        1 - s**2,
-        (s * bridge.corruption_noise_scale(before, segment) * flow.noise.direction_std(band)) ** 2,
-    )
+    noise_scale = bridge.corruption_noise_scale(before, segment)
+    a2, g2 = 1 - s**2, (s * noise_scale * flow.noise.direction_std(band)) ** 2
     total = a2 * d2 + g2
-    gain = a2**0.5 * d2 / total
-    factor = 1 + gain * a2**0.5 * (coarse.factor - 1)
-    return Law(factor, gain**2 * (a2 * coarse.variance + g2)), factor, d2 * g2 / total
-
-
-def relative_errors(law: Law, std: float, mean: Tensor) -> tuple[float, float]:
-    """(std / `std` - 1 over the band, mean / `mean` - 1 along the mean) of a law."""
-    spread = (law.variance.mean().sqrt() / std).item() - 1
-    return spread, ((law.factor * mean**2).sum() / (mean**2).sum()).item() - 1
+    return a2, g2, a2**0.5 * d2 / total, d2 * g2 / total
 
 
 def errors(
     flow: Flow, bands: Mapping[int, Band], std: Mapping[int, float], mean: Mapping[int, Tensor]
 ) -> dict[int, tuple[float, float]]:
-    """{scale: (std error, mean error)} of an exact solver; `std` per direction."""
-    return {k: relative_errors(expected_law(flow, bands[k], std[k], mean[k]), std[k], mean[k]) for k in bands}
+    """{scale: (std / `std` - 1 over the band, mean / `mean` - 1 along the mean)} of an exact solver, with
+    `std` per direction."""
+    found = {}
+    for k, band in bands.items():
+        law = expected_law(flow, band, std[k], mean[k])
+        spread = (law.variance.mean().sqrt() / std[k]).item() - 1
+        found[k] = spread, ((law.factor * mean[k] ** 2).sum() / (mean[k] ** 2).sum()).item() - 1
+    return found

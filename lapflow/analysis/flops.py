@@ -2,18 +2,19 @@
 
 Counted: the network's token-wise layers, attention over the pairs that the mask lets be seen, and modulation.
 Left out: the embeddings of t and y, the codec, and what the flow and the solver compute themselves. A guided
-evaluation is two.
+evaluation is two. How often a solver evaluates comes from a run with a network that says nothing: so the
+solver's own steps, the path's own grid and the bridges say it, and nothing restates them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lapflow.analysis.evaluations import evaluation_times
 from lapflow.config.building import (
     build_codec,
     build_conditioner,
@@ -26,9 +27,15 @@ from lapflow.config.building import (
 )
 from lapflow.config.loading import load_config, resolved
 from lapflow.config.schema import Config
-from lapflow.core.backbone import Backbone
+from lapflow.core.backbone import MAIN, Backbone, Heads
+from lapflow.core.condition import Condition
 from lapflow.core.intervals import Segment
+from lapflow.core.solver import Solver
+from lapflow.core.state import Shape, map_state
 from lapflow.flows.flow import Flow
+from lapflow.sampling.field import FlowField
+from lapflow.sampling.sampler import integrate
+from lapflow.util.random import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,7 @@ class SegmentCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """`single` is the count of the same network with one scale, by part; `conditional`: whether guidance has
-    something to leave out."""
+    """`single` counts the same network with one scale; `conditional`: guidance has something to omit."""
 
     parameters: int
     conditional: bool
@@ -72,8 +78,7 @@ class Cost:
         return self.mean / self.single_scale
 
     def ratio_of(self, parts: Collection[str], per_scale: bool = False) -> float:
-        """`ratio_to_single_scale` of these parts alone; `per_scale`: if every active scale took an evaluation
-        of its own."""
+        """`ratio_to_single_scale` of these parts; `per_scale`: with an evaluation for each active scale."""
         weights = [(s.stop - s.start) * (len(s.scales) if per_scale else 1) for s in self.segments]
         mean = sum(weight * s.parts[part] for weight, s in zip(weights, self.segments) for part in parts)
         return mean / sum(self.single[part] for part in parts)
@@ -92,20 +97,16 @@ class Cost:
     @property
     def guided_sample(self) -> int | None:
         """Of one sample, with the config's guidance."""
-        return (
-            None
-            if self.evaluations is None
-            else self.of([(s.evaluations or 0) + (s.guided or 0) for s in self.segments])
-        )
+        if self.evaluations is None:
+            return None
+        return self.of([(s.evaluations or 0) + (s.guided or 0) for s in self.segments])
 
     @property
     def sample_to_single_scale(self) -> float | None:
         """A sample, over as many evaluations of one scale."""
-        return (
-            None
-            if self.sample is None or not self.evaluations
-            else self.sample / (self.evaluations * self.single_scale)
-        )
+        if self.sample is None or not self.evaluations:
+            return None
+        return self.sample / (self.evaluations * self.single_scale)
 
     def of(self, evaluations: Collection[int]) -> int:
         """Of so many evaluations in each segment."""
@@ -113,21 +114,18 @@ class Cost:
 
     def document(self) -> dict[str, Any]:
         """All of it as plain data."""
-        keys = (
-            "mean",
-            "single_scale",
-            "ratio_to_single_scale",
-            "evaluations",
-            "sample",
-            "guided_sample",
-            "sample_to_single_scale",
-        )
         return {
             "parameters": self.parameters,
             "conditional": self.conditional,
             "segments": [{**vars(s), "parts": dict(s.parts), "total": s.total} for s in self.segments],
             "single": dict(self.single),
-            **{key: getattr(self, key) for key in keys},
+            "mean": self.mean,
+            "single_scale": self.single_scale,
+            "ratio_to_single_scale": self.ratio_to_single_scale,
+            "evaluations": self.evaluations,
+            "sample": self.sample,
+            "guided_sample": self.guided_sample,
+            "sample_to_single_scale": self.sample_to_single_scale,
         }
 
 
@@ -139,14 +137,12 @@ def cost(config: Config) -> Cost:
     require_sampling(config, solver, guidance, flow)
     times, segments = evaluation_times(flow, solver), []
     for segment in flow.segments:
-        scales = seen(flow, segment)
-        found = SegmentCost(segment.start, segment.stop, scales, model.multiply_adds(scales))
+        scales, evaluations, guided = seen(flow, segment), None, None
         if times is not None:
             at = times[segment.index]
-            found = replace(
-                found, evaluations=len(at), guided=sum(map(guidance.active, at)) if model.condition else 0
-            )
-        segments.append(found)
+            evaluations, guided = len(at), sum(map(guidance.active, at)) if model.condition else 0
+        parts = model.multiply_adds(scales)
+        segments.append(SegmentCost(segment.start, segment.stop, scales, parts, evaluations, guided))
     single = resolved(config)
     single["flow"] = {
         "decomposition": {"name": "identity", "axes": flow.decomposition.axes},
@@ -155,12 +151,8 @@ def cost(config: Config) -> Cost:
     if isinstance(single["model"].get("patch"), list | tuple):
         single["model"] = {**single["model"], "patch": single["model"]["patch"][-1:]}
     _, alone = _on_meta(load_config(single))
-    return Cost(
-        sum(p.numel() for p in model.parameters()),
-        bool(model.condition),
-        tuple(segments),
-        alone.multiply_adds((0,)),
-    )
+    parameters = sum(p.numel() for p in model.parameters())
+    return Cost(parameters, bool(model.condition), tuple(segments), alone.multiply_adds((0,)))
 
 
 def seen(flow: Flow, segment: Segment) -> tuple[int, ...]:
@@ -172,3 +164,33 @@ def _on_meta(config: Config) -> tuple[Flow, Backbone]:
     flow, dataset, codec = build_flow(config), build_dataset(config), build_codec(config)
     parts = build_conditioner(config, dataset.class_names).parts()
     return flow, build_model(config, flow, codec.latent_shape(dataset.shape), parts, torch.device("meta"))
+
+
+class _Silent(FlowField):
+    """Predicts zeros in every head that the solver reads, and keeps the times at which it was asked."""
+
+    def __init__(self, flow: Flow, segment: Segment, shape: Shape, heads: tuple[str, ...]) -> None:
+        super().__init__(flow, segment, shape)
+        self.heads, self.times = (MAIN, *heads), list[float]()
+
+    def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
+        self.times.append(t)
+        return {head: map_state(torch.zeros_like, state) for head in self.heads}
+
+
+def evaluation_times(flow: Flow, solver: Solver) -> list[list[float]] | None:
+    """The times at which sampling evaluates the network, segment by segment; None for a solver that
+    chooses its steps by what it finds. Guidance doubles an evaluation and does not add one."""
+    if not solver.fixed_work:
+        return None
+    shape = flow.decomposition.smallest
+    fields: list[_Silent] = []
+
+    def field(segment: Segment, condition: Condition) -> _Silent:
+        fields.append(_Silent(flow, segment, shape, solver.heads))
+        return fields[-1]
+
+    generator = keyed_generator("rehearsal")
+    noise = flow.draw_noise(shape, 1, generator, dtype=torch.float64, device="cpu")
+    integrate(flow, field, noise, solver, generator=generator)
+    return [f.times for f in fields]

@@ -20,6 +20,7 @@ conversions as a network's output.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +28,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lapflow.analysis.basis import Basis
+from lapflow.analysis.expectation import conditional
 from lapflow.core.attention import Mask, visible
 from lapflow.core.backbone import MAIN, Heads
 from lapflow.core.bridge import ConditionalBridge
@@ -35,15 +36,73 @@ from lapflow.core.condition import Condition
 from lapflow.core.field import Endpoints
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, posterior_variance
-from lapflow.core.state import State, scalar_time
+from lapflow.core.state import Shape, State, map_state, scalar_time
 from lapflow.flows.flow import Flow
 from lapflow.sampling.field import FlowField
 from lapflow.util.random import Generators
 
+SOLVE_T_MAX_WITH_DEAD_NOISE = 1 - 1e-8
+"""Noise in a dead direction has velocity (sigma'/sigma) x, 0/0 at t = 1; integration then ends before."""
+
+
+class Basis:
+    """A basis of the white noise of a sampling run. A sampler that is given an affine field is an affine map
+    of its noise: passing a basis through it gives mean and covariance of its output exactly.
+
+    Rows of a batch: row 0 without any noise, then one row for each white draw, set to 1: first those of the
+    noise pyramids, then those of the `calls` fresh draws of a stochastic solver, in the order in which it
+    asks for them.
+    """
+
+    def __init__(self, flow: Flow, shape: Shape, calls: int = 0) -> None:
+        self.flow, self.shape, self.calls, self.asked = flow, shape, calls, 0
+        self.white_shapes = flow.noise.white_shapes(shape)
+        self.each = sum(map(math.prod, self.white_shapes.values()))
+        self.finest = flow.finest_noise_scales()
+        self.rows = 1 + self.each * (len(self.finest) + calls)
+        dead = any(flow.noise.dead_std(band) for band in flow.bands(shape).values())
+        self.solve_t_max = SOLVE_T_MAX_WITH_DEAD_NOISE if dead else 1.0
+
+    def noise_draws(self) -> list[State]:
+        """The noise pyramids of the batch."""
+        return [self._noise_draw(i, finest) for i, finest in enumerate(self.finest)]
+
+    def fresh(self, segment: Segment, like: Mapping[int, Tensor]) -> State:
+        """The next fresh draw, as bands at the segment's noise scale; beyond `calls` counted, and zero."""
+        self.asked += 1
+        if self.asked > self.calls:
+            return map_state(torch.zeros_like, like)
+        finest = self.finest[self.flow.bridge.noise_index(segment)]
+        drawn = self._noise_draw(len(self.finest) + self.asked - 1, finest)
+        return {k: drawn[k] * segment.noise_scale for k in like}
+
+    def noise_rows(self, segment: Segment) -> State:
+        """One row per white draw of a single pyramid, as the bands of the segment's noise."""
+        finest = self.finest[self.flow.bridge.noise_index(segment)]
+        bands = self.flow.noise.from_white(self._white(0, self.each), finest)
+        return {k: x * segment.noise_scale for k, x in bands.items() if k in segment.scales}
+
+    def _noise_draw(self, index: int, finest: int) -> State:
+        return self.flow.noise.from_white(self._white(1 + index * self.each, self.rows), finest)
+
+    def _white(self, start: int, rows: int) -> State:
+        """The white draws of a batch of `rows`, of which those from `start` on are set to 1 in turn."""
+        white = {}
+        for k, shape in self.white_shapes.items():
+            size = math.prod(shape)
+            columns = torch.zeros(rows, size, dtype=torch.float64)
+            columns[start : start + size] = torch.eye(size, dtype=torch.float64)
+            white[k], start = columns.reshape(-1, *shape), start + size
+        return white
+
+
+def pixel_bands(flow: Flow, shape: Shape) -> State:
+    """The bands of the images of `shape` in which one value each is 1: rows of the decomposition's map."""
+    return flow.decomposition.analyze(torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape))
+
 
 class Oracle(FlowField):
-    """The optimum in the network's place. Fresh noise comes from `basis`, whose rows a sampler maps
-    linearly."""
+    """The optimum in the network's place. Fresh noise is that of `basis`."""
 
     def __init__(self, flow: Flow, segment: Segment, basis: Basis) -> None:
         super().__init__(flow, segment, basis.shape, basis.solve_t_max)
@@ -63,8 +122,7 @@ class Oracle(FlowField):
 
 
 class BandOracle(Oracle):
-    """For Gaussian data that is independent between bands and white inside each band's range: std `std[k]`,
-    mean `mean[k]`."""
+    """For Gaussian data of independent bands, white in their ranges: std `std[k]`, mean `mean[k]`."""
 
     mask = "self"
 
@@ -87,13 +145,12 @@ class BandOracle(Oracle):
     def _condition_on(self, image: State) -> None:
         before, bridge = self.flow.segments[self.segment.index - 1], self.flow.bridge
         assert isinstance(bridge, ConditionalBridge), "only a cascade hands an image on"
-        s, noise_scale = bridge.corruption_level, bridge.corruption_noise_scale(before, self.segment)
-        a2 = 1 - s**2
         for k in before.scales:
-            d2, g2 = self.std[k] ** 2, (s * noise_scale * self.flow.noise.direction_std(self.bands[k])) ** 2
-            gain = a2**0.5 * d2 / (a2 * d2 + g2)
+            a2, _, gain, variance = conditional(
+                self.flow, bridge, self.bands[k], self.segment, self.std[k] ** 2
+            )
             self.mean[k] = self.mean[k] + gain * (image[k] - a2**0.5 * self.mean[k])
-            self.std[k] = (d2 * g2 / (a2 * d2 + g2)) ** 0.5
+            self.std[k] = variance**0.5
 
     def expectation(self, bands: State, t: float) -> tuple[State, State]:
         data, noise = {}, {}
@@ -110,8 +167,7 @@ class BandOracle(Oracle):
         return data, noise
 
     def endpoints(self, state: Mapping[int, Tensor], t: float) -> Endpoints:
-        """With the optimal variance of an ancestral step: betatilde, and what the spread of x1 given x adds
-        through x1's factor."""
+        """With an ancestral step's optimal variance: betatilde, and x1's spread given x by its factor."""
         said = super().endpoints(state, t)
 
         def variance(t_next: float) -> State:
@@ -129,8 +185,7 @@ class BandOracle(Oracle):
 
 
 class MatrixOracle(Oracle):
-    """For Gaussian images of any `covariance` [n, n] (pixels) and `mean` (bands), as far as `mask` lets a
-    scale see."""
+    """For Gaussian images of any `covariance` [n, n] (pixels) and `mean` (bands), as far as `mask` allows."""
 
     def __init__(
         self,
@@ -143,16 +198,13 @@ class MatrixOracle(Oracle):
     ) -> None:
         super().__init__(flow, segment, basis)
         self.mask = mask
-        images = flow.decomposition.analyze(
-            torch.eye(covariance.shape[0], dtype=torch.float64).reshape(-1, *basis.shape)
-        )
+        images = pixel_bands(flow, basis.shape)
         self.shapes = {k: images[k].shape[1:] for k in segment.scales}
         self.sizes = [images[k][0].numel() for k in segment.scales]
         split, spread = self._flat(images), self._flat(basis.noise_rows(segment))
         self.data_covariance, self.noise_covariance = split.T @ covariance @ split, spread.T @ spread
-        self.mean = (
-            torch.zeros(sum(self.sizes), dtype=torch.float64) if mean is None else self._flat(dict(mean))[0]
-        )
+        zero = torch.zeros(sum(self.sizes), dtype=torch.float64)
+        self.mean = zero if mean is None else self._flat(mean)[0]
 
     def expectation(self, bands: State, t: float) -> tuple[State, State]:
         found = self.coefficients(bands, t)
@@ -172,7 +224,5 @@ class MatrixOracle(Oracle):
         return torch.cat([bands[k].flatten(1) for k in self.segment.scales], dim=1)
 
     def _bands(self, flat: Tensor) -> State:
-        return {
-            k: x.reshape(-1, *self.shapes[k])
-            for k, x in zip(self.segment.scales, flat.split(self.sizes, dim=1))
-        }
+        parts = zip(self.segment.scales, flat.split(self.sizes, dim=1))
+        return {k: x.reshape(-1, *self.shapes[k]) for k, x in parts}

@@ -78,7 +78,7 @@ class Solver(Component, Generic[F]):
     fixed_work: bool = False
     """Whether the times at which `solve` evaluates a field follow from the segment and the path alone, so
     that the work can be counted beforehand, by a dry run with a zero network
-    (`lapflow.analysis.evaluations`)."""
+    (`lapflow.analysis.flops`)."""
 
     def plan(self, grid: TimeGrid, segment: Segment) -> None:
         """Raises `ConfigError` unless the settings fit a segment's path: asked before work starts."""

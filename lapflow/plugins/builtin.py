@@ -1,5 +1,4 @@
-"""The components that come with lapflow, by kind and name. Strings, so that nothing is imported before it is
-named."""
+"""The components of lapflow by kind and name, as strings: nothing is imported before it is named."""
 
 from __future__ import annotations
 

@@ -15,27 +15,28 @@ bridge needs a path), it brings a plain one of its own.
 
 from __future__ import annotations
 
-from lapflow.plugins.kits.attention import AttentionConformance
-from lapflow.plugins.kits.backbone import BackboneConformance
-from lapflow.plugins.kits.bridge import BridgeConformance
-from lapflow.plugins.kits.codec import CodecConformance
-from lapflow.plugins.kits.conditioner import ConditionerConformance
-from lapflow.plugins.kits.coupling import CouplingConformance
-from lapflow.plugins.kits.dataset import DatasetConformance
-from lapflow.plugins.kits.decomposition import DecompositionConformance
-from lapflow.plugins.kits.engine import EngineConformance
-from lapflow.plugins.kits.features import FeaturesConformance
-from lapflow.plugins.kits.guidance import GuidanceConformance
-from lapflow.plugins.kits.intervals import IntervalsConformance
-from lapflow.plugins.kits.noise import NoiseConformance
-from lapflow.plugins.kits.objective import ObjectiveConformance
-from lapflow.plugins.kits.optimizer import OptimizerConformance
-from lapflow.plugins.kits.path import PathConformance
-from lapflow.plugins.kits.prediction import PredictionConformance
-from lapflow.plugins.kits.solver import SolverConformance
-from lapflow.plugins.kits.time_law import TimeLawConformance
+from typing import Any
 
-KITS = {
+from lapflow.plugins.kits.base import Conformance
+from lapflow.plugins.kits.data import (
+    CodecConformance,
+    ConditionerConformance,
+    DatasetConformance,
+    FeaturesConformance,
+)
+from lapflow.plugins.kits.decomposition import DecompositionConformance
+from lapflow.plugins.kits.draws import (
+    CouplingConformance,
+    IntervalsConformance,
+    NoiseConformance,
+    TimeLawConformance,
+)
+from lapflow.plugins.kits.network import AttentionConformance, BackboneConformance
+from lapflow.plugins.kits.path import BridgeConformance, PathConformance, PredictionConformance
+from lapflow.plugins.kits.sampling import GuidanceConformance, SolverConformance
+from lapflow.plugins.kits.training import EngineConformance, ObjectiveConformance, OptimizerConformance
+
+KITS: dict[str, type[Conformance[Any]]] = {
     "decomposition": DecompositionConformance,
     "intervals": IntervalsConformance,
     "path": PathConformance,

@@ -1,5 +1,4 @@
-"""The kinds of component: the contract of each, and the entry-point group in which a distribution offers its
-own."""
+"""The kinds of component: their contracts, and the entry-point groups in which plugins offer their own."""
 
 from __future__ import annotations
 
@@ -22,37 +21,31 @@ class Kind:
 
     def load_contract(self) -> type[Component]:
         module, _, attribute = self.contract.partition(":")
-        loaded: type[Component] = getattr(importlib.import_module(module), attribute)
-        return loaded
+        return getattr(importlib.import_module(module), attribute)
 
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "decomposition",
-            "lapflow.core.decomposition:Decomposition",
-            "lapflow.decompositions",
-            "decomposition",
-        ),
-        Kind("intervals", "lapflow.core.intervals:IntervalSchedule", "lapflow.intervals", "intervals"),
-        Kind("path", "lapflow.core.path:Path", "lapflow.paths", "path"),
-        Kind("bridge", "lapflow.core.bridge:Bridge", "lapflow.bridges", "bridge"),
-        Kind("noise", "lapflow.core.noise:Noise", "lapflow.noises", "noise"),
-        Kind("time_law", "lapflow.core.time_law:TimeLaw", "lapflow.time_laws", "time_law"),
-        Kind("coupling", "lapflow.core.coupling:Coupling", "lapflow.couplings", "coupling"),
-        Kind("prediction", "lapflow.core.prediction:Prediction", "lapflow.predictions", "prediction"),
-        Kind("backbone", "lapflow.core.backbone:Backbone", "lapflow.backbones", "model"),
-        Kind("codec", "lapflow.core.codec:Codec", "lapflow.codecs", "codec"),
-        Kind("conditioner", "lapflow.core.conditioner:Conditioner", "lapflow.conditioners", "conditioner"),
-        Kind("objective", "lapflow.core.objective:Objective", "lapflow.objectives", "objective"),
-        Kind("optimizer", "lapflow.core.optimizer:Optimizer", "lapflow.optimizers", "optimizer"),
-        Kind("solver", "lapflow.core.solver:Solver", "lapflow.solvers", "solver"),
-        Kind("guidance", "lapflow.core.guidance:Guidance", "lapflow.guidances", "guidance"),
-        Kind("attention", "lapflow.core.attention:AttentionBackend", "lapflow.attention", "attention"),
-        Kind("engine", "lapflow.core.engine:Engine", "lapflow.engines", "engine"),
-        Kind("dataset", "lapflow.core.dataset:Dataset", "lapflow.datasets", "data"),
-        Kind("features", "lapflow.core.features:FeatureExtractor", "lapflow.features", "features"),
+    name: Kind(name, f"lapflow.core.{name}:{contract}", f"lapflow.{group}", key)
+    for name, contract, group, key in (
+        ("decomposition", "Decomposition", "decompositions", "decomposition"),
+        ("intervals", "IntervalSchedule", "intervals", "intervals"),
+        ("path", "Path", "paths", "path"),
+        ("bridge", "Bridge", "bridges", "bridge"),
+        ("noise", "Noise", "noises", "noise"),
+        ("time_law", "TimeLaw", "time_laws", "time_law"),
+        ("coupling", "Coupling", "couplings", "coupling"),
+        ("prediction", "Prediction", "predictions", "prediction"),
+        ("backbone", "Backbone", "backbones", "model"),
+        ("codec", "Codec", "codecs", "codec"),
+        ("conditioner", "Conditioner", "conditioners", "conditioner"),
+        ("objective", "Objective", "objectives", "objective"),
+        ("optimizer", "Optimizer", "optimizers", "optimizer"),
+        ("solver", "Solver", "solvers", "solver"),
+        ("guidance", "Guidance", "guidances", "guidance"),
+        ("attention", "AttentionBackend", "attention", "attention"),
+        ("engine", "Engine", "engines", "engine"),
+        ("dataset", "Dataset", "datasets", "data"),
+        ("features", "FeatureExtractor", "features", "features"),
     )
 }
 

@@ -25,9 +25,6 @@ from lapflow.util.files import ASIDE
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST = 50
 
-MAKE = {"backbone": "self.bands, self.condition"}
-"""What a kit makes the skeleton of a kind with, where that is not nothing."""
-
 
 def write_skeleton(kind: str, name: str, folder: Path, setting: str) -> list[Path]:
     """Write the distribution `lapflow-NAME` with one component of `kind` in `folder`; the files written.
@@ -100,19 +97,20 @@ def _contents(kind: Kind, name: str, setting: str) -> dict[str, str]:
     """{path in the distribution: text}."""
     module, _, contract = kind.contract.partition(":")
     cls = "".join(word.capitalize() for word in name.split("-")) + contract
-    package = distribution_name(name).replace("-", "_")
+    distribution = distribution_name(name)
+    package = distribution.replace("-", "_")
     code = files("lapflow.plugins").joinpath("skeletons", f"{kind.name}.py").read_text(encoding="utf-8")
     fields = {
         "kind": kind.name,
         "name": name,
-        "distribution": distribution_name(name),
+        "distribution": distribution,
         "package": package,
         "cls": cls,
         "contract": contract,
         "module": module,
         "kit": _kit(kind),
         "group": kind.group,
-        "make": MAKE.get(kind.name, ""),
+        "make": "self.bands, self.condition" if kind.name == "backbone" else "",
         "setting": setting,
     }
     return {

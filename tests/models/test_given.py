@@ -13,7 +13,7 @@ from lapflow.flows import AppendBridge, LinearPath
 from lapflow.flows.compose import compose
 from lapflow.models import MoTDiT, Separate
 from lapflow.models.given import TokenGroup
-from lapflow.plugins.kits.backbone import examples
+from lapflow.plugins.kits.network import examples
 from lapflow.pyramids import LaplacianPyramid
 from lapflow.sampling import sample
 from lapflow.schedules import CumulativeIntervals

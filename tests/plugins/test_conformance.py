@@ -18,8 +18,8 @@ from lapflow.flows.flow import Flow
 from lapflow.plugins import create
 from lapflow.plugins.builtin import BUILTIN
 from lapflow.plugins.conformance import KITS
-from lapflow.plugins.kits.backbone import two_scales
 from lapflow.plugins.kits.base import Conformance
+from lapflow.plugins.kits.network import two_scales
 from lapflow.pyramids import BlockDCT, Identity, LaplacianPyramid
 from lapflow.schedules import CumulativeIntervals, Stages
 from tests.support import cached_glyphs, small_autoencoder, small_inception

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lapflow.analysis.evaluations import evaluation_times
+from lapflow.analysis.flops import evaluation_times
 from lapflow.config.building import build, build_flow, build_solver
 from lapflow.config.loading import load_config, recipes
 from lapflow.sampling.sampler import sample

@@ -22,7 +22,7 @@ from lapflow.plugins.conformance import (
     PredictionConformance,
     SolverConformance,
 )
-from lapflow.plugins.kits.solver import KnownField
+from lapflow.plugins.kits.sampling import KnownField
 from lapflow.pyramids import LaplacianPyramid, WaveletPyramid
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
 from lapflow.training.loop import train

@@ -1,27 +1,31 @@
-"""What all kits share: how a component is made, that it is a component, and helpers for random tensors and
-errors."""
+"""What all kits share: how a component is made, that it is one, and helpers for random and equal tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
-from lapflow.plugins.source import check_contract
-from lapflow.util.random import keyed_generator, randn
+from lapflow.plugins.registry import check_contract
+from lapflow.util.random import keyed_generator, rand, randn
+
+C = TypeVar("C", bound=Component, covariant=True)
 
 
-class Conformance:
-    """Base of every kit. `kind` names the contract; `make` builds the component under test."""
+class Conformance(Generic[C]):
+    """Base of every kit. `kind` names the contract; `make` builds the component under test, and `made` says
+    in its error for what, such as ", for self.bands"."""
 
     kind: str
+    made: ClassVar[str] = ""
 
-    def make(self) -> Any:
+    def make(self) -> C:
         """The component under test, made anew at each call."""
-        raise NotImplementedError("override make() to return the component under test")
+        raise NotImplementedError(f"override make() to return the {self.kind} under test{self.made}")
 
     def test_is_a_component_of_its_kind(self) -> None:
         """A subclass of the contract that implements all of it."""
@@ -29,12 +33,10 @@ class Conformance:
 
     def test_config_rebuilds_it(self) -> None:
         """What it was made with is its config, and passes its own schema."""
-        component: Component = self.make()
-        config = dict(component.config)
-        assert set(config) == set(type(component).schema().model_fields), (
-            "the config names every argument and nothing else"
-        )
-        type(component).schema().model_validate(config)
+        component = self.make()
+        config, schema = dict(component.config), type(component).schema()
+        assert set(config) == set(schema.model_fields), "the config names every argument and nothing else"
+        schema.model_validate(config)
 
 
 def normal(*shape: int, key: object = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -42,13 +44,30 @@ def normal(*shape: int, key: object = 0, dtype: torch.dtype = torch.float64) -> 
     return randn(shape, keyed_generator("conformance", repr(key), *shape), dtype=dtype, device="cpu")
 
 
+def pictures(count: int, shape: tuple[int, ...], key: str) -> Tensor:
+    """[count, *shape], uniform in [-1, 1): a function of its shape and `key`."""
+    return 2 * rand((count, *shape), keyed_generator(key), dtype=torch.float32, device="cpu") - 1
+
+
 def relative(got: Tensor, want: Tensor) -> float:
     """|got - want| / |want| in the maximum norm; |got| where `want` is zero."""
-    difference, size = (
-        (got.detach().double() - want.detach().double()).abs().max(),
-        want.detach().double().abs().max(),
-    )
-    return float(difference) / (float(size) or 1.0)
+    got, want = got.detach().double(), want.detach().double()
+    return float((got - want).abs().max()) / (float(want.abs().max()) or 1.0)
+
+
+def equal(got: Mapping[Any, Tensor], want: Mapping[Any, Tensor]) -> bool:
+    """Whether `got` holds the tensors of `want`, to the bit."""
+    return all(torch.equal(got[key], x) for key, x in want.items())
+
+
+def near(got: Mapping[int, Tensor], want: Mapping[int, Tensor], bound: float) -> bool:
+    """Whether |got - want| <= `bound` in the maximum norm, at every scale of `want`."""
+    return all(bool((got[k] - x).abs().max() <= bound) for k, x in want.items())
+
+
+def is_json(value: Any) -> bool:
+    """Whether a value survives JSON as it is. Raises `TypeError` for one that JSON cannot hold."""
+    return bool(json.loads(json.dumps(value)) == value)
 
 
 def error_of(error: type[Exception], call: Callable[[], object]) -> Exception:
