@@ -126,9 +126,9 @@ def inception() -> None:
 
 
 def page() -> None:
-    import lapflow.demo.serving
+    import lapflow.demo.web
 
-    assert lapflow.demo.serving.uvicorn
+    assert lapflow.demo.web.uvicorn
 
 
 def tensorboard() -> None:
@@ -147,7 +147,7 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
     "lapflow/data/series.py": (series, "wavelets"),
     "lapflow/evaluation/agreement.py": (agreement, "demo"),
     "lapflow/sampling/pictures.py": (picture, "demo"),
-    "lapflow/demo/needed.py": (page, "demo"),
+    "lapflow/demo/web.py": (page, "demo"),
     "lapflow/pyramids/wavelet.py": (wavelet, "wavelets"),
     "lapflow/backends/engines/deepspeed.py": (deepspeed, "deepspeed"),
     "lapflow/backends/attention.py#flash": (flash, "flash"),
@@ -159,7 +159,7 @@ CASES: dict[str, tuple[Callable[[], None], str]] = {
 
 DERIVED = {
     **dict.fromkeys(["lapflow.hub.needed", "lapflow.hub.model", "lapflow.hub.pipeline"], "diffusers"),
-    **dict.fromkeys(["lapflow.demo.needed", "lapflow.demo.web", "lapflow.demo.serving"], "demo"),
+    "lapflow.demo.web": "demo",
 }
 """Modules made of a package's classes, so that they do not import without it, and its extra."""
 

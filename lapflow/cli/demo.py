@@ -27,8 +27,7 @@ def demo(
     compare two settings, and copy the command that repeats a picture. Ctrl-C ends it. Needs the extra
     demo."""
     from lapflow.demo.capabilities import Capabilities
-    from lapflow.demo.serving import address, bind, is_private, serve
-    from lapflow.demo.web import application
+    from lapflow.demo.web import address, application, bind, is_private, serve
     from lapflow.demo.worker import Worker
     from lapflow.sampling.pipeline import Pipeline
 

@@ -40,8 +40,7 @@ def evaluate(
     from dataclasses import replace
 
     from lapflow.cli.progress import counter
-    from lapflow.evaluation.run import evaluate_run, processes, summary
-    from lapflow.evaluation.settings import evaluation_config
+    from lapflow.evaluation.run import evaluate_run, evaluation_config, processes, summary
     from lapflow.sampling.pipeline import Pipeline, solver_spec
 
     engine = processes(device)

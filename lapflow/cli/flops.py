@@ -21,7 +21,7 @@ def flops(
 def _config(name: str, overrides: list[str], as_json: bool) -> None:
     from lapflow.analysis.flops import cost
     from lapflow.config.loading import load_config
-    from lapflow.evaluation.provenance import words
+    from lapflow.evaluation.report import words
 
     settings = load_config(name, overrides)
     found = cost(settings)

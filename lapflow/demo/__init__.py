@@ -5,10 +5,8 @@
     painter.py       one sample, told step by step
     worker.py        one sample at a time, a bounded queue, and ending what nobody waits for
     guard.py         who may ask: host and origin; the headers of every answer
-    web.py           the three addresses of the page, the size of what it is sent
-    serving.py       the socket, and Ctrl-C
-    needed.py        the packages that serve it
+    web.py           the three addresses of the page, the size of what it is sent, the socket, and Ctrl-C
     page.html        the page
 
-Only needed.py imports starlette and uvicorn; without them it raises a `BackendError` that names the extra.
+Only web.py imports starlette and uvicorn; without them it raises a `BackendError` that names the extra.
 """

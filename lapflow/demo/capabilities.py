@@ -1,5 +1,4 @@
-"""What a run lets one choose: its classes, the solvers that fit it, whether guidance means anything; and the
-bounds of each field."""
+"""What a run lets one choose: classes, the solvers that fit, whether guidance means anything; and bounds."""
 
 from __future__ import annotations
 
@@ -51,14 +50,11 @@ class Capabilities:
                 got=f"a run that is told {', '.join(pipeline.conditioner.needs)}",
                 remedy="lapflow sample RUN --caption TEXT",
             )
-        fitting = [
-            name for name in dict.fromkeys([own, *names("solver")]) if name == own or _fits(pipeline, name)
-        ]
-        # Named even where it is the newest: a run that trains on has a newer one by the time that the command
-        # is used.
+        others = [name for name in names("solver") if name != own and _fits(pipeline, name)]
+        # Named even where it is the newest: a run that trains on has a newer one when the command is used.
         pinned = {} if is_exported(run) else {"--checkpoint": checkpoint_name(pipeline.step)}
         title = recipe_of(pipeline.config) or run.resolve().name
-        return cls(run, pipeline, {**pinned, **options}, tuple(fitting), _unguided(pipeline), title)
+        return cls(run, pipeline, {**pinned, **options}, (own, *others), _unguided(pipeline), title)
 
     def solver(self, name: str, steps: int | None) -> Solver:
         """The solver as `lapflow sample --solver NAME --steps STEPS` makes it."""
@@ -97,14 +93,11 @@ class Capabilities:
         if "steps" not in fields:
             return {"takes_steps": False, "steps": None}
         steps = solver_spec(self.pipeline.config, name, None).get("steps", fields["steps"].default)
-        return {
-            "takes_steps": True,
-            "steps": steps if isinstance(steps, int) and steps <= MAX_STEPS else None,
-        }
+        known = isinstance(steps, int) and steps <= MAX_STEPS
+        return {"takes_steps": True, "steps": steps if known else None}
 
     def _panels(self) -> dict[str, dict[str, Any]]:
-        """The settings with which the two panels begin: the run's own, and one thing changed of which one
-        sees what it does."""
+        """The settings with which the two panels begin: the run's own, and one thing changed visibly."""
         name = self.solvers[0]
         steps = self._steps(name)["steps"]
         own = {
@@ -122,8 +115,7 @@ class Capabilities:
 
 
 def recipe_of(config: Config) -> str | None:
-    """The recipe that has this flow, network, codec and data set; None for a composition of the user's
-    own."""
+    """The recipe that has this flow, network, codec and data set; None for a user's own composition."""
     wanted = _composition(config)
     for name in recipes():
         with suppress(ConfigError):  # a recipe that needs an argument, such as where the images lie
@@ -139,9 +131,8 @@ def _composition(config: Config) -> dict[str, Any]:
 
 def _fits(pipeline: Pipeline, name: str) -> bool:
     """Whether a solver with its defaults can sample the run."""
-    with suppress(
-        LapflowError
-    ):  # one that does not fit, a broken plugin, two plugins of one name, arguments without a default
+    # One that does not fit, a broken plugin, two plugins of one name, arguments without a default.
+    with suppress(LapflowError):
         pipeline.require(create("solver", solver_spec(pipeline.config, name, None)), 1.0)
         return True
     return False
@@ -161,8 +152,5 @@ def _scale(pipeline: Pipeline) -> float | None:
     if not isinstance(own, ClassifierFreeGuidance) or isinstance(own.scale, tuple):
         return None
     plain = ClassifierFreeGuidance(scale=own.scale)
-    return (
-        float(own.scale)
-        if (own.first, own.last, own.channels) == (plain.first, plain.last, plain.channels)
-        else None
-    )
+    alone = (own.first, own.last, own.channels) == (plain.first, plain.last, plain.channels)
+    return float(own.scale) if alone else None

@@ -26,14 +26,12 @@ class DrawRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
-    label: str | None = Field(
-        default=None, alias="class", max_length=200, description="a class's name or number"
-    )
+    label: str | None = Field(None, alias="class", max_length=200, description="a class's name or number")
     guidance: float | None = Field(
-        default=None, ge=0, le=MAX_GUIDANCE, description="scale of classifier-free guidance"
+        None, ge=0, le=MAX_GUIDANCE, description="scale of classifier-free guidance"
     )
     solver: str = Field(max_length=100, description="a solver that fits the run")
-    steps: int | None = Field(default=None, ge=1, le=MAX_STEPS, description="steps in each segment")
+    steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="steps in each segment")
     seed: int = Field(ge=0, le=MAX_SEED, description="the seed of the noise")
 
 
@@ -93,14 +91,8 @@ def command(draw_request: DrawRequest, capabilities: Capabilities) -> str:
         "--steps": draw_request.steps,
         "--seed": draw_request.seed,
     }
-    options = {name: value for name, value in {**chosen, **capabilities.options}.items() if value is not None}
-    return shlex.join(
-        [
-            "lapflow",
-            "sample",
-            str(capabilities.run),
-            "--num",
-            "1",
-            *(str(word) for pair in options.items() for word in pair),
-        ]
-    )
+    words = ["lapflow", "sample", str(capabilities.run), "--num", "1"]
+    for option, value in {**chosen, **capabilities.options}.items():
+        if value is not None:
+            words += [option, str(value)]
+    return shlex.join(words)

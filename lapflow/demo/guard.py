@@ -45,13 +45,8 @@ class Guard:
         )
         if reason is None:
             return await self.app(scope, receive, with_headers)
-        await with_headers(
-            {
-                "type": "http.response.start",
-                "status": 403,
-                "headers": [(b"content-type", b"text/plain; charset=utf-8")],
-            }
-        )
+        text = (b"content-type", b"text/plain; charset=utf-8")
+        await with_headers({"type": "http.response.start", "status": 403, "headers": [text]})
         await with_headers({"type": "http.response.body", "body": reason.encode()})
 
     def _refusal(self, method: str, headers: list[tuple[str, str]]) -> str | None:
@@ -104,9 +99,5 @@ def _headers(page: str) -> list[tuple[bytes, bytes]]:
 def _hashes(page: str, tag: str) -> str:
     """The sources that allow what stands between the page's own <tag>s, and nothing else."""
     inside = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
-    return (
-        " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inside
-        )
-        or "'none'"
-    )
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in inside]
+    return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"

@@ -1,12 +1,8 @@
-"""One sample, told while it is made: the state after a step, each column of the strip of scales once it is
-settled, the picture.
+"""One sample, told while it is made, in plain mappings, as the page reads them:
 
-What is told are plain mappings, as the page reads them:
-
-    {event: step, t, scale, picture}      what the finest active scale shows now; not more often than the eye
-                                          needs
-    {event: column, index, t, pictures}   a column of the strip: {scale: picture}, as `lapflow sample` draws
-                                          it in scales.png
+    {event: step, t, scale, picture}      what the finest active scale shows now, as often as the eye needs
+    {event: column, index, t, pictures}   a settled column of the strip of scales: {scale: picture}, as
+                                          `lapflow sample` draws it in scales.png
     {event: done, picture, ...}           the sample itself
 
 A picture is a PNG as a data URL; a film's plays.
@@ -128,9 +124,8 @@ class _Watching:
     def _step(self, t: float) -> None:
         [(_, images)] = Trajectory(self.trajectory.flow, frames=self.trajectory.frames[-1:]).images([t])
         scale = list(images)[-1]
-        self.tell(
-            {"event": "step", "t": t, "scale": scale, **_pictures({"picture": images[scale]}, LIVE_SIDE)}
-        )
+        shown = _pictures({"picture": images[scale]}, LIVE_SIDE)
+        self.tell({"event": "step", "t": t, "scale": scale, **shown})
 
 
 def _pictures(images: Mapping[str, Tensor], side: int) -> dict[str, str]:

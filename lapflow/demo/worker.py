@@ -103,17 +103,11 @@ class Worker:
                 job.tell({"event": "stopped"})
             except LapflowError as error:
                 job.tell({"event": "error", "text": str(error)})
-            except (
-                Exception
-            ) as error:  # the page says that something broke, the terminal what, and the next job runs
+            except Exception as error:
+                # The page says that something broke, the terminal what, and the next job runs.
                 traceback.print_exc()
-                job.tell(
-                    {
-                        "event": "error",
-                        "text": f"the sampler failed: {type(error).__name__}; the terminal of the server "
-                        f"says more",
-                    }
-                )
+                text = f"the sampler failed: {type(error).__name__}; the terminal of the server says more"
+                job.tell({"event": "error", "text": text})
 
     def _next(self) -> Job | None:
         """The next job; None at the end."""

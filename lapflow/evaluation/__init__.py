@@ -2,11 +2,9 @@
 memorisation, and the report."""
 
 from lapflow.evaluation.agreement import svm_agreement, svm_classifier
-from lapflow.evaluation.copies import CopyReport, copies
+from lapflow.evaluation.distances import KernelDistance, Statistics, frechet_distance, kernel_distance
 from lapflow.evaluation.evaluate import MEANINGS, Classifier, evaluate_images
-from lapflow.evaluation.frechet import Statistics, frechet_distance
-from lapflow.evaluation.kernel import KernelDistance, kernel_distance
-from lapflow.evaluation.manifold import PrecisionRecall, precision_recall
+from lapflow.evaluation.neighbours import CopyReport, PrecisionRecall, copies, precision_recall
 from lapflow.evaluation.report import write_report
 
 __all__ = [

@@ -48,10 +48,9 @@ def require_sklearn() -> Any:
     try:
         from sklearn.svm import SVC
     except ImportError as error:
-        remedy = "pip install 'lapflow[demo]'"
         raise BackendError(
             "the agreement of classes needs scikit-learn, which cannot be imported",
             got=str(error),
-            remedy=remedy,
+            remedy="pip install 'lapflow[demo]'",
         ) from error
     return SVC

@@ -22,7 +22,7 @@ from lapflow.config.building import build, build_images
 from lapflow.config.loading import load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError, ConfigError
-from lapflow.evaluation.provenance import made_with, words
+from lapflow.evaluation.report import made_with, words
 from lapflow.evaluation.run import evaluate_run
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
@@ -134,36 +134,28 @@ def _measure(entry: Entry, out: Path, common: Sequence[str], seed: int, say: Cal
     folder, config = entry.folder(out, seed), entry.config(common, seed)
     since = time.perf_counter()
     train(config, folder)
-    measured = folder / "metrics.json"
-    pipeline = Pipeline.load(folder)
-    if measured.is_file():
+    pipeline, settings = Pipeline.load(folder), config.evaluation
+    if (folder / "metrics.json").is_file():
         held = _metrics(folder)
-        same = made_with(pipeline, held["made_with"]["evaluations"])
-        features = words(config.evaluation.features)
-        if (
-            held["counts"]["samples"] == config.evaluation.samples
-            and held["made_with"] == same
-            and held["measured_in"].get("features") == features
-        ):
+        made = made_with(pipeline, held["made_with"]["evaluations"])
+        asked = (settings.samples, made, words(settings.features))
+        if (held["counts"]["samples"], held["made_with"], held["measured_in"].get("features")) == asked:
             return
-    metrics = evaluate_run(folder, pipeline, num=config.evaluation.samples, evaluation=config.evaluation)
-    say(
-        f"{entry.name}, seed {seed}: {time.perf_counter() - since:.0f} s, ratio "
-        f"{metrics['frechet_ratio']:.3f}"
-    )
+    metrics = evaluate_run(folder, pipeline, num=settings.samples, evaluation=settings)
+    seconds = time.perf_counter() - since
+    say(f"{entry.name}, seed {seed}: {seconds:.0f} s, ratio {metrics['frechet_ratio']:.3f}")
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
     """What an evaluation wrote there. Raises `CheckpointError`."""
     file = folder / "metrics.json"
     try:
-        found = json.loads(file.read_bytes())
         # What was measured in, an earlier lapflow did not say.
-        parts = [found.get(name) for name in ("made_with", "counts")] if isinstance(found, dict) else [None]
-        parts += [found.setdefault("measured_in", {})] if isinstance(found, dict) else []
+        found = {"measured_in": {}, **json.loads(file.read_bytes())}
+        parts = [found.get(name) for name in ("made_with", "counts", "measured_in")]
         if not all(isinstance(part, dict) for part in parts) or "frechet_ratio" not in found:
             raise ValueError("it does not say what an evaluation says")
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{file} cannot be read", got=error, remedy="remove it, to have it measured again"
         ) from None
@@ -174,8 +166,7 @@ def _row(entry: Entry, out: Path, common: Sequence[str], seeds: int) -> Row:
     found = [_metrics(entry.folder(out, seed)) for seed in range(seeds)]
     ratios = [m["frechet_ratio"] for m in found]
     agreements = [m["agreement"] for m in found if "agreement" in m]
-    config = entry.config(common, 0)
-    pipeline = Pipeline.load(entry.folder(out, 0))
+    config, pipeline = entry.config(common, 0), Pipeline.load(entry.folder(out, 0))
     evaluations, adds, seconds = _work(pipeline, config)
     return Row(
         entry.name,
@@ -194,24 +185,16 @@ def _row(entry: Entry, out: Path, common: Sequence[str], seeds: int) -> Row:
 
 
 def _work(pipeline: Pipeline, config: Config) -> tuple[int, int, float]:
-    """(evaluations, multiply-adds, seconds per evaluation) of sampling one batch, per sample but for the
-    seconds."""
+    """(evaluations, multiply-adds) per sample, and seconds per evaluation of one batch."""
     import torch
 
+    flow, model, shape = pipeline.flow, pipeline.model, (TIMED_BATCH, *pipeline.shape)
     solver = create("solver", config.sampling.solver)
-    work: list[Any] = []
     asked = pipeline.conditioner(pipeline.annotations(range(TIMED_BATCH)))
     generator = torch.Generator().manual_seed(0)
+    work: list[Any] = []
     since = time.perf_counter()
-    sample(
-        pipeline.flow,
-        pipeline.model,
-        (TIMED_BATCH, *pipeline.shape),
-        condition=asked,
-        solver=solver,
-        generator=generator,
-        statistics=work,
-    )
+    sample(flow, model, shape, condition=asked, solver=solver, generator=generator, statistics=work)
     seconds = time.perf_counter() - since
     calls = [statistics.evaluations for statistics in work]
     return sum(calls), cost(config).of(calls), seconds / sum(calls)
@@ -219,26 +202,17 @@ def _work(pipeline: Pipeline, config: Config) -> tuple[int, int, float]:
 
 def table(rows: Sequence[Row]) -> str:
     """The comparison as a Markdown table."""
-    head = (
-        "| system | Frechet ratio | agreement | multiply-adds a sample | evaluations | s / evaluation of "
-        "64 | parameters | solver |"
-    )
-    lines = [head, "|---|---:|---:|---:|---:|---:|---:|---|"]
+    lines = [
+        "| system | Frechet ratio | agreement | multiply-adds a sample | evaluations "
+        "| s / evaluation of 64 | parameters | solver |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
     for row in rows:
-        ratio = f"{row.frechet_ratio:.3f}" + (
-            f" ± {row.frechet_ratio_std:.3f}" if row.frechet_ratio_std is not None else ""
-        )
+        spread = "" if row.frechet_ratio_std is None else f" ± {row.frechet_ratio_std:.3f}"
         agreement = "-" if row.agreement is None else f"{100 * row.agreement:.1f} %"
-        adds, parameters = f"{row.multiply_adds / 1e6:.0f} M", f"{row.parameters / 1e6:.2f} M"
-        cells = (
-            row.name,
-            ratio,
-            agreement,
-            adds,
-            row.evaluations,
-            f"{row.seconds_per_evaluation:.4f}",
-            parameters,
-            row.solver,
+        lines.append(
+            f"| {row.name} | {row.frechet_ratio:.3f}{spread} | {agreement} | {row.multiply_adds / 1e6:.0f} M "
+            f"| {row.evaluations} | {row.seconds_per_evaluation:.4f} | {row.parameters / 1e6:.2f} M "
+            f"| {row.solver} |"
         )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

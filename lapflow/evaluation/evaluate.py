@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lapflow.core.dataset import Dataset
+from lapflow.core.dataset import SPLITS, Dataset
 from lapflow.core.features import FeatureExtractor
 from lapflow.data.loader import load_split
-from lapflow.evaluation.copies import CopyReport, copies
-from lapflow.evaluation.frechet import Statistics, frechet_distance
+from lapflow.evaluation.distances import Statistics, frechet_distance
+from lapflow.evaluation.neighbours import CopyReport, copies
 from lapflow.evaluation.real import Measured
 from lapflow.features.pixels import PixelFeatures
 
@@ -25,8 +25,7 @@ MEANINGS = {
     "ones",
     "frechet_ratio": "frechet / frechet_real; 1 is as near to held-out images as the training images are",
     "kid": "kernel distance of the samples to the real images (KID in Inception's features): mean over "
-    "subsets; lower is better, "
-    "about 0 for images of the same law",
+    "subsets; lower is better, about 0 for images of the same law",
     "kid_std": "its standard deviation over the subsets",
     "precision": "share of samples that lie among the real images: do they look real?",
     "recall": "share of real images that lie among the samples: is all that is real sampled?",
@@ -85,37 +84,26 @@ def evaluate_images(
 
     `labels` [n] are the classes asked for. `features` default to `PixelFeatures`. `agreement` is there only
     with labels and a `classifier`, the figures of held-out images only where the set has a test split (at
-    least two images). Of each split at most `max_images` images, evenly spaced, are used, and held in memory;
-    those that cannot be read are left out and counted. Raises `DataError` when of a split none can be read.
-
-    Without a test split there is `frechet_to_training` in place of the three. The bias of finite sets is a
-    good part of these distances on small sets: compare ratios at equal numbers of samples only. What does not
-    fit in memory is measured by `lapflow.evaluation.run.evaluate_run`.
+    least two images); without it there is `frechet_to_training` in place of the three. Of each split at most
+    `max_images` images, evenly spaced, are used, and held in memory; those that cannot be read are left out
+    and counted. Raises `DataError` when of a split none can be read. The bias of finite sets is a good part
+    of these distances on small sets: compare ratios at equal numbers of samples only. What does not fit in
+    memory is measured by `lapflow.evaluation.run.evaluate_run`.
     """
     features = features or PixelFeatures(grey_levels=dataset.grey_levels)
     train, train_labels = load_split(dataset, "train", max_images)
     test, test_labels = load_split(dataset, "test", max_images)
+    made, training = (Measured.of(x, features).statistics for x in (images, train))
     held_out = Measured.of(test, features).statistics if len(test) >= 2 else None
-    metrics = frechet_figures(
-        Measured.of(images, features).statistics, Measured.of(train, features).statistics, held_out
-    )
+    metrics = frechet_figures(made, training, held_out)
     if classifier is not None and labels is not None and dataset.num_classes > 1:
         metrics["agreement"] = classifier(train, train_labels, images, labels)
         if len(test):
             metrics["agreement_real"] = classifier(train, train_labels, test, test_labels)
     metrics["copies"] = copy_figures(copies(images, train, test, dataset.grey_levels))
-    left_out = (
-        min(max_images, dataset.size("train"))
-        - len(train)
-        + min(max_images, dataset.size("test"))
-        - len(test)
-    )
-    metrics["counts"] = {
-        "samples": len(images),
-        "train": len(train),
-        "test": len(test),
-        "unreadable": left_out,
-    }
+    counts = {"samples": len(images), "train": len(train), "test": len(test)}
+    wanted = sum(min(max_images, dataset.size(split)) for split in SPLITS)
+    metrics["counts"] = {**counts, "unreadable": wanted - len(train) - len(test)}
     return metrics
 
 
@@ -130,7 +118,5 @@ def frechet_figures(samples: Statistics, training: Statistics, held_out: Statist
 
 def copy_figures(report: CopyReport) -> dict[str, Any]:
     """The report as the metrics hold it."""
-    return {
-        "copies": report.copies,
-        **{name: value for name, value in vars(report).items() if name != "samples"},
-    }
+    figures = {name: value for name, value in vars(report).items() if name != "samples"}
+    return {"copies": report.copies, **figures}

@@ -1,11 +1,13 @@
 """The real images that samples are compared with: read block by block, what is measured of them, what they
-are known by."""
+are known by, and the reference file that keeps it, so that it is measured once."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,15 +17,21 @@ from lapflow.core.dataset import Dataset, Split
 from lapflow.core.errors import DataError, ImageError
 from lapflow.core.features import FeatureExtractor, extract
 from lapflow.data.loader import load_images, spaced
-from lapflow.evaluation.frechet import Statistics
-from lapflow.evaluation.resumable import ResumableLoop, Workspace
-from lapflow.util.digest import tensors_sha256
+from lapflow.evaluation.distances import Statistics
+from lapflow.evaluation.resumable import ResumableLoop, Workspace, read_sealed, write_sealed
+from lapflow.util.digest import difference, tensors_sha256
 
 BLOCK = 256
 """Real images read at once."""
 
 PROBES = 256
 """Images of a split whose pixels are looked at to know it again."""
+
+FEATURES, ROWS = "features", "rows"
+"""In a block of a loop: the features [n, f] of the images that could be read, and the numbers [n] of these
+images."""
+
+FORMAT = "lapflow-reference-1"
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,6 @@ class Measured:
         return measured({FEATURES: extract(features, part)} for part in images.split(BLOCK))
 
 
-FEATURES, ROWS = "features", "rows"
-"""In a block of a loop: the features [n, f] of the images that could be read, and the numbers [n] of these
-images."""
-
-
 def measured(blocks: Iterable[Mapping[str, Tensor]], chosen: Sequence[int] = ()) -> Measured:
     """The blocks together (one without `FEATURES` has no image), and the features of the images numbered
     `chosen`, by `ROWS`. Raises `DataError` where there is no image."""
@@ -62,9 +65,11 @@ def measured(blocks: Iterable[Mapping[str, Tensor]], chosen: Sequence[int] = ())
             kept.append(features[torch.isin(block[ROWS], numbers)])
     if statistics is None:
         raise DataError("there is no image to measure", expected="at least one that can be read")
-    return Measured(
-        statistics, torch.cat(kept) if kept else torch.empty(0, len(statistics.mean), dtype=torch.float64)
-    )
+    return Measured(statistics, torch.cat(kept) if kept else _no_features(statistics))
+
+
+def _no_features(statistics: Statistics) -> Tensor:
+    return statistics.mean.new_empty(0, len(statistics.mean))
 
 
 class RealImages:
@@ -74,7 +79,7 @@ class RealImages:
     def __init__(
         self, dataset: Dataset, split: Split, max_images: int, keep: Callable[[Tensor], Tensor] | None = None
     ) -> None:
-        self.dataset, self.split, self.max_images, self.keep = dataset, split, max_images, keep
+        self.dataset, self.split, self.keep = dataset, split, keep
         self.indices = spaced(dataset.size(split), max_images)
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._cause: ImageError | None = None
@@ -96,11 +101,9 @@ class RealImages:
         """What `keep` makes of all that can be read, and their labels. Raises `ImageError` when none can be
         read."""
         assert self.keep is not None, "nothing is kept of these images"
-        for start in range(0, len(self), BLOCK):
+        for start in range(0, max(len(self), 1), BLOCK):  # no images are an empty block
             if start not in self._kept:
                 self.block(range(start, min(start + BLOCK, len(self))))
-        if not self._kept:
-            return self.keep(torch.empty(0, *self.dataset.shape)), torch.empty(0, dtype=torch.int64)
         images, labels = zip(*(self._kept[start] for start in sorted(self._kept)))
         if not sum(map(len, images)) and self._cause is not None:
             raise self._cause
@@ -127,25 +130,71 @@ class RealImages:
             raise self._cause
         return measured(loop.each(FEATURES, ROWS), spaced(len(self), kept))
 
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the split is known by, as JSON values, wherever it lies: its size, how many images of it are
+        used, the SHA-256 of all names, and of the pixels of `PROBES` images, evenly spaced. A change of other
+        pixels under the same name is not seen."""
+        size = self.dataset.size(self.split)
+        names = hashlib.sha256()
+        for index in range(size):
+            names.update(f"{self.dataset.name(self.split, index)}\n".encode())
+        pixels = hashlib.sha256()
+        for index in spaced(size, PROBES):
+            images, labels, refused = load_images(self.dataset, self.split, [index])
+            found = "unreadable" if refused else tensors_sha256({"image": images, "label": labels})
+            pixels.update(found.encode())
+        return {
+            "shape": list(self.dataset.shape),
+            "size": size,
+            "used": len(self),
+            "names": names.hexdigest(),
+            "pixels": pixels.hexdigest(),
+        }
 
-def fingerprint(dataset: Dataset, split: Split, max_images: int) -> dict[str, Any]:
-    """What a split is known by, as JSON values, wherever it lies: its size, how many images of it are used,
-    the SHA-256 of all names, and of the pixels of `PROBES` of the images, evenly spaced. A change of other
-    pixels under the same name is not seen."""
-    size = dataset.size(split)
-    names = hashlib.sha256()
-    for index in range(size):
-        names.update(f"{dataset.name(split, index)}\n".encode())
-    pixels = hashlib.sha256()
-    for index in spaced(size, PROBES):
-        images, labels, refused = load_images(dataset, split, [index])
-        pixels.update(
-            b"unreadable" if refused else tensors_sha256({"image": images, "label": labels}).encode()
+
+def write_reference(path: Path, settings: Mapping[str, Any], splits: Mapping[Split, Measured]) -> None:
+    """Write what was measured of the real images: a safetensors file of `SPLIT/mean`, `SPLIT/scatter`
+    (float64, about the mean) and `SPLIT/features` of each split. In its head stands what they were made of
+    (`settings`): the extractor, its resizing, the data. Raises `DataError`."""
+    tensors: dict[str, Tensor] = {}
+    for name, found in splits.items():
+        statistics = found.statistics
+        parts = {"mean": statistics.mean, "scatter": statistics.scatter, "features": found.features}
+        tensors |= {f"{name}/{part}": value for part, value in parts.items()}
+    counts = {name: found.count for name, found in splits.items()}
+    write_sealed(path, tensors, {"format": FORMAT, "settings": settings, "counts": counts})
+
+
+def read_reference(path: Path, settings: Mapping[str, Any]) -> dict[Split, Measured]:
+    """{split: what was measured} for the splits in `settings["data"]`. Raises `DataError` for a file that is
+    damaged, something else, or made with other settings, and says what differs; `settings["kept"]` 0 is
+    content with any number of features."""
+    try:
+        head, tensors = read_sealed(path)
+        if head.get("format") != FORMAT:
+            raise ValueError("it does not say what a reference says")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            "the reference cannot be read",
+            where=str(path),
+            got=getattr(error, "strerror", None) or str(error),
+            expected="a file that lapflow evaluate wrote",
+            remedy="remove it, to have it made anew, or name another with evaluation.reference",
+        ) from None
+    held, wanted, kept = head["settings"], settings["data"], settings["kept"]
+    data = {name: held["data"][name] for name in wanted if name in held["data"]}
+    if changes := difference({**held, "data": data, "kept": held["kept"] if kept else 0}, settings):
+        raise DataError(
+            "the reference is of something else",
+            where=str(path),
+            got="; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else ""),
+            expected="the same images, extractor and resizing",
+            remedy="name another file with evaluation.reference, or remove this one to have it made anew",
         )
-    return {
-        "shape": list(dataset.shape),
-        "size": size,
-        "used": min(max_images, size),
-        "names": names.hexdigest(),
-        "pixels": pixels.hexdigest(),
-    }
+    found: dict[Split, Measured] = {}
+    for name in wanted:
+        mean, scatter, features = (tensors[f"{name}/{part}"] for part in ("mean", "scatter", "features"))
+        statistics = Statistics(head["counts"][name], mean, scatter)
+        found[name] = Measured(statistics, features if kept else _no_features(statistics))
+    return found

@@ -1,19 +1,25 @@
-"""The result of an evaluation as files: `metrics.json` for programs, `report.md` with its pictures for
-people."""
+"""The result of an evaluation as files: `metrics.json` for programs, `report.md` for people, samples as one
+.npz; and the words in which metrics state how they came about."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from lapflow.config.yaml12 import write_yaml
 from lapflow.evaluation.evaluate import MEANINGS
-from lapflow.util.files import replace_file
+from lapflow.evaluation.resumable import writing
+from lapflow.plugins.registry import create
+from lapflow.sampling.pipeline import Pipeline
+from lapflow.util.files import remove_leftovers, replace_file, replacing
 
 
 def write_report(
@@ -33,13 +39,11 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     plain = _plain(metrics)
     replace_file(folder / "metrics.json", (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
-    parts = [
-        f"# {title}",
-        metrics_table(plain),
-        *_links(folder, pictures or {}),
-        "## Config",
-        fenced_yaml(config),
-    ]
+    parts = [f"# {title}", metrics_table(plain)]
+    for caption, path in (pictures or {}).items():
+        target = quote(Path(os.path.relpath(path, folder)).as_posix())
+        parts += [f"## {caption}", f"![{caption}]({target})"]
+    parts += ["## Config", fenced_yaml(config)]
     report = folder / "report.md"
     replace_file(report, ("\n\n".join(parts) + "\n").encode())
     return report
@@ -55,15 +59,62 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _links(folder: Path, pictures: Mapping[str, str | Path]) -> Iterator[str]:
-    for caption, path in pictures.items():
-        yield f"## {caption}"
-        yield f"![{caption}]({quote(Path(os.path.relpath(path, folder)).as_posix())})"
-
-
 def fenced_yaml(config: Mapping[str, Any]) -> str:
     """A config as a block of YAML in Markdown."""
     return f"```yaml\n{write_yaml(_plain(config)).rstrip()}\n```"
+
+
+def write_archive(
+    path: Path, shape: tuple[int, ...], blocks: Iterable[np.ndarray], labels: np.ndarray
+) -> None:
+    """Write samples as one .npz in ADM's layout, whole or not at all: `arr_0` uint8 [n, h, w, c], `arr_1` the
+    labels [n]. `blocks` are the pixels uint8 [b, *shape] of `len(labels)` images in their order, of which one
+    is in memory at a time. Raises `DataError` where the disk refuses."""
+    with writing(path):
+        remove_leftovers(path)
+        with replacing(path) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
+                head = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *shape)}
+                np.lib.format.write_array_header_1_0(entry, head)
+                for pixels in blocks:
+                    assert pixels.dtype == np.uint8, pixels.dtype
+                    assert pixels.shape[1:] == shape, pixels.shape
+                    entry.write(pixels.tobytes())
+            with archive.open("arr_1.npy", "w") as entry:
+                np.lib.format.write_array(entry, labels)
+
+
+def made_with(
+    pipeline: Pipeline,
+    evaluations: int,
+    solver: Mapping[str, Any] | None = None,
+    guidance: float | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """How samples were made; None: the config's. Figures are compared by it, and can be made again."""
+    sampling = pipeline.config.sampling
+    solver = solver or sampling.solver
+    defaulted = create("solver", solver).config
+    tolerances = [f"{name}={defaulted[name]:g}" for name in ("rtol", "atol") if name in defaulted]
+    return {
+        "solver": words(solver),
+        "evaluations": evaluations,
+        "tolerance": " ".join(tolerances) or None,
+        "guidance": words(sampling.guidance) if guidance is None else f"cfg scale={guidance}",
+        "batch_size": batch_size or sampling.batch_size,
+        "weights": pipeline.weights,
+        "ema_decay": pipeline.config.training.ema_decay if pipeline.weights == "ema" else None,
+        "step": pipeline.step,
+        "seed": seed,
+    }
+
+
+def words(spec: Mapping[str, Any]) -> str:
+    """A component's spec in one line: name, then what is set."""
+    return " ".join(
+        str(value) if key == "name" else f"{key}={value}" for key, value in spec.items() if value is not None
+    )
 
 
 def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,9 +1,9 @@
 """A loop over many images in blocks, shared out over processes, that goes on where it was stopped.
 
-Each finished block is a file, whole or not there. After a kill any number of processes go on: the blocks that
-are there stay, the others are dealt out anew. Blocks are the same whatever the number of processes, what a
-block gives is a function of the block, and blocks are read in their order: so the result is the same to the
-bit.
+Each finished block is a file, whole or not there: safetensors that say what they are of and are known to be
+whole. After a kill any number of processes go on: the blocks that are there stay, the others are dealt out
+anew. Blocks are the same whatever the number of processes, what a block gives is a function of the block, and
+blocks are read in their order: so the result is the same to the bit.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, DataError
-from lapflow.evaluation.sealed import read_sealed, write_sealed, writing
-from lapflow.util.files import take_lock
+from lapflow.util.digest import tensors_sha256
+from lapflow.util.files import replace_file, take_lock
 
 FOLDER, LOCK = "evaluation", ".evaluating"
 """In the folder of the results: what interrupted loops left, and the file that says that somebody works
@@ -85,7 +87,7 @@ class Workspace:
                 progress(done)
             for block in todo:
                 rows = loop.rows(block)
-                loop.write(block, make(rows))
+                write_sealed(loop.path(block), make(rows), {"key": key})
                 progress(len(rows))
 
         with self.counter(what, done + sum(len(loop.rows(block)) for block in todo)) as progress:
@@ -116,9 +118,8 @@ class Workspace:
     def _clear(self) -> None:
         for folder in self.used:
             shutil.rmtree(folder, ignore_errors=True)
-        left = self.out / FOLDER
-        if left.is_dir() and not any(left.iterdir()):
-            left.rmdir()
+        with suppress(OSError):  # there are blocks of another evaluation, or none were kept
+            (self.out / FOLDER).rmdir()
 
 
 class ResumableLoop:
@@ -135,13 +136,8 @@ class ResumableLoop:
     def path(self, block: int) -> Path:
         return self.folder / BLOCKS.replace("*", f"{block:08d}")
 
-    def write(self, block: int, tensors: Mapping[str, Tensor]) -> None:
-        """Put a block on the disk. Raises `DataError`."""
-        write_sealed(self.path(block), tensors, {"key": self.key})
-
     def read(self, block: int, *names: str) -> dict[str, Tensor] | None:
-        """Those of a block's tensors (default: all); None where the file is missing, damaged or of another
-        loop."""
+        """Those of a block's tensors (default: all); None for a missing, damaged or another loop's file."""
         try:
             head, tensors = read_sealed(self.path(block), *names)
         except (OSError, ValueError):
@@ -149,7 +145,7 @@ class ResumableLoop:
         return tensors if head.get("key") == self.key else None
 
     def each(self, *names: str) -> Iterator[dict[str, Tensor]]:
-        """Those of the tensors called `names` that each block has, block by block."""
+        """Those of the tensors called `names` that each block has, block by block. Raises `DataError`."""
         for block in range(self.blocks):
             if (tensors := self.read(block, *names)) is None:
                 raise DataError(
@@ -163,3 +159,43 @@ class ResumableLoop:
     def column(self, name: str) -> Tensor:
         """What is called `name` in all blocks, one after the other."""
         return torch.cat([tensors[name] for tensors in self.each(name)])
+
+
+def write_sealed(path: Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> None:
+    """Write a safetensors file durably, whole or not at all. `head` are JSON values. Raises `DataError` where
+    the disk refuses."""
+    kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps({**head, "tensors": {name: tensors_sha256({name: kept[name]}) for name in kept}})
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, save_tensors(kept, metadata={"lapflow": text}))
+
+
+def read_sealed(path: Path, *names: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The head, and those of the tensors called `names` that there are (default: all); both are empty for a
+    file of another kind. Raises `OSError`, or `ValueError` for a file that is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            head = json.loads((file.metadata() or {}).get("lapflow", "{}"))
+            if not isinstance(head, dict) or not isinstance(head.get("tensors"), dict):
+                return {}, {}
+            known = head["tensors"]
+            tensors = {name: file.get_tensor(name) for name in names or known if name in known}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    if any(known[name] != tensors_sha256({name: value}) for name, value in tensors.items()):
+        raise ValueError("its numbers are not those that were written")
+    return head, tensors
+
+
+@contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """Gives what the disk refuses a name and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"the evaluation cannot be written: {error.strerror or error}",
+            got=str(error.filename or where),
+            remedy="free some space or fix the folder, and repeat the command: it goes on where it was",
+        ) from error

@@ -1,19 +1,19 @@
-"""Sample a run and measure it: what `lapflow evaluate` does, on one process or several, going on after a
-kill."""
+"""Sample a run and measure it: `lapflow evaluate`, by one process or several, going on after a kill."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lapflow.config.loading import resolved
-from lapflow.config.schema import EvaluationConfig
+from lapflow.config.building import build_features
+from lapflow.config.loading import load_config, resolved
+from lapflow.config.schema import Config, EvaluationConfig
 from lapflow.core.engine import Engine
+from lapflow.core.errors import ConfigError
 from lapflow.data.quarantine import QUARANTINE
 from lapflow.evaluation.report import write_report
 from lapflow.evaluation.resumable import Counter, uncounted
-from lapflow.evaluation.settings import require_own_words
 from lapflow.evaluation.task import Task
 from lapflow.plugins.registry import create
 from lapflow.sampling.pipeline import Pipeline
@@ -30,8 +30,7 @@ PICTURES = {
 
 
 def processes(device: str) -> Engine:
-    """The processes that share an evaluation: those that torchrun started, or this one alone. `start` joins
-    them."""
+    """The processes that share an evaluation: those of torchrun, or this one alone. `start` joins them."""
     engine: Engine = create("engine", {"name": "torch", "device": device, "timeout": WAITS})
     return engine
 
@@ -57,7 +56,7 @@ def evaluate_run(
     `solver` ({name: ..., **arguments}), `guidance` and `batch_size` replace the config's. `evaluation` says
     what is measured; it is the caller's own word. Without it the run's config says it, which may have come
     with a checkpoint: an extractor there that names code is refused. `npz` is a file for the samples
-    (`lapflow.evaluation.archive`).
+    (`write_archive`).
 
     `engine` are the processes that share the work, made by `processes` and started; without it those of this
     environment. Each finished batch is saved in `out`/evaluation, and the same call goes on from there.
@@ -69,30 +68,17 @@ def evaluate_run(
         require_own_words(config)
     else:
         config = config.model_copy(update={"evaluation": evaluation})
-    own = processes(str(pipeline.engine.device)) if engine is None else None
-    shared = own or engine
-    assert shared is not None
-    folder = out or run
-    task = Task(
-        run,
-        pipeline,
-        config,
-        shared,
-        num,
-        dict(solver or config.sampling.solver),
-        guidance,
-        seed,
-        batch_size or config.sampling.batch_size,
-        npz,
-        counter,
-    )
+    shared = engine or processes(str(pipeline.engine.device))
+    folder, solver = out or run, dict(solver or config.sampling.solver)
+    batch_size = batch_size or config.sampling.batch_size
+    task = Task(run, pipeline, config, shared, num, solver, guidance, seed, batch_size, npz, counter)
 
     def report(metrics: dict[str, Any]) -> None:
         pictures = {caption: run / path for caption, path in PICTURES.items() if (run / path).is_file()}
         write_report(folder, metrics, resolved(config), pictures, title=f"Evaluation of {run.name}")
 
-    if own is not None:
-        own.start()
+    if engine is None:
+        shared.start()
     try:
         return task.measure(folder, report)
     except RuntimeError as error:
@@ -100,56 +86,76 @@ def evaluate_run(
             raise cause from error
         raise
     finally:
-        if own is not None:
-            own.stop()
+        if engine is None:
+            shared.stop()
+
+
+def evaluation_config(config: Config, overrides: Sequence[str]) -> Config:
+    """The run's `config` with `key=value` overrides of its section `evaluation`.
+
+    A run's config may come from anybody, with its checkpoint. An extractor in it that names code is not taken
+    over: the overrides must name one themselves, whole. Raises `ConfigError`.
+    """
+    for text in overrides:
+        if not text.startswith("evaluation."):
+            raise ConfigError(
+                "an evaluation changes nothing of the run but how it is measured",
+                got=text,
+                expected="evaluation.KEY=VALUE, such as evaluation.metrics=[frechet,kid]",
+            )
+    values = resolved(config)
+    if not any(text.startswith("evaluation.features") for text in overrides):
+        require_own_words(config)
+    elif build_features(config, 255).runs_code:
+        del values["evaluation"]["features"]
+    return load_config(values, overrides)
+
+
+def require_own_words(config: Config) -> None:
+    """Raises `ConfigError` where the extractor of a config that came with a checkpoint names code."""
+    if build_features(config, 255).runs_code:
+        raise ConfigError(
+            "the run names code as its feature extractor, and a run may come from anybody",
+            got=str(config.evaluation.features),
+            expected="an extractor that you name yourself",
+            remedy="say it in the command, if you trust it: lapflow evaluate RUN "
+            "'evaluation.features={name: ..., ...}'",
+        )
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
     """The figures of an evaluation in a few lines."""
-    made = metrics["made_with"]
+    made, counts, measured = (metrics.get(name, {}) for name in ("made_with", "counts", "measured_in"))
     rows = [
-        f"{metrics['counts']['samples']} samples, {made['evaluations']} evaluations each, {made['weights']} "
-        f"weights",
+        f"{counts['samples']} samples, {made['evaluations']} evaluations each, {made['weights']} weights",
         f"solver {made['solver']}; guidance {made['guidance']}",
     ]
     if "frechet_ratio" in metrics:
-        distance, real, ratio = (metrics[key] for key in ("frechet", "frechet_real", "frechet_ratio"))
         rows.append(
-            f"Frechet distance to held-out images {distance:.2f}; of the real training images {real:.2f}; "
-            f"ratio {ratio:.3f}"
+            f"Frechet distance to held-out images {metrics['frechet']:.2f}; of the real training images "
+            f"{metrics['frechet_real']:.2f}; ratio {metrics['frechet_ratio']:.3f}"
         )
     elif "frechet_to_training" in metrics:
         rows.append(f"Frechet distance to the training images {metrics['frechet_to_training']:.2f}")
     if "kid" in metrics:
-        rows.append(
-            f"kernel distance {metrics['kid']:.4g} ± {metrics['kid_std']:.2g} "
-            f"({metrics['measured_in']['kid']})"
-        )
+        rows.append(f"kernel distance {metrics['kid']:.4g} ± {metrics['kid_std']:.2g} ({measured['kid']})")
     if "precision" in metrics:
-        k = metrics["measured_in"]["neighbours"]
-        rows.append(
-            f"precision {metrics['precision']:.3f}, recall {metrics['recall']:.3f} ({k} nearest neighbours)"
-        )
-    if measured := metrics.get("measured_in"):
+        precision, recall, k = metrics["precision"], metrics["recall"], measured["neighbours"]
+        rows.append(f"precision {precision:.3f}, recall {recall:.3f} ({k} nearest neighbours)")
+    if measured:
         rows.append(f"in the features {measured['features']}; resizing: {measured['resize']}")
-        if metrics["counts"]["samples"] <= measured["length"]:
-            rows.append(
-                f"no more samples than features ({measured['length']}): a Frechet distance of so few says "
-                f"little"
-            )
+        if counts["samples"] <= (length := measured["length"]):
+            rows.append(f"no more samples than features ({length}): a Frechet distance of so few says little")
     if "agreement" in metrics:
-        held_out = (
-            f" (held-out real images {100 * metrics['agreement_real']:.1f} %)"
-            if "agreement_real" in metrics
-            else ""
-        )
+        real = metrics.get("agreement_real")
+        held_out = "" if real is None else f" (held-out real images {100 * real:.1f} %)"
         rows.append(f"a classifier sees the class asked for in {100 * metrics['agreement']:.1f} %{held_out}")
     for name in [key for key in metrics if key.startswith("judged.") and not key.endswith("_real")]:
         real = f" (held-out real {metrics[f'{name}_real']:.3f})" if f"{name}_real" in metrics else ""
         rows.append(f"{name.removeprefix('judged.').replace('_', ' ')} {metrics[name]:.3f}{real}")
-    if left_out := metrics["counts"]["unreadable"]:
+    if left_out := counts["unreadable"]:
         rows.append(f"{left_out} real images cannot be read and are left out of these figures")
-    if replaced := metrics["counts"]["replaced"]:
+    if replaced := counts["replaced"]:
         rows.append(
             f"{replaced} training images could not be read and were replaced in training: {QUARANTINE}"
         )

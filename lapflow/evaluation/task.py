@@ -22,21 +22,30 @@ from lapflow.core.features import extract
 from lapflow.data.loader import spaced
 from lapflow.data.quarantine import QUARANTINE, listed
 from lapflow.evaluation.agreement import require_sklearn, svm_classifier
-from lapflow.evaluation.archive import write_archive
-from lapflow.evaluation.copies import copy_report, nearest_distances, whole_levels
+from lapflow.evaluation.distances import kernel_distance, require_subsets
 from lapflow.evaluation.evaluate import copy_figures, frechet_figures
-from lapflow.evaluation.kernel import kernel_distance, require_subsets
-from lapflow.evaluation.manifold import precision_recall, require_neighbours
-from lapflow.evaluation.provenance import made_with, words
-from lapflow.evaluation.real import FEATURES, ROWS, Measured, RealImages, fingerprint, measured
-from lapflow.evaluation.reference import read_reference, write_reference
+from lapflow.evaluation.neighbours import (
+    copy_report,
+    nearest_distances,
+    precision_recall,
+    require_neighbours,
+    whole_levels,
+)
+from lapflow.evaluation.real import (
+    FEATURES,
+    ROWS,
+    Measured,
+    RealImages,
+    measured,
+    read_reference,
+    write_reference,
+)
+from lapflow.evaluation.report import made_with, words, write_archive
 from lapflow.evaluation.resumable import Counter, ResumableLoop, Workspace, uncounted
 from lapflow.plugins.registry import create
 from lapflow.sampling.pictures import to_uint8
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.util.digest import tensors_sha256
-
-CLASSIFIERS: dict[str, Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]] = {"svm": svm_classifier}
 
 COMPARED = {"frechet", "kid", "precision-recall"}
 """The metrics that compare features with those of real images."""
@@ -68,40 +77,35 @@ class Task:
     counter: Counter = uncounted
 
     def measure(self, out: Path, report: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        """The metrics. Unfinished work is kept in `out`, until the first process has made its `report`.
-        Collective."""
+        """The metrics. Unfinished work is kept in `out` until rank 0 has made its `report`. Collective."""
         self.engine.jointly(self.prepare)
         workspace = Workspace(out, self.engine, self.counter)
         try:
             real = self.measure_real(workspace)
             samples = self.measure_samples(workspace)
-            metrics: dict[str, Any] = self.engine.exchange(
-                self.engine.first(lambda: self.figures(real, samples))
-            )[0]
+            figures = self.engine.first(lambda: self.figures(real, samples))
+            metrics: dict[str, Any] = self.engine.exchange(figures)[0]
             self.engine.first(lambda: report(metrics))
             workspace.clear()
             return metrics
         finally:
             workspace.close()
 
-    # ------------------------------------------------------------------ what can be missing is missed before
-    # any work
+    # ------------------------------------------------------------------ what is missing is missed before work
 
     def prepare(self) -> None:
         """Bring data set, solver and extractor, and see that the figures asked for can be had. Raises
         `LapflowError`."""
         self.settings = self.config.evaluation
-        self._fingerprints: dict[Split, dict[str, Any]] = {}
         self.metrics = set(self.settings.metrics)
+        self.compared = bool(self.metrics & COMPARED)
+        self.kept = self.settings.kept if self.metrics & WITH_FEATURES else 0
         self.method = create("solver", self.solver)
         self.guide = self.pipeline.require(self.method, self.guidance)
         self.images = build_images(self.pipeline.dataset)
         self.sizes = {split: min(self.settings.real_images, self.images.size(split)) for split in SPLITS}
-        self.judged = (
-            self.settings.classifier is not None
-            and "label" in self.pipeline.conditioner.needs
-            and self.images.num_classes > 1
-        )
+        asked = self.settings.classifier is not None and "label" in self.pipeline.conditioner.needs
+        self.judged = asked and self.images.num_classes > 1
         if self.judged:
             require_sklearn()
         self.against: Split = self._against()
@@ -111,8 +115,11 @@ class Task:
             split: RealImages(self.images, split, self.settings.real_images, held) for split in SPLITS
         }
         self.extractor = build_features(self.config, self.images.grey_levels, self.pipeline.engine.device)
+        self.reference: Path | None = None
         if self.compared:
             self.extractor.load()
+            if self.settings.reference is not None:
+                self.reference = Path(self.settings.reference).expanduser()
         for file in (self.npz, self.reference):
             if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
                 raise ConfigError(
@@ -120,31 +127,6 @@ class Task:
                     got=str(file),
                     expected="a file's name in a folder that is there",
                 )
-
-    @property
-    def compared(self) -> bool:
-        """Whether samples are compared with real images in features."""
-        return bool(self.metrics & COMPARED)
-
-    @property
-    def splits(self) -> list[Split]:
-        """The splits of which features are measured."""
-        if not self.compared:
-            return []
-        return ["train", "test"] if self.against == "test" and "frechet" in self.metrics else [self.against]
-
-    @property
-    def kept(self) -> int:
-        """How many features of each set are kept, at most."""
-        return self.settings.kept if self.metrics & WITH_FEATURES else 0
-
-    @property
-    def reference(self) -> Path | None:
-        return (
-            None
-            if self.settings.reference is None or not self.compared
-            else Path(self.settings.reference).expanduser()
-        )
 
     def _against(self) -> Split:
         held_out = self.sizes["test"] >= 2
@@ -174,8 +156,7 @@ class Task:
             require_neighbours(smaller, self.settings.neighbours)
 
     def _held(self) -> Callable[[Tensor], Tensor] | None:
-        """What is kept of real images in memory: all of it for a classifier, levels for copies, nothing
-        without either."""
+        """What is kept of real images in memory: all for a classifier, levels for copies, else nothing."""
         levels = self.images.grey_levels
         if not self.judged and "copies" not in self.metrics:
             return None
@@ -195,18 +176,19 @@ class Task:
     # ------------------------------------------------------------------ real images
 
     def measure_real(self, workspace: Workspace) -> dict[Split, Measured]:
-        """What is compared with, of each split; from the reference file if it is there. On the first
-        process."""
-        data = {split: self._fingerprint(split) for split in self.splits}
-        common = (
-            {"extractor": self.extractor.identity(), "resize": self.extractor.resize} if self.compared else {}
-        )
+        """What is compared with, of each split; from the reference file if it is there. On rank 0."""
+        if not self.compared:
+            return {}
+        both = self.against == "test" and "frechet" in self.metrics
+        splits: list[Split] = ["train", "test"] if both else [self.against]
+        data = {split: self.real[split].fingerprint for split in splits}
+        common = {"extractor": self.extractor.identity(), "resize": self.extractor.resize}
         settings = {**common, "kept": self.kept, "data": data}
         path = self.reference
         if path is not None and self.engine.exchange(path.exists())[0]:
             return self.engine.first(lambda: read_reference(path, settings)) or {}
         found: dict[Split, Measured] = {}
-        for split in self.splits:
+        for split in splits:
             kept = self.kept if split == self.against else 0
             made_of = {**common, "data": data[split]}
             if (one := self.real[split].measure(workspace, made_of, self.extractor, kept)) is not None:
@@ -253,10 +235,9 @@ class Task:
         return loop
 
     def _originals(self) -> Tensor | None:
-        """The levels of the training images, if copies are looked for; trains the classifier, if one
-        judges."""
+        """The levels of the training images, where copies are looked for; trains a classifier that judges."""
         if self.judged:
-            self.judge = CLASSIFIERS[str(self.settings.classifier)](*self.real["train"].everything())
+            self.judge = svm_classifier(*self.real["train"].everything())
         return self._levels("train") if "copies" in self.metrics else None
 
     def _levels(self, split: Split) -> Tensor:
@@ -265,14 +246,10 @@ class Task:
 
     def _sample_settings(self) -> dict[str, Any]:
         """All that the samples and what is kept of them depend on."""
-        parts = {
-            name: value
-            for name, value in resolved(self.config).items()
-            if name in ("flow", "model", "codec", "conditioner", "attention")
-        }
+        config, parts = resolved(self.config), ("flow", "model", "codec", "conditioner", "attention")
         looked_at = self.judged or "copies" in self.metrics
         return {
-            **parts,
+            **{name: config[name] for name in parts},
             **self._made_with(0),
             "device": self.pipeline.engine.device.type,
             "precision": self.pipeline.engine.config.get("precision"),
@@ -280,18 +257,18 @@ class Task:
             "extractor": self.extractor.sha256 if self.compared else None,
             "copies": "copies" in self.metrics,
             "classifier": self.settings.classifier if self.judged else None,
-            "training images": self._fingerprint("train") if looked_at else None,
+            "training images": self.real["train"].fingerprint if looked_at else None,
             "npz": self.npz is not None,
         }
 
     # ------------------------------------------------------------------ figures
 
     def figures(self, real: Mapping[Split, Measured], samples: ResumableLoop) -> dict[str, Any]:
-        """All figures, and how they came about; keys as in `MEANINGS`. On the first process."""
-        made = None
+        """All figures, and how they came about; keys as in `MEANINGS`. On rank 0."""
+        metrics: dict[str, Any] = {}
         if self.compared:
             made = measured(samples.each(FEATURES, ROWS), spaced(self.num, self.kept))
-        metrics = {} if made is None else self._distances(real, made)
+            metrics |= self._distances(real, made)
         if self.judged:
             metrics["agreement"] = int(samples.column("agreed").sum()) / self.num
             images, labels = self.real["test"].everything()
@@ -304,16 +281,9 @@ class Task:
             metrics["copies"] = copy_figures(
                 copy_report(samples.column("nearest"), self._levels("train"), self._levels("test"))
             )
-        used = {split: self._used(split, real) for split in SPLITS}
-        left_out = sum(self.sizes[split] - used[split] for split in SPLITS if self._looked_at(split))
-        metrics["counts"] = {
-            "samples": self.num,
-            **used,
-            "unreadable": left_out,
-            "replaced": listed(self.run / QUARANTINE),
-        }
+        metrics["counts"] = self._counts(real)
         metrics["made_with"] = self._made_with(int(samples.column("evaluations").max()))
-        if made is not None:
+        if self.compared:
             metrics["measured_in"] = self._measured_in(real, made)
         return metrics
 
@@ -328,20 +298,14 @@ class Task:
         return {f"judged.{name}_real": float(x.mean()) for name, x in found.items()}
 
     def _distances(self, real: Mapping[Split, Measured], made: Measured) -> dict[str, Any]:
-        against = self._readable(real)
+        against, kid = self._readable(real), self.settings.kid
         found: dict[str, Any] = {}
         if "frechet" in self.metrics:
             held_out = real["test"].statistics if against == "test" else None
             found |= frechet_figures(made.statistics, real["train"].statistics, held_out)
         if "kid" in self.metrics:
-            kid = self.settings.kid
-            distance = kernel_distance(
-                made.features,
-                real[against].features,
-                subsets=kid.subsets,
-                size=kid.subset_size,
-                seed=kid.seed,
-            )
+            sets = made.features, real[against].features
+            distance = kernel_distance(*sets, subsets=kid.subsets, size=kid.subset_size, seed=kid.seed)
             found |= {"kid": distance.mean, "kid_std": distance.std}
         if "precision-recall" in self.metrics:
             found |= vars(precision_recall(made.features, real[against].features, self.settings.neighbours))
@@ -349,55 +313,46 @@ class Task:
 
     def _measured_in(self, real: Mapping[Split, Measured], made: Measured) -> dict[str, Any]:
         """In what features, after what resizing, and against what."""
+        against, kid = self._readable(real), self.settings.kid
+        data = json.dumps(self.real[against].fingerprint, sort_keys=True)
         found: dict[str, Any] = {
             "features": words(self.settings.features),
             "extractor": self.extractor.sha256,
             "length": len(real[self.against].statistics.mean),
             "resize": self.extractor.resize,
-            "against": self._readable(real),
-            "data": self._data(self._readable(real)),
+            "against": against,
+            "data": hashlib.sha256(data.encode()).hexdigest(),
         }
         if self.kept:
             found["kept"] = f"{len(made.features)} and {len(real[self.against].features)}"
         if "kid" in self.metrics:
-            kid = self.settings.kid
             found["kid"] = f"{kid.subsets} subsets of {kid.subset_size}, seed {kid.seed}"
         if "precision-recall" in self.metrics:
             found["neighbours"] = self.settings.neighbours
         return found
 
     def _readable(self, real: Mapping[Split, Measured]) -> Split:
-        """What samples are compared with after all: the training images, where fewer than two held-out ones
-        can be read."""
+        """What samples are compared with after all: with `auto` held-out images only if two can be read."""
         few = self.settings.against == "auto" and self.against == "test" and real["test"].count < 2
         return "train" if few and "train" in real and not self.kept else self.against
 
-    def _used(self, split: Split, real: Mapping[Split, Measured]) -> int:
-        """How many images of a split the figures are of."""
-        if split in real:
-            return real[split].count
-        return len(self.real[split].everything()[0]) if self.real[split].keep is not None else 0
-
-    def _looked_at(self, split: Split) -> bool:
-        return split in self.splits or self.real[split].keep is not None
+    def _counts(self, real: Mapping[Split, Measured]) -> dict[str, int]:
+        """How many images the figures are of, and how many of them could not be read."""
+        used: dict[str, int] = dict.fromkeys(SPLITS, 0)
+        left_out = 0
+        for split, images in self.real.items():
+            if split in real:
+                used[split] = real[split].count
+            elif images.keep is not None:
+                used[split] = len(images.everything()[0])
+            else:
+                continue
+            left_out += self.sizes[split] - used[split]
+        replaced = listed(self.run / QUARANTINE)
+        return {"samples": self.num, **used, "unreadable": left_out, "replaced": replaced}
 
     def _made_with(self, evaluations: int) -> dict[str, Any]:
-        how = {
-            "solver": self.solver,
-            "guidance": self.guidance,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-        }
-        return made_with(self.pipeline, evaluations, **how)  # type: ignore[arg-type]
-
-    def _fingerprint(self, split: Split) -> dict[str, Any]:
-        if split not in self._fingerprints:
-            self._fingerprints[split] = fingerprint(self.images, split, self.settings.real_images)
-        return self._fingerprints[split]
-
-    def _data(self, split: Split) -> str:
-        """The SHA-256 of what a split is known by."""
-        return hashlib.sha256(json.dumps(self._fingerprint(split), sort_keys=True).encode()).hexdigest()
+        return made_with(self.pipeline, evaluations, self.solver, self.guidance, self.seed, self.batch_size)
 
 
 def _require_numbers(images: Tensor, rows: range) -> None:

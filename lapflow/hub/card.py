@@ -9,8 +9,7 @@ import lapflow
 from lapflow.config.loading import resolved
 from lapflow.config.yaml12 import write_yaml
 from lapflow.core.errors import ConfigError
-from lapflow.evaluation.provenance import words
-from lapflow.evaluation.report import fenced_yaml, metrics_table
+from lapflow.evaluation.report import fenced_yaml, metrics_table, words
 from lapflow.sampling.loaded_run import LoadedRun
 
 TAGS = ["lapflow", "flow-matching", "image-generation"]

@@ -21,8 +21,7 @@ import torch
 from lapflow.config.building import build_codec, build_conditioner, build_engine, build_flow, build_model
 from lapflow.config.loading import load_config
 from lapflow.demo.capabilities import Capabilities
-from lapflow.demo.serving import Server, address, bind
-from lapflow.demo.web import application
+from lapflow.demo.web import Server, address, application, bind
 from lapflow.demo.worker import Worker
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.training.loop import train

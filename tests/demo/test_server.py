@@ -13,7 +13,7 @@ import pytest
 
 from lapflow.core.errors import BackendError
 from lapflow.demo import web
-from lapflow.demo.serving import address, bind, is_private
+from lapflow.demo.web import address, bind, is_private
 from lapflow.demo.worker import MAX_WAITING, Worker
 from tests.demo.builders import ask, capabilities, events, server, until
 

@@ -8,7 +8,7 @@ import torch
 from lapflow.core.errors import BackendError, DataError
 from lapflow.data import Digits, load_split
 from lapflow.evaluation import copies, evaluate_images, svm_agreement
-from lapflow.evaluation.copies import nearest_distances
+from lapflow.evaluation.neighbours import nearest_distances
 
 
 @pytest.fixture(scope="module")

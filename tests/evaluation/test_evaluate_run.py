@@ -17,9 +17,8 @@ from lapflow.core.errors import BackendError, ConfigError, DataError, LapflowErr
 from lapflow.data import Digits, load_split
 from lapflow.evaluation import MEANINGS
 from lapflow.evaluation import task as tasks
-from lapflow.evaluation.real import fingerprint
-from lapflow.evaluation.run import evaluate_run, summary
-from lapflow.evaluation.settings import evaluation_config
+from lapflow.evaluation.real import RealImages
+from lapflow.evaluation.run import evaluate_run, evaluation_config, summary
 from lapflow.plugins import create
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.training.loop import train
@@ -232,14 +231,14 @@ class TestReference:
                 )
             return create("dataset", {"name": "folder", "root": str(root), "size": 8, "held_out": 0.0})
 
-        one = fingerprint(folder(tmp_path / "one"), "train", 6)
-        assert fingerprint(folder(tmp_path / "moved"), "train", 6) == one, "wherever they lie"
-        assert fingerprint(folder(tmp_path / "changed", level=9), "train", 6) != one
+        one = RealImages(folder(tmp_path / "one"), "train", 6).fingerprint
+        assert RealImages(folder(tmp_path / "moved"), "train", 6).fingerprint == one, "wherever they lie"
+        assert RealImages(folder(tmp_path / "changed", level=9), "train", 6).fingerprint != one
         (tmp_path / "one" / "a" / "5.png").rename(tmp_path / "one" / "a" / "7.png")
         assert (
-            fingerprint(
+            RealImages(
                 create("dataset", {"name": "folder", "root": str(tmp_path / "one"), "size": 8}), "train", 6
-            )
+            ).fingerprint
             != one
         )
 

@@ -7,7 +7,7 @@ import torch
 
 from lapflow.core.errors import DataError
 from lapflow.evaluation import kernel_distance, precision_recall
-from lapflow.evaluation.kernel import squared_mmd
+from lapflow.evaluation.distances import squared_mmd
 from tests.support import images
 
 
@@ -49,7 +49,7 @@ class TestKernelDistance:
 
     def test_mean_and_std_of_the_subsets(self):
         """Recomputed from the subsets themselves, in numpy."""
-        from lapflow.evaluation.kernel import _subset
+        from lapflow.evaluation.distances import _subset
 
         x, y = two_sets()
         draws = [(_subset(x, 10, 5, i, 0), _subset(y, 10, 5, i, 1)) for i in range(8)]
@@ -111,8 +111,7 @@ class TestPrecisionRecall:
     def test_pieces_do_not_matter(self, monkeypatch):
         samples, real = two_sets(60, 45, 3)
         want = precision_recall(samples, real)
-        for module in ("distances", "manifold"):
-            monkeypatch.setattr(f"lapflow.evaluation.{module}.CHUNK", 7)
+        monkeypatch.setattr("lapflow.evaluation.neighbours.CHUNK", 7)
         assert precision_recall(samples, real) == want
 
     def test_known_cases(self):

@@ -176,8 +176,7 @@ import sys
 import torch
 from pathlib import Path
 from lapflow.core.solver import Statistics
-from lapflow.evaluation.run import evaluate_run
-from lapflow.evaluation.settings import evaluation_config
+from lapflow.evaluation.run import evaluate_run, evaluation_config
 from lapflow.sampling.pipeline import Pipeline
 
 memory = []

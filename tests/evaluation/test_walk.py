@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lapflow.core.errors import CheckpointError, DataError
-from lapflow.evaluation.archive import write_archive
 from lapflow.evaluation.real import FEATURES, ROWS, measured
+from lapflow.evaluation.report import write_archive
 from lapflow.evaluation.resumable import BLOCKS, Workspace
 from lapflow.evaluation.run import processes
 from tests.support import images
@@ -147,7 +147,7 @@ def test_a_disk_that_refuses(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lapflow.evaluation.sealed.replace_file", full)
+    monkeypatch.setattr("lapflow.evaluation.resumable.replace_file", full)
     with pytest.raises(DataError, match=r"cannot be written: No space[\s\S]*goes on where it was"):
         walk_on(tmp_path)
     (tmp_path / "file").write_text("")
