@@ -37,7 +37,7 @@ from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, posterior_variance
 from lapflow.core.state import State, scalar_time
 from lapflow.flows.flow import Flow
-from lapflow.sampling.field import FlowField
+from lapflow.sampling.sampler import FlowField
 from lapflow.util.random import Generators
 
 

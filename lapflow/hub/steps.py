@@ -16,7 +16,7 @@ from lapflow.core.intervals import Segment
 from lapflow.core.solver import Observer, Solver
 from lapflow.core.state import Shape, State, batch_size
 from lapflow.flows.flow import Flow
-from lapflow.sampling.field import ModelField
+from lapflow.sampling.sampler import ModelField
 
 Callback = Callable[[Any, int, float, dict[str, Any]], Mapping[str, Any] | None]
 """Called with the pipeline, the step, the time reached, and the tensors asked for; gives those to change."""
