@@ -4,7 +4,7 @@ an interruption."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,16 +21,6 @@ from lapflow.sampling.sampler import ModelField
 Callback = Callable[[Any, int, float, dict[str, Any]], Mapping[str, Any] | None]
 """Called with the pipeline, the step, the time reached, and the tensors asked for; gives those to change."""
 LATENTS = "latents"
-
-
-class Interruptible(Protocol):
-    """A pipeline, as far as its steps ask it."""
-
-    @property
-    def flow(self) -> Flow: ...
-
-    @property
-    def interrupt(self) -> bool: ...
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -51,20 +41,21 @@ def planned_steps(flow: Flow, solver: Solver) -> int:
 
 
 class StepEnd:
-    """`observer` is `sample`'s `observe`. `update(n)` moves the bar; `guide()` gives the guidance that the
-    pipeline now asks for."""
+    """`observer` is `sample`'s `observe`. Of `pipe`, the pipeline, `flow` and `interrupt` are read;
+    `update(n)` moves the bar; `guide()` gives the guidance that the pipeline now asks for."""
 
     def __init__(
         self,
-        pipe: Interruptible,
+        pipe: Any,
         solver: Solver,
         callback: Callback | None,
         tensors: Sequence[str],
         update: Callable[[int], Any],
         guide: Callable[[], Guidance],
     ) -> None:
-        self.pipe, self.flow, self.solver = pipe, pipe.flow, solver
-        self.callback, self.tensors, self.update, self.guide = callback, tensors, update, guide
+        self.pipe, self.solver, self.callback, self.tensors = pipe, solver, callback, tensors
+        self.flow: Flow = pipe.flow
+        self.update, self.guide = update, guide
         self.counts_steps = "steps" in solver.config
         self.done = 0
 
@@ -76,10 +67,9 @@ class StepEnd:
 
         def watch(t: float, state: State) -> None:
             nonlocal begun
-            if not begun:
-                begun = True
-            else:
+            if begun:
                 self._after(field, t, state)
+            begun = True
             if self.pipe.interrupt:
                 raise Interrupted(dict(state), field.segment)
 
@@ -95,13 +85,14 @@ class StepEnd:
 
     def _call(self, callback: Callback, field: ModelField, t: float, state: State) -> None:
         """Call the callback, and put what it made of the latents in the place of the state."""
-        shown = image_of(self.flow, state, field.segment) if LATENTS in self.tensors else None
-        kept = None if shown is None else shown.clone()  # a callback may write into what it is given
+        finest = field.segment.finest
+        # The image [b, c, *sizes] that the active scales make, at their own resolution.
+        like = self.flow.decomposition.synthesize(self.flow.to_bands(state, field.segment), finest)
+        shown = like.clone() if LATENTS in self.tensors else None  # a callback may write into it
         answer = callback(self.pipe, self.done, t, {} if shown is None else {LATENTS: shown}) or {}
         made = answer.get(LATENTS, shown)
-        if made is None or (made is shown and kept is not None and torch.equal(shown, kept)):
+        if made is None or (shown is not None and made is shown and torch.equal(shown, like)):
             return
-        like = kept if kept is not None else image_of(self.flow, state, field.segment)
         if not isinstance(made, Tensor) or made.shape != like.shape:
             raise ConfigError(
                 "a callback must return latents in the form in which it got them",
@@ -114,13 +105,8 @@ class StepEnd:
                 got=type(self.solver).__name__,
                 expected="a solver with a fixed number of steps, such as heun",
             )
-        bands = self.flow.decomposition.analyze(made.to(like), field.segment.finest)
+        bands = self.flow.decomposition.analyze(made.to(like), finest)
         state.update(self.flow.to_image(bands, field.segment))
-
-
-def image_of(flow: Flow, state: State, segment: Segment) -> Tensor:
-    """The image [b, c, *sizes] that the active scales of a state make, at their own resolution."""
-    return flow.decomposition.synthesize(flow.to_bands(state, segment), segment.finest)
 
 
 def unfinished(flow: Flow, state: State, segment: Segment, shape: Shape) -> Tensor:
