@@ -14,8 +14,6 @@ from lapflow.evaluation.provenance import words
 from lapflow.evaluation.report import fenced_yaml, metrics_table
 from lapflow.sampling.loaded_run import BACKBONE, BACKBONE_CLASS, PIPELINE_CLASS, LoadedRun
 
-TAGS = ["lapflow", "flow-matching", "image-generation"]
-NOT_STATED = "Not stated by whoever exported this model."
 MAX_CLASSES = 20
 PIPELINE_MODULE, BACKBONE_MODULE = "pipeline", "lapflow_backbone"
 
@@ -36,19 +34,14 @@ __all__ = ["{name}"]
 
 
 def model_card(
-    loaded_run: LoadedRun,
-    *,
-    name: str,
-    parameters: int,
-    metrics: Mapping[str, Any] | None,
-    licence: str | None,
+    loaded_run: LoadedRun, name: str, parameters: int, metrics: Mapping[str, Any] | None, licence: str | None
 ) -> str:
     """Markdown with the Hub's front matter. `name` is where the folder is: a path or a repository; `metrics`
     are those of `lapflow evaluate`, with what they were measured with; `licence` None: not stated."""
     about: dict[str, Any] = {
         "library_name": "diffusers",
         "pipeline_tag": "unconditional-image-generation",
-        "tags": TAGS,
+        "tags": ["lapflow", "flow-matching", "image-generation"],
     }
     if licence is not None:
         about["license"] = licence
@@ -75,7 +68,7 @@ def model_card(
         if metrics
         else "Nothing was measured of these weights when they were exported.",
         "## Licence",
-        licence or NOT_STATED,
+        licence or "Not stated by whoever exported this model.",
         "## Config",
         "The whole resolved config; `lapflow train` starts the same training from it, where its data is.",
         fenced_yaml(resolved(loaded_run.config)),

@@ -99,11 +99,14 @@ class LapFlowModel(ModelMixin, ConfigMixin):
         `Backbone.forward`."""
         return self.network(state, t, condition, **options)
 
-    # What the sampler asks of a backbone.
-    condition = property(attrgetter("network.condition"), doc="The parts of a condition that it embeds.")
-    heads = property(attrgetter("network.heads"), doc="The heads beside `main`.")
-    guided = property(attrgetter("network.guided"), doc="The heads that guidance combines.")
-    mask = property(attrgetter("network.mask"), doc="Which scales the output of a scale depends on.")
+    condition = property(attrgetter("network.condition"))
+    """The parts of a condition that it embeds."""
+    heads = property(attrgetter("network.heads"))
+    """The heads beside `main`."""
+    guided = property(attrgetter("network.guided"))
+    """The heads that guidance combines."""
+    mask = property(attrgetter("network.mask"))
+    """Which scales the output of a scale depends on."""
 
     def prepare(self, condition: Condition) -> Condition:
         """The condition: classes are looked up in every evaluation."""

@@ -207,7 +207,7 @@ class LapFlowPipeline(DiffusionPipeline):
 
         with self.progress_bar(total=self._num_timesteps) as bar:
             inputs = callback_on_step_end_tensor_inputs
-            after = StepEnd(self, method, callback_on_step_end, inputs, bar.update, guide)
+            after = StepEnd(self, self.flow, method, callback_on_step_end, inputs, bar.update, guide)
             try:
                 made = sample(
                     self.flow,
@@ -360,7 +360,7 @@ class LapFlowPipeline(DiffusionPipeline):
         if folder.exists() and not folder.is_dir():
             raise CheckpointError("the output folder is a file", got=str(folder), expected="a folder")
         if is_exported(folder):
-            _require_ours(folder)
+            read_index(folder)  # it is ours
         repo = (repo_id or folder.absolute().name) if push_to_hub else None
         for file, given in CODE.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -391,13 +391,7 @@ class LapFlowPipeline(DiffusionPipeline):
     def card(self, name: str) -> str:
         """The model card, for a folder or repository called `name`."""
         parameters = sum(p.numel() for p in self.backbone.parameters())
-        return model_card(
-            self.loaded_run,
-            name=name,
-            parameters=parameters,
-            metrics=self.config.metrics,
-            licence=self.config.license,
-        )
+        return model_card(self.loaded_run, name, parameters, self.config.metrics, self.config.license)
 
 
 def export_run(
@@ -465,11 +459,8 @@ def _require_ours(folder: Path) -> None:
 def _fetch(repo: str, kwargs: dict[str, Any]) -> Path:
     """A repository's data from the Hub, or from its cache; takes the arguments that say how out of
     `kwargs`."""
-    how = {
-        key: kwargs.pop(key)
-        for key in ("revision", "token", "cache_dir", "force_download", "local_files_only")
-        if key in kwargs
-    }
+    known = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+    how = {key: kwargs.pop(key) for key in known if key in kwargs}
     try:
         return Path(snapshot_download(repo, allow_patterns=FETCHED, **how))
     except Exception as error:  # the Hub's own errors, those of the network, and of a name that is none
@@ -484,12 +475,9 @@ def _upload(
     folder: Path, repo: str, message: str | None, private: bool | None, create_pr: bool, token: str | None
 ) -> str:
     repo = create_repo(repo, private=private, token=token, exist_ok=True).repo_id
+    message = message or f"Upload {PIPELINE_CLASS}"
     return str(
         upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            token=token,
-            commit_message=message or f"Upload {PIPELINE_CLASS}",
-            create_pr=create_pr,
+            repo_id=repo, folder_path=folder, token=token, commit_message=message, create_pr=create_pr
         )
     )

@@ -4,6 +4,7 @@ an interruption."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -14,7 +15,7 @@ from lapflow.core.field import Field
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import Observer, Solver
-from lapflow.core.state import Shape, State, batch_size
+from lapflow.core.state import Shape, State
 from lapflow.flows.flow import Flow
 from lapflow.sampling.sampler import ModelField
 
@@ -34,30 +35,23 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 def planned_steps(flow: Flow, solver: Solver) -> int:
     """The steps that a progress bar counts: a fixed-step solver's in all segments; else the segments, whose
     steps nobody knows."""
-    steps = solver.config.get("steps")
-    if steps is None:
-        return len(flow.segments)
+    steps = solver.config.get("steps") or 1
     return sum(steps) if isinstance(steps, Sequence) else steps * len(flow.segments)
 
 
+@dataclass
 class StepEnd:
-    """`observer` is `sample`'s `observe`. Of `pipe`, the pipeline, `flow` and `interrupt` are read;
-    `update(n)` moves the bar; `guide()` gives the guidance that the pipeline now asks for."""
+    """`observer` is `sample`'s `observe`. Of the pipeline `pipe`, `interrupt` is read; `update(n)` moves the
+    bar; `guide()` gives the guidance that the pipeline now asks for; `done` is the number of steps so far."""
 
-    def __init__(
-        self,
-        pipe: Any,
-        solver: Solver,
-        callback: Callback | None,
-        tensors: Sequence[str],
-        update: Callable[[int], Any],
-        guide: Callable[[], Guidance],
-    ) -> None:
-        self.pipe, self.solver, self.callback, self.tensors = pipe, solver, callback, tensors
-        self.flow: Flow = pipe.flow
-        self.update, self.guide = update, guide
-        self.counts_steps = "steps" in solver.config
-        self.done = 0
+    pipe: Any
+    flow: Flow
+    solver: Solver
+    callback: Callback | None
+    tensors: Sequence[str]
+    update: Callable[[int], Any]
+    guide: Callable[[], Guidance]
+    done: int = 0
 
     def observer(self, current: Field) -> Observer:
         """What is called with (t, state): first at the segment's start, then after each of its steps."""
@@ -80,7 +74,7 @@ class StepEnd:
             self._call(self.callback, field, t, state)
             field.guidance = self.guide()
         self.done += 1
-        if self.counts_steps or t >= min(field.segment.stop, field.solve_t_max):
+        if "steps" in self.solver.config or t >= min(field.segment.stop, field.solve_t_max):
             self.update(1)
 
     def _call(self, callback: Callback, field: ModelField, t: float, state: State) -> None:
@@ -110,13 +104,7 @@ class StepEnd:
 
 
 def unfinished(flow: Flow, state: State, segment: Segment, shape: Shape) -> Tensor:
-    """The image of full size [b, *shape] that a state in the middle of a run makes, scales that have not
-    entered being 0."""
-    bands, first = flow.to_bands(state, segment), next(iter(state.values()))
-    whole = {
-        k: bands[k]
-        if k in bands
-        else torch.zeros((batch_size(state), *band.shape), dtype=first.dtype, device=first.device)
-        for k, band in flow.bands(shape).items()
-    }
-    return flow.decomposition.synthesize(whole)
+    """The image [b, *shape] that a state in the middle of a run makes; scales that have not entered are 0."""
+    first = next(iter(state.values()))
+    zeros = {k: first.new_zeros(len(first), *band.shape) for k, band in flow.bands(shape).items()}
+    return flow.decomposition.synthesize({**zeros, **flow.to_bands(state, segment)})

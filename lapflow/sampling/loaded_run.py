@@ -108,10 +108,8 @@ def read_run(
         )
     # A checkpoint of an older lapflow does not say.
     shape = tuple(saved.documents.get("shape") or build_dataset(config).shape)
-    classes = tuple(saved.documents["classes"])
-    return LoadedRun(
-        config, shape, classes, saved.documents["state"]["step"], weights, saved.tensors[group], path
-    )
+    classes, step = tuple(saved.documents["classes"]), saved.documents["state"]["step"]
+    return LoadedRun(config, shape, classes, step, weights, saved.tensors[group], path)
 
 
 def is_exported(folder: Path) -> bool:
