@@ -33,8 +33,7 @@ from lapflow.core.intervals import Segment
 from lapflow.core.solver import Solver
 from lapflow.core.state import Shape, map_state
 from lapflow.flows.flow import Flow
-from lapflow.sampling.field import FlowField
-from lapflow.sampling.sampler import integrate
+from lapflow.sampling.sampler import FlowField, integrate
 from lapflow.util.random import keyed_generator
 
 

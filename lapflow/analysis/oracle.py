@@ -38,7 +38,7 @@ from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, posterior_variance
 from lapflow.core.state import Shape, State, map_state, scalar_time
 from lapflow.flows.flow import Flow
-from lapflow.sampling.field import FlowField
+from lapflow.sampling.sampler import FlowField
 from lapflow.util.random import Generators
 
 SOLVE_T_MAX_WITH_DEAD_NOISE = 1 - 1e-8

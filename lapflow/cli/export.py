@@ -28,7 +28,7 @@ def export(
 ) -> None:
     """Write RUN's weights to OUT in the layout of diffusers: safetensors, configs, a model card. Needs the
     extra diffusers."""
-    from lapflow.hub.exporting import export_run
+    from lapflow.hub.pipeline import export_run
 
     pipe = export_run(run, out, checkpoint=checkpoint, weights=weights, licence=licence, name=name)
     about = pipe.loaded_run

@@ -14,8 +14,8 @@ from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError, LapflowError
 from lapflow.core.solver import Solver
 from lapflow.plugins.registry import config_model, create, names
-from lapflow.sampling.exported import is_exported
 from lapflow.sampling.guidance import ClassifierFreeGuidance
+from lapflow.sampling.loaded_run import is_exported
 from lapflow.sampling.pipeline import Pipeline, solver_spec
 from lapflow.sampling.writing import STRIP_TIMES
 from lapflow.training.checkpoint import checkpoint_name

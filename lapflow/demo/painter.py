@@ -26,7 +26,7 @@ from lapflow.core.state import State
 from lapflow.demo.capabilities import Capabilities
 from lapflow.demo.draw_request import Drawing
 from lapflow.sampling.pictures import encode, tile
-from lapflow.sampling.trajectory import Trajectory
+from lapflow.sampling.pipeline import Trajectory
 from lapflow.sampling.writing import STRIP_TIMES
 
 Event = dict[str, Any]

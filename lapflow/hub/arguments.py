@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,12 @@ from torch import Tensor
 from lapflow.config.building import build_solver
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError, suggest
-from lapflow.core.guidance import Guidance
+from lapflow.core.intervals import Segment
 from lapflow.core.solver import Solver
+from lapflow.core.state import Shape, State
 from lapflow.flows.flow import Flow
 from lapflow.plugins.registry import create
-from lapflow.sampling.request import class_label, require_method, require_null_class, resolve_guidance
-from lapflow.sampling.sharing import share_steps
+from lapflow.sampling.pipeline import class_label, require_method, require_null_class
 from lapflow.util.random import Generators
 
 Labels = int | str | Sequence[int | str] | Tensor | None
@@ -39,13 +40,9 @@ def choose_labels(
             got="class_labels",
             expected="num_images_per_label, the number of images",
         )
-    given = (
-        labels.reshape(-1).tolist()
-        if isinstance(labels, Tensor)
-        else [labels]
-        if isinstance(labels, (int, str))
-        else list(labels)
-    )
+    if isinstance(labels, Tensor):
+        labels = labels.reshape(-1).tolist()
+    given = [labels] if isinstance(labels, (int, str)) else list(labels)
     if not given:
         raise ConfigError("class_labels is empty", expected="at least one class")
     found = torch.tensor([_label(class_names, label) for label in given], dtype=torch.int64)
@@ -55,14 +52,11 @@ def choose_labels(
 def _label(class_names: Sequence[str], label: Any) -> int:
     if isinstance(label, str):
         return class_label(class_names, label)
+    numbers = f"0 to {len(class_names) - 1}"
     if isinstance(label, bool) or not isinstance(label, int):
-        raise ConfigError(
-            "a class is a number or a name",
-            got=repr(label),
-            expected=f"0 to {len(class_names) - 1}, or a name",
-        )
+        raise ConfigError("a class is a number or a name", got=repr(label), expected=f"{numbers}, or a name")
     if not 0 <= label < len(class_names):
-        raise ConfigError("class out of range", got=label, expected=f"0 to {len(class_names) - 1}")
+        raise ConfigError("class out of range", got=label, expected=numbers)
     return label
 
 
@@ -77,15 +71,11 @@ def choose_solver(
     unless it fits the flow and its path, and asks for no other `heads` than the network has beside `main`."""
     if isinstance(solver, Solver):
         method, spec = solver, None
+    elif solver is None:
+        method, spec = build_solver(config), dict(config.sampling.solver)
     else:
-        spec = (
-            {"name": solver}
-            if isinstance(solver, str)
-            else dict(solver)
-            if solver is not None
-            else dict(config.sampling.solver)
-        )
-        method = build_solver(config) if solver is None else create("solver", spec)
+        spec = {"name": solver} if isinstance(solver, str) else dict(solver)
+        method = create("solver", spec)
     if steps is not None:
         if isinstance(steps, bool) or not isinstance(steps, int):
             raise ConfigError("num_inference_steps is a whole number", got=repr(steps))
@@ -103,13 +93,24 @@ def choose_solver(
     return method
 
 
-def choose_guidance(
-    config: Config, flow: Flow, conditional: bool, scale: float | Sequence[float] | None
-) -> Guidance:
-    """The guidance of a scale as diffusers means it: at most 1 is off. None: the config's."""
-    if scale is None or isinstance(scale, Sequence):
-        return resolve_guidance(config, flow, conditional, scale)
-    return resolve_guidance(config, flow, conditional, max(1.0, float(scale)))
+def share_steps(total: int, segments: Sequence[Segment]) -> list[int]:
+    """`total` steps as numbers of steps per segment, in time order: by the segments' lengths in t, at least
+    one each. Whole numbers nearest to the exact shares, the earlier segment first where two are as near.
+    Raises `ConfigError` for fewer steps than segments."""
+    if total < len(segments):
+        raise ConfigError(
+            "every segment needs a step", got=f"{total} steps", expected=f"at least {len(segments)}"
+        )
+    lengths = [segment.stop - segment.start for segment in segments]
+    exact = [total * length / sum(lengths) for length in lengths]
+    steps = [max(1, math.floor(share)) for share in exact]
+    while sum(steps) != total:
+        missing = sum(steps) < total
+        # Who lacks most gets one; who has most too many, and more than one, gives one.
+        gaps = [share - n for share, n in zip(exact, steps)]
+        ranked = [gap if missing else -gap if n > 1 else -math.inf for gap, n in zip(gaps, steps)]
+        steps[max(range(len(steps)), key=ranked.__getitem__)] += 1 if missing else -1
+    return steps
 
 
 def choose_generator(generator: Generators, batch: int) -> Generators:
@@ -121,6 +122,52 @@ def choose_generator(generator: Generators, batch: int) -> Generators:
             expected=f"{batch}, or a single one",
         )
     return generator
+
+
+def join_noise(white: Sequence[Mapping[int, Tensor]]) -> Tensor:
+    """The noise of a batch as one tensor, which is what diffusers calls `latents`: the draws of
+    `Flow.draw_white`, of unit variance.
+
+    Usually (noise `decomposed`, one pyramid) a sample's draws are one white sample, and the tensor is [b, c,
+    *sizes], the shape of the flow's samples. Where there are several, because the scales have noise of their
+    own, the noise is coloured, or the bridges need a pyramid for each segment, it is [b, n]: each sample's
+    draws one after another, flattened, in the order in which a generator draws them.
+    """
+    draws = [draw for pyramid in white for draw in pyramid.values()]
+    return draws[0] if len(draws) == 1 else torch.cat([draw.flatten(1) for draw in draws], dim=1)
+
+
+def noise_shape(flow: Flow, shape: Shape) -> tuple[int, ...]:
+    """The shape of one sample's noise as a tensor, for samples of `shape` in the flow's space."""
+    parts = _noise_parts(flow, shape)
+    return parts[0][2] if len(parts) == 1 else (sum(math.prod(form) for _, _, form in parts),)
+
+
+def split_noise(flow: Flow, shape: Shape, latents: Tensor, batch: int) -> list[State]:
+    """The inverse of `join_noise`, for samples of `shape`. Raises `ConfigError` unless the tensor is [batch,
+    *noise_shape]."""
+    wanted = (batch, *noise_shape(flow, shape))
+    if tuple(latents.shape) != wanted or not latents.is_floating_point():
+        raise ConfigError(
+            "latents must be the white noise of every sample",
+            got=f"{latents.dtype} of shape {tuple(latents.shape)}",
+            expected=f"floating point of shape {wanted}, as pipe.prepare_latents({batch}) gives it",
+        )
+    parts = _noise_parts(flow, shape)
+    sizes = [math.prod(form) for _, _, form in parts]
+    white: list[State] = [{} for _ in flow.finest_noise_scales()]
+    for (pyramid, scale, form), draw in zip(parts, latents.flatten(1).split(sizes, dim=1), strict=True):
+        white[pyramid][scale] = draw.reshape(batch, *form)
+    return white
+
+
+def _noise_parts(flow: Flow, shape: Shape) -> list[tuple[int, int, Shape]]:
+    """(pyramid, scale, shape) of each white draw."""
+    return [
+        (i, k, form)
+        for i in range(len(flow.finest_noise_scales()))
+        for k, form in flow.noise.white_shapes(shape).items()
+    ]
 
 
 def check_tensor_inputs(wanted: Sequence[str], known: Sequence[str]) -> None:

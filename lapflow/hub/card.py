@@ -1,4 +1,5 @@
-"""The model card: README.md of an exported folder, for people and for the Hub."""
+"""What stands beside the weights of an exported folder: the model card README.md, for people and for the Hub,
+and the two small files of code by which diffusers finds lapflow's classes. lapflow itself never runs them."""
 
 from __future__ import annotations
 
@@ -10,33 +11,41 @@ from lapflow.config.loading import resolved
 from lapflow.config.yaml12 import write_yaml
 from lapflow.core.errors import ConfigError
 from lapflow.evaluation.report import fenced_yaml, metrics_table, words
-from lapflow.sampling.loaded_run import LoadedRun
+from lapflow.sampling.loaded_run import BACKBONE, BACKBONE_CLASS, PIPELINE_CLASS, LoadedRun
 
-TAGS = ["lapflow", "flow-matching", "image-generation"]
-NOT_STATED = "Not stated by whoever exported this model."
 MAX_CLASSES = 20
+PIPELINE_MODULE, BACKBONE_MODULE = "pipeline", "lapflow_backbone"
+
+CODE = {f"{PIPELINE_MODULE}.py": PIPELINE_CLASS, f"{BACKBONE}/{BACKBONE_MODULE}.py": BACKBONE_CLASS}
+"""{file of code: the class that it gives}"""
+
+
+def code_file(name: str) -> str:
+    """The text of a file of code that gives the class `name`."""
+    return f'''"""Lets diffusers load this folder with trust_remote_code=True.
+
+It needs lapflow: pip install 'lapflow[diffusers]'."""
+
+from lapflow.hub import {name}
+
+__all__ = ["{name}"]
+'''
 
 
 def model_card(
-    loaded_run: LoadedRun,
-    *,
-    name: str,
-    parameters: int,
-    metrics: Mapping[str, Any] | None,
-    licence: str | None,
+    loaded_run: LoadedRun, name: str, parameters: int, metrics: Mapping[str, Any] | None, licence: str | None
 ) -> str:
-    """Markdown with the Hub's front matter. `name` is where the folder is: a path or a repository; `licence`
-    None: not stated.
-
-    `metrics` are those of `lapflow evaluate`; what they were measured with stands in them.
-    """
+    """Markdown with the Hub's front matter. `name` is where the folder is: a path or a repository; `metrics`
+    are those of `lapflow evaluate`, with what they were measured with; `licence` None: not stated."""
     about: dict[str, Any] = {
         "library_name": "diffusers",
         "pipeline_tag": "unconditional-image-generation",
-        "tags": TAGS,
+        "tags": ["lapflow", "flow-matching", "image-generation"],
     }
     if licence is not None:
         about["license"] = licence
+    names = loaded_run.class_names
+    asked = f"class_labels=[{names[0]!r}] * 4" if names else "num_images_per_label=4"
     parts = [
         f"---\n{write_yaml(about)}---",
         f"# {name.rstrip('/').rsplit('/', 1)[-1]}",
@@ -44,10 +53,11 @@ def model_card(
         _table(loaded_run, parameters),
         "## Use",
         "```console\n$ pip install 'lapflow[diffusers]'\n```",
-        f"```python\n{_code(loaded_run, name)}```",
+        "```python\nimport torch\nfrom lapflow import LapFlowPipeline\n\n"
+        f'pipe = LapFlowPipeline.from_pretrained("{name}")\n'
+        f"images = pipe({asked}, generator=torch.Generator().manual_seed(0)).images\n```",
         "With diffusers alone in sight, the class is found by the small files of code in this folder, which "
-        "import lapflow and do "
-        "nothing else:",
+        "import lapflow and do nothing else:",
         "```python\nfrom diffusers import DiffusionPipeline\n\n"
         f'pipe = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)\n```',
         "Without diffusers, from a folder on the disk:",
@@ -57,7 +67,7 @@ def model_card(
         if metrics
         else "Nothing was measured of these weights when they were exported.",
         "## Licence",
-        licence or NOT_STATED,
+        licence or "Not stated by whoever exported this model.",
         "## Config",
         "The whole resolved config; `lapflow train` starts the same training from it, where its data is.",
         fenced_yaml(resolved(loaded_run.config)),
@@ -100,13 +110,3 @@ def _table(loaded_run: LoadedRun, parameters: int) -> str:
     }
     lines = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
-
-
-def _code(loaded_run: LoadedRun, name: str) -> str:
-    names = loaded_run.class_names
-    asked = f"class_labels=[{names[0]!r}] * 4" if names else "num_images_per_label=4"
-    return (
-        "import torch\nfrom lapflow import LapFlowPipeline\n\n"
-        f'pipe = LapFlowPipeline.from_pretrained("{name}")\n'
-        f"images = pipe({asked}, generator=torch.Generator().manual_seed(0)).images\n"
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,13 +15,11 @@ from torch import Tensor
 
 from lapflow.config.building import build_codec, build_conditioner, build_flow, build_model
 from lapflow.config.loading import resolved
-from lapflow.core.attention import Mask
-from lapflow.core.condition import CLASS, Condition, Specs
+from lapflow.core.condition import CLASS, Condition
 from lapflow.core.errors import CheckpointError, ConfigError, LapflowError
 from lapflow.core.state import Times
 from lapflow.hub.needed import ConfigMixin, ModelMixin, register_to_config
-from lapflow.sampling.exported import SHARDS, described
-from lapflow.sampling.loaded_run import LoadedRun
+from lapflow.sampling.loaded_run import SHARDS, LoadedRun, described
 
 
 class LapFlowModel(ModelMixin, ConfigMixin):
@@ -100,29 +99,18 @@ class LapFlowModel(ModelMixin, ConfigMixin):
         `Backbone.forward`."""
         return self.network(state, t, condition, **options)
 
-    @property
-    def condition(self) -> Specs:
-        """The parts of a condition that it embeds."""
-        return self.network.condition
+    condition = property(attrgetter("network.condition"))
+    """The parts of a condition that it embeds."""
+    heads = property(attrgetter("network.heads"))
+    """The heads beside `main`."""
+    guided = property(attrgetter("network.guided"))
+    """The heads that guidance combines."""
+    mask = property(attrgetter("network.mask"))
+    """Which scales the output of a scale depends on."""
 
     def prepare(self, condition: Condition) -> Condition:
         """The condition: classes are looked up in every evaluation."""
         return condition
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """The heads beside `main`."""
-        return self.network.heads
-
-    @property
-    def guided(self) -> tuple[str, ...]:
-        """The heads that guidance combines."""
-        return self.network.guided
-
-    @property
-    def mask(self) -> Mask:
-        """Which scales the output of a scale depends on."""
-        return self.network.mask
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str] | None, **kwargs: Any) -> Any:
@@ -139,22 +127,15 @@ class LapFlowModel(ModelMixin, ConfigMixin):
             known = isinstance(error, OSError) or any(words in str(error) for words in MISFIT)
             if isinstance(error, LapflowError) or not known:
                 raise
-            pickled = sorted(p.name for p in Path(place).glob("*.bin"))
+            pickled = ", ".join(sorted(p.name for p in Path(place).glob("*.bin")))
             raise CheckpointError(
                 "the backbone cannot be loaded",
-                got=f"{place} holds {', '.join(pickled)}, which is a pickle"
-                if pickled
-                else f"{place}: {error}",
+                got=f"{place} holds {pickled}, which is a pickle" if pickled else f"{place}: {error}",
                 expected="a backbone that lapflow exported, with its weights in safetensors",
             ) from error
-        if wrong := [
-            f"{kind.replace('_', ' ')} {', '.join(sorted(info[kind])[:3])}"
-            for kind in WRONG
-            if info.get(kind)
-        ]:
-            raise CheckpointError(
-                "the weights do not fit the config beside them", got=f"{place}: {'; '.join(wrong)}"
-            )
+        if wrong := {kind.replace("_", " "): sorted(info[kind]) for kind in WRONG if info.get(kind)}:
+            listed = "; ".join(f"{kind} {', '.join(names[:3])}" for kind, names in wrong.items())
+            raise CheckpointError("the weights do not fit the config beside them", got=f"{place}: {listed}")
         return (model, info) if wanted else model
 
     def save_pretrained(

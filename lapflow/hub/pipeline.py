@@ -2,7 +2,10 @@
 lapflow's own sampler."""
 
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +13,6 @@ from typing import Any, Optional
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lapflow.config.building import build_codec
@@ -26,12 +28,12 @@ from lapflow.hub.arguments import (
     Labels,
     check_tensor_inputs,
     choose_generator,
-    choose_guidance,
     choose_labels,
     choose_solver,
+    join_noise,
+    split_noise,
 )
-from lapflow.hub.card import check_licence, model_card
-from lapflow.hub.code import BACKBONE_MODULE, CODE, PIPELINE_MODULE, source
+from lapflow.hub.card import BACKBONE_MODULE, CODE, PIPELINE_MODULE, check_licence, code_file, model_card
 from lapflow.hub.model import LapFlowModel, refuse_pickles
 from lapflow.hub.needed import (
     AutoencoderKL,
@@ -43,23 +45,24 @@ from lapflow.hub.needed import (
     snapshot_download,
     upload_folder,
 )
-from lapflow.hub.noise import join_noise, split_noise
 from lapflow.hub.steps import LATENTS, Callback, Interrupted, StepEnd, planned_steps, unfinished
-from lapflow.sampling.exported import (
+from lapflow.sampling.guidance import ClassifierFreeGuidance
+from lapflow.sampling.loaded_run import (
     BACKBONE,
     BACKBONE_CLASS,
     INDEX,
     PIPELINE_CLASS,
     VAE,
-    class_of,
+    LoadedRun,
     is_exported,
+    read_index,
     read_json,
+    read_run,
 )
-from lapflow.sampling.guidance import ClassifierFreeGuidance
-from lapflow.sampling.loaded_run import LoadedRun, read_run
-from lapflow.sampling.pictures import to_uint8
+from lapflow.sampling.pictures import from_pixels, to_uint8
+from lapflow.sampling.pipeline import resolve_guidance
 from lapflow.sampling.sampler import sample
-from lapflow.util.files import replace_file
+from lapflow.util.files import ASIDE, replace_file
 from lapflow.util.random import Generators, fresh_generator
 
 OUTPUTS = ("pil", "np", "pt", "latent")
@@ -136,14 +139,12 @@ class LapFlowPipeline(DiffusionPipeline):
 
     def prepare_latents(self, batch_size: int, generator: Generators | None = None) -> Tensor:
         """The noise of `batch_size` samples, white, of unit variance, as the argument `latents` takes it: [b,
-        c, h, w] where a sample's noise is one white image, else [b, n] (see `lapflow.hub.noise`). A call
-        draws exactly this."""
+        c, h, w] where a sample's noise is one white image, else [b, n] (see
+        `lapflow.hub.arguments.join_noise`). A call draws exactly this."""
         generator = fresh_generator() if generator is None else choose_generator(generator, batch_size)
-        device = self._execution_device
+        shape, device = self.backbone.latent_shape, self._execution_device
         return join_noise(
-            self.flow.draw_white(
-                self.backbone.latent_shape, batch_size, generator, dtype=self._state_dtype, device=device
-            )
+            self.flow.draw_white(shape, batch_size, generator, dtype=self._state_dtype, device=device)
         )
 
     @torch.no_grad()
@@ -170,15 +171,15 @@ class LapFlowPipeline(DiffusionPipeline):
             num_inference_steps: steps over all segments together, shared out by the segments' lengths, at
                 least one each. Default: the steps of the solver.
             guidance_scale: of classifier-free guidance; as in diffusers, one of at most 1 is off. A list
-                gives one for each scale, coarse to fine. Default: the config's guidance; off without
-                class labels.
+                gives one for each scale, coarse to fine. Default: the config's guidance; off without class
+                labels.
             num_images_per_label: images of each label in turn; without labels, the number of images.
             generator: one for the batch, or a list with one per image: then an image depends on its own
                 generator and not on the batch. Default: seeded by torch's global generator.
             latents: the noise, as `prepare_latents` gives it, in the place of drawing it.
             solver: a solver's name, {"name": ..., **arguments}, or a `Solver`. Default: the config's.
-            output_type: "pil" for a list of pictures, "np" [b, h, w, c] and "pt" [b, c, h, w] in [0, 1]
-                in float32, "latent" for the flow's own space.
+            output_type: "pil" for a list of pictures, "np" [b, h, w, c] and "pt" [b, c, h, w] in [0, 1] in
+                float32, "latent" for the flow's own space.
             return_dict: an `ImagePipelineOutput` with `images`, or a tuple with them.
             callback_on_step_end: called as (pipe, step, t, tensors) after every step, with t the time
                 reached, 0 noise and 1 data. What it returns as "latents" is gone on from.
@@ -187,52 +188,41 @@ class LapFlowPipeline(DiffusionPipeline):
 
         Raises `ConfigError` for what cannot be done, before any work.
         """
-        config, names = self.loaded_run.config, self.loaded_run.class_names
+        config, names, shape = self.loaded_run.config, self.loaded_run.class_names, self.backbone.latent_shape
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         check_tensor_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         self._check_output(output_type)
         labels, batch = choose_labels(config, names, class_labels, num_images_per_label)
         method = choose_solver(config, self.flow, self.backbone.heads, solver, num_inference_steps)
-        self._guidance_scale, self._interrupt, self._num_timesteps = (
-            guidance_scale,
-            False,
-            planned_steps(self.flow, method),
-        )
-        self._guide(labels is not None)  # checks it
+        self._guidance_scale, self._interrupt = guidance_scale, False
+        self._num_timesteps = planned_steps(self.flow, method)
+        guide = partial(self._guide, labels is not None)
+        guidance = guide()
         generator = fresh_generator() if generator is None else choose_generator(generator, batch)
-        white = split_noise(
-            self.flow,
-            self.backbone.latent_shape,
-            self.prepare_latents(batch, generator) if latents is None else latents,
-            batch,
-        )
-        noise = self.flow.noise_from([map_state(self._placed, draws) for draws in white])
+        latents = self.prepare_latents(batch, generator) if latents is None else latents
+        device, dtype = self._execution_device, self._state_dtype
+        white = split_noise(self.flow, shape, latents, batch)
+        noise = self.flow.noise_from([map_state(lambda x: x.to(device, dtype), draws) for draws in white])
 
         with self.progress_bar(total=self._num_timesteps) as bar:
-            after = StepEnd(
-                self,
-                method,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
-                bar.update,
-                lambda: self._guide(labels is not None),
-            )
+            inputs = callback_on_step_end_tensor_inputs
+            after = StepEnd(self, self.flow, method, callback_on_step_end, inputs, bar.update, guide)
             try:
                 made = sample(
                     self.flow,
                     self.backbone,
-                    (batch, *self.backbone.latent_shape),
+                    (batch, *shape),
                     condition=labels,
                     solver=method,
-                    guidance=self._guide(labels is not None),
+                    guidance=guidance,
                     generator=generator,
                     noise=noise,
                     observe=after.observer,
-                    device=self._execution_device,
+                    device=device,
                 )
             except Interrupted as stop:
-                made = unfinished(self.flow, stop.state, stop.segment, self.backbone.latent_shape)
+                made = unfinished(self.flow, stop.state, stop.segment, shape)
         self._num_timesteps = max(self._num_timesteps, after.done)
         images = made if output_type == "latent" else self._pictures(made, output_type)
         self.maybe_free_model_hooks()
@@ -244,15 +234,14 @@ class LapFlowPipeline(DiffusionPipeline):
         would be seen."""
         return torch.float64 if self.backbone.dtype == torch.float64 else torch.float32
 
-    def _placed(self, noise: Tensor) -> Tensor:
-        return noise.to(self._execution_device, self._state_dtype)
-
     def _guide(self, labelled: bool) -> Guidance:
-        if self._guidance_scale is None and not labelled:
+        """The guidance asked for. Raises `ConfigError` unless it fits the composition."""
+        scale = self._guidance_scale
+        if scale is None and not labelled:
             return ClassifierFreeGuidance()
-        return choose_guidance(
-            self.loaded_run.config, self.flow, bool(self.backbone.condition), self._guidance_scale
-        )
+        if scale is not None and not isinstance(scale, Sequence):
+            scale = max(1.0, float(scale))
+        return resolve_guidance(self.loaded_run.config, self.flow, bool(self.backbone.condition), scale)
 
     def _check_output(self, output_type: str) -> None:
         if output_type not in OUTPUTS:
@@ -284,10 +273,7 @@ class LapFlowPipeline(DiffusionPipeline):
         self._set_module(self.vae)  # it may have been replaced
         images = self.codec.decode(latents).float()
         if output_type == "pil":
-            return [
-                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-                for image in to_uint8(images)
-            ]
+            return [from_pixels(image) for image in to_uint8(images)]
         images = (images / 2 + 0.5).clamp(0, 1)
         return images if output_type == "pt" else np.ascontiguousarray(images.cpu().movedim(1, -1).numpy())
 
@@ -374,11 +360,11 @@ class LapFlowPipeline(DiffusionPipeline):
         if folder.exists() and not folder.is_dir():
             raise CheckpointError("the output folder is a file", got=str(folder), expected="a folder")
         if is_exported(folder):
-            _require_ours(folder)
+            read_index(folder)  # it is ours
         repo = (repo_id or folder.absolute().name) if push_to_hub else None
         for file, given in CODE.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / file, source(given).encode())
+            replace_file(folder / file, code_file(given).encode())
         replace_file(folder / "README.md", self.card(name or repo or str(save_directory)).encode())
         super().save_pretrained(
             str(folder), safe_serialization=True, variant=variant, max_shard_size=max_shard_size
@@ -405,13 +391,46 @@ class LapFlowPipeline(DiffusionPipeline):
     def card(self, name: str) -> str:
         """The model card, for a folder or repository called `name`."""
         parameters = sum(p.numel() for p in self.backbone.parameters())
-        return model_card(
-            self.loaded_run,
-            name=name,
-            parameters=parameters,
-            metrics=self.config.metrics,
-            licence=self.config.license,
+        return model_card(self.loaded_run, name, parameters, self.config.metrics, self.config.license)
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    checkpoint: str | None = None,
+    weights: str | None = None,
+    licence: str | None = None,
+    name: str | None = None,
+) -> LapFlowPipeline:
+    """Write the pipeline of `run` (see `LapFlowPipeline.from_run`) to `out`, a new or empty folder: whole, or
+    not there; returns the pipeline.
+
+    `name` is what the model card calls the folder (default: `out`). It is written beside `out` and renamed.
+    Raises `CheckpointError` for a folder that is in use or cannot be written, with nothing left there.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(
+            "the output folder is in use",
+            got=str(out),
+            expected="a new or empty folder",
+            remedy="choose another folder, or remove this one",
         )
+    pipe = LapFlowPipeline.from_run(run, checkpoint=checkpoint, weights=weights, license=licence)
+    aside = out.with_name(f"{ASIDE}{out.name}-{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        pipe.save_pretrained(aside, name=name or str(out))
+        aside.rename(out)
+    except OSError as error:
+        raise CheckpointError(
+            f"the export could not be written: {error.strerror or error}",
+            got=str(out),
+            expected="a folder that can be written",
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return pipe
 
 
 def measured(run: Path, loaded_run: LoadedRun) -> dict[str, Any] | None:
@@ -420,11 +439,8 @@ def measured(run: Path, loaded_run: LoadedRun) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     metrics = read_json(path)
-    made = metrics.get("made_with")
-    same = isinstance(made, dict) and (made.get("step"), made.get("weights")) == (
-        loaded_run.step,
-        loaded_run.weights,
-    )
+    made, these = metrics.get("made_with"), (loaded_run.step, loaded_run.weights)
+    same = isinstance(made, dict) and (made.get("step"), made.get("weights")) == these
     return metrics if same else None
 
 
@@ -437,18 +453,14 @@ def _require_ours(folder: Path) -> None:
             expected="a folder that `lapflow export` or LapFlowPipeline.save_pretrained wrote",
             remedy=f"LapFlowPipeline.from_run({str(folder)!r}) takes a run's folder" if run else None,
         )
-    if (name := class_of(read_json(folder / INDEX))) != PIPELINE_CLASS:
-        raise CheckpointError(f"{folder} holds another pipeline", got=name, expected=PIPELINE_CLASS)
+    read_index(folder)
 
 
 def _fetch(repo: str, kwargs: dict[str, Any]) -> Path:
     """A repository's data from the Hub, or from its cache; takes the arguments that say how out of
     `kwargs`."""
-    how = {
-        key: kwargs.pop(key)
-        for key in ("revision", "token", "cache_dir", "force_download", "local_files_only")
-        if key in kwargs
-    }
+    known = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+    how = {key: kwargs.pop(key) for key in known if key in kwargs}
     try:
         return Path(snapshot_download(repo, allow_patterns=FETCHED, **how))
     except Exception as error:  # the Hub's own errors, those of the network, and of a name that is none
@@ -463,12 +475,9 @@ def _upload(
     folder: Path, repo: str, message: str | None, private: bool | None, create_pr: bool, token: str | None
 ) -> str:
     repo = create_repo(repo, private=private, token=token, exist_ok=True).repo_id
+    message = message or f"Upload {PIPELINE_CLASS}"
     return str(
         upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            token=token,
-            commit_message=message or f"Upload {PIPELINE_CLASS}",
-            create_pr=create_pr,
+            repo_id=repo, folder_path=folder, token=token, commit_message=message, create_pr=create_pr
         )
     )

@@ -4,7 +4,8 @@ an interruption."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,23 +15,13 @@ from lapflow.core.field import Field
 from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import Observer, Solver
-from lapflow.core.state import Shape, State, batch_size
+from lapflow.core.state import Shape, State
 from lapflow.flows.flow import Flow
-from lapflow.sampling.field import ModelField
+from lapflow.sampling.sampler import ModelField
 
 Callback = Callable[[Any, int, float, dict[str, Any]], Mapping[str, Any] | None]
 """Called with the pipeline, the step, the time reached, and the tensors asked for; gives those to change."""
 LATENTS = "latents"
-
-
-class Interruptible(Protocol):
-    """A pipeline, as far as its steps ask it."""
-
-    @property
-    def flow(self) -> Flow: ...
-
-    @property
-    def interrupt(self) -> bool: ...
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -44,29 +35,23 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 def planned_steps(flow: Flow, solver: Solver) -> int:
     """The steps that a progress bar counts: a fixed-step solver's in all segments; else the segments, whose
     steps nobody knows."""
-    steps = solver.config.get("steps")
-    if steps is None:
-        return len(flow.segments)
+    steps = solver.config.get("steps") or 1
     return sum(steps) if isinstance(steps, Sequence) else steps * len(flow.segments)
 
 
+@dataclass
 class StepEnd:
-    """`observer` is `sample`'s `observe`. `update(n)` moves the bar; `guide()` gives the guidance that the
-    pipeline now asks for."""
+    """`observer` is `sample`'s `observe`. Of the pipeline `pipe`, `interrupt` is read; `update(n)` moves the
+    bar; `guide()` gives the guidance that the pipeline now asks for; `done` is the number of steps so far."""
 
-    def __init__(
-        self,
-        pipe: Interruptible,
-        solver: Solver,
-        callback: Callback | None,
-        tensors: Sequence[str],
-        update: Callable[[int], Any],
-        guide: Callable[[], Guidance],
-    ) -> None:
-        self.pipe, self.flow, self.solver = pipe, pipe.flow, solver
-        self.callback, self.tensors, self.update, self.guide = callback, tensors, update, guide
-        self.counts_steps = "steps" in solver.config
-        self.done = 0
+    pipe: Any
+    flow: Flow
+    solver: Solver
+    callback: Callback | None
+    tensors: Sequence[str]
+    update: Callable[[int], Any]
+    guide: Callable[[], Guidance]
+    done: int = 0
 
     def observer(self, current: Field) -> Observer:
         """What is called with (t, state): first at the segment's start, then after each of its steps."""
@@ -76,10 +61,9 @@ class StepEnd:
 
         def watch(t: float, state: State) -> None:
             nonlocal begun
-            if not begun:
-                begun = True
-            else:
+            if begun:
                 self._after(field, t, state)
+            begun = True
             if self.pipe.interrupt:
                 raise Interrupted(dict(state), field.segment)
 
@@ -90,18 +74,19 @@ class StepEnd:
             self._call(self.callback, field, t, state)
             field.guidance = self.guide()
         self.done += 1
-        if self.counts_steps or t >= min(field.segment.stop, field.solve_t_max):
+        if "steps" in self.solver.config or t >= min(field.segment.stop, field.solve_t_max):
             self.update(1)
 
     def _call(self, callback: Callback, field: ModelField, t: float, state: State) -> None:
         """Call the callback, and put what it made of the latents in the place of the state."""
-        shown = image_of(self.flow, state, field.segment) if LATENTS in self.tensors else None
-        kept = None if shown is None else shown.clone()  # a callback may write into what it is given
+        finest = field.segment.finest
+        # The image [b, c, *sizes] that the active scales make, at their own resolution.
+        like = self.flow.decomposition.synthesize(self.flow.to_bands(state, field.segment), finest)
+        shown = like.clone() if LATENTS in self.tensors else None  # a callback may write into it
         answer = callback(self.pipe, self.done, t, {} if shown is None else {LATENTS: shown}) or {}
         made = answer.get(LATENTS, shown)
-        if made is None or (made is shown and kept is not None and torch.equal(shown, kept)):
+        if made is None or (shown is not None and made is shown and torch.equal(shown, like)):
             return
-        like = kept if kept is not None else image_of(self.flow, state, field.segment)
         if not isinstance(made, Tensor) or made.shape != like.shape:
             raise ConfigError(
                 "a callback must return latents in the form in which it got them",
@@ -114,23 +99,12 @@ class StepEnd:
                 got=type(self.solver).__name__,
                 expected="a solver with a fixed number of steps, such as heun",
             )
-        bands = self.flow.decomposition.analyze(made.to(like), field.segment.finest)
+        bands = self.flow.decomposition.analyze(made.to(like), finest)
         state.update(self.flow.to_image(bands, field.segment))
 
 
-def image_of(flow: Flow, state: State, segment: Segment) -> Tensor:
-    """The image [b, c, *sizes] that the active scales of a state make, at their own resolution."""
-    return flow.decomposition.synthesize(flow.to_bands(state, segment), segment.finest)
-
-
 def unfinished(flow: Flow, state: State, segment: Segment, shape: Shape) -> Tensor:
-    """The image of full size [b, *shape] that a state in the middle of a run makes, scales that have not
-    entered being 0."""
-    bands, first = flow.to_bands(state, segment), next(iter(state.values()))
-    whole = {
-        k: bands[k]
-        if k in bands
-        else torch.zeros((batch_size(state), *band.shape), dtype=first.dtype, device=first.device)
-        for k, band in flow.bands(shape).items()
-    }
-    return flow.decomposition.synthesize(whole)
+    """The image [b, *shape] that a state in the middle of a run makes; scales that have not entered are 0."""
+    first = next(iter(state.values()))
+    zeros = {k: first.new_zeros(len(first), *band.shape) for k, band in flow.bands(shape).items()}
+    return flow.decomposition.synthesize({**zeros, **flow.to_bands(state, segment)})

@@ -1,4 +1,4 @@
-"""What a person would rather see than read: sample grids, scales over time, bands, loss curves.
+"""Pictures: sample grids, scales over time, bands, loss curves.
 
 Tensors of pixels in [-1, 1] in, Pillow images out. Small pictures are enlarged by nearest neighbour, so that
 a pixel stays a pixel. A series is drawn as its curve, a film as a strip of its frames or as an animated PNG.
@@ -10,7 +10,6 @@ import functools
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +67,10 @@ def tile(sample: Tensor, channels: int) -> Image.Image:
     return from_pixels(to_uint8(_mosaic(image, 1 if sample.ndim == 2 else channels)[None])[0])
 
 
-def encode(sample: Tensor, upscale: int = 1) -> bytes:
+def encode(sample: Tensor) -> bytes:
     """One sample [c, *sizes] as a PNG file's bytes; a film plays, eight frames a second, for ever."""
     frames = [sample[:, t] for t in range(sample.shape[1])] if sample.ndim == 4 else [sample]
-    pictures = [tile(frame, frame.shape[0]) for frame in frames]
-    pictures = [p.resize((p.width * upscale, p.height * upscale), Image.Resampling.NEAREST) for p in pictures]
-    return _animated(pictures)
+    return _animated([tile(frame, frame.shape[0]) for frame in frames])
 
 
 def animated_grid(films: Tensor, columns: int) -> bytes:
@@ -106,13 +103,9 @@ def image_grid(
     height, width = still(images[0]).shape[-2:]
     factor = upscale or max(1, 64 // max(height, width))
     side = height * factor, width * factor
-    cells: dict[tuple[int, int], Image.Image | None] = {}
-    captions: dict[tuple[int, int], str] = {}
-    for i, image in enumerate(images):
-        cells[divmod(i, columns)] = _tile(image, images.shape[1], side)
-        if labels is not None:
-            captions[divmod(i, columns)] = labels[i]
-    return _draw(_Table(side, cells, list(row_titles or []), list(column_titles or []), captions))
+    cells = {divmod(i, columns): _tile(image, images.shape[1], side) for i, image in enumerate(images)}
+    captions = dict(zip(cells, labels, strict=True)) if labels else {}
+    return _draw(side, cells, row_titles or (), column_titles or (), captions)
 
 
 def scale_strip(frames: Sequence[tuple[float, Mapping[str, Tensor]]]) -> Image.Image:
@@ -132,7 +125,7 @@ def scale_strip(frames: Sequence[tuple[float, Mapping[str, Tensor]]]) -> Image.I
         for r, name in enumerate(rows)
         for c, (_, parts) in enumerate(frames)
     }
-    return _draw(_Table(side, cells, rows, [f"t = {t:.2f}" for t, _ in frames], {}))
+    return _draw(side, cells, rows, [f"t = {t:.2f}" for t, _ in frames], {})
 
 
 def band_picture(bands: Mapping[int, Tensor], synthesized: Tensor) -> Image.Image:
@@ -145,8 +138,7 @@ def band_picture(bands: Mapping[int, Tensor], synthesized: Tensor) -> Image.Imag
     """
     side = _common_side([*bands.values(), synthesized], target=144)
     channels, coarsest = synthesized.shape[0], max(bands)
-    cells: dict[tuple[int, int], Image.Image | None] = {}
-    titles = []
+    cells, titles = {}, []
     for column, k in enumerate(sorted(bands, reverse=True)):
         band = bands[k]
         peak = band.abs().max().clamp(min=1e-6).item()
@@ -156,7 +148,7 @@ def band_picture(bands: Mapping[int, Tensor], synthesized: Tensor) -> Image.Imag
         titles.append(f"scale {k}\n{size}" + (f", contrast x{gain:.2g}" if abs(gain - 1) > 0.05 else ""))
     cells[0, len(bands)] = _tile(synthesized, channels, side)
     titles.append("sample\n" + "x".join(map(str, synthesized.shape[1:])))
-    return _draw(_Table(side, cells, [], titles, {}))
+    return _draw(side, cells, [], titles, {})
 
 
 def loss_curve(
@@ -172,11 +164,12 @@ def loss_curve(
     names = losses or sorted({key for row in log_rows for key in row if key.startswith("loss/")}) or ["loss"]
     rates = _series(log_rows, "learning_rate")
     figure = _figure(8, 5 if len(rates[0]) else 4)
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     if len(rates[0]):
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         lower.plot(*rates, color="#777777", linewidth=1.2)
-        lower.set_ylabel("learning rate")
-        lower.set_ylim(bottom=0)
+        lower.set(ylabel="learning rate", ylim=(0, None))
         lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     else:
         upper = lower = figure.subplots()
@@ -184,9 +177,11 @@ def loss_curve(
         steps, values = _series(log_rows, name)
         upper.plot(steps, values, color=colour, alpha=0.18, linewidth=0.8)
         upper.plot(steps, smooth(values), color=colour, linewidth=1.8, label=_legend(name))
-    upper.set_yscale("log")
-    _plain_log_ticks(upper)
-    upper.set_ylabel("loss (smoothed)")
+    upper.set(yscale="log", ylabel="loss (smoothed)")
+    # A loss spans about a decade, where powers of ten alone leave an empty axis.
+    upper.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    upper.yaxis.set_minor_formatter(NullFormatter())
     upper.legend(frameon=False, loc="upper right")
     lower.set_xlabel("step")
     for panel in {upper, lower}:
@@ -202,23 +197,15 @@ def quality_against_work(points: Sequence[tuple[str, float, float]], path: str |
     panel = figure.subplots()
     ranked = sorted(points, key=lambda point: point[2])
     for i, ((name, work, ratio), colour) in enumerate(zip(ranked, _COLOURS * len(ranked)), start=1):
-        panel.plot(work / 1e6, ratio, "o", color=colour, markersize=5, label=f"{i}  {name}  {ratio:.2f}")
-        above = i % 2 == 0  # neighbours in rank often stand beside each other
-        panel.annotate(
-            str(i),
-            (work / 1e6, ratio),
-            xytext=(4 if above else -10, 3),
-            textcoords="offset points",
-            fontsize=8,
-            color=colour,
-        )
-    panel.set_xscale("log")
-    panel.set_yscale("log")
-    panel.set_xlabel("multiply-adds per sample, millions")
-    panel.set_ylabel("Frechet distance to held-out images, real training images = 1")
+        point = work / 1e6, ratio
+        panel.plot(*point, "o", color=colour, markersize=5, label=f"{i}  {name}  {ratio:.2f}")
+        side = -10 if i % 2 else 4  # neighbours in rank often stand beside each other
+        panel.annotate(str(i), point, xytext=(side, 3), textcoords="offset points", fontsize=8, color=colour)
+    panel.set(xscale="log", xlabel="multiply-adds per sample, millions")
+    panel.set(yscale="log", ylabel="Frechet distance to held-out images, real training images = 1")
     for axis in (panel.xaxis, panel.yaxis):
-        for which in ("major", "minor"):
-            getattr(axis, f"set_{which}_formatter")(_plain_number)
+        axis.set_major_formatter(_plain_number)
+        axis.set_minor_formatter(_plain_number)
     _plain(panel)
     panel.margins(x=0.1, y=0.1)
     panel.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, handlelength=1)
@@ -234,16 +221,14 @@ def _plain_number(value: float, _: int) -> str:
 def _figure(width: float, height: float) -> Any:
     """A matplotlib figure to draw on. Raises `BackendError` without matplotlib."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        remedy = "pip install 'lapflow[demo]'"
         raise BackendError(
-            "drawing a curve needs matplotlib, which cannot be imported", got=str(error), remedy=remedy
+            "drawing a curve needs matplotlib, which cannot be imported",
+            got=str(error),
+            remedy="pip install 'lapflow[demo]'",
         ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _plain(panel: Any) -> None:
@@ -273,49 +258,34 @@ def _legend(name: str) -> str:
     return f"scale {name[5:]}" if name.startswith("scale") and name[5:].isdigit() else name.replace("_", " ")
 
 
-def _plain_log_ticks(panel: Any) -> None:
-    """Label 0.1, 0.2, 0.5 and so on: a loss spans about a decade, where powers of ten alone leave an empty
-    axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_minor_formatter(NullFormatter())
-
-
-@dataclass
-class _Table:
-    """Tiles of size `side` = (h, w) at (row, column), None for an empty one; titles and captions."""
-
-    side: tuple[int, int]
-    cells: Mapping[tuple[int, int], Image.Image | None]
-    row_titles: list[str]
-    column_titles: list[str]
-    captions: Mapping[tuple[int, int], str]
-
-
-def _draw(table: _Table) -> Image.Image:
-    height, width = table.side
-    rows, columns = (1 + max(cell[axis] for cell in table.cells) for axis in (0, 1))
-    words = [*table.column_titles, *table.captions.values()]
+def _draw(
+    side: tuple[int, int],
+    cells: Mapping[tuple[int, int], Image.Image | None],
+    row_titles: Sequence[str],
+    column_titles: Sequence[str],
+    captions: Mapping[tuple[int, int], str],
+) -> Image.Image:
+    """Tiles of size `side` = (h, w) at (row, column), None for an empty one, with titles and captions."""
+    height, width = side
+    rows, columns = (1 + max(cell[axis] for cell in cells) for axis in (0, 1))
+    words = [*column_titles, *captions.values()]
     pitch_x = max([width, *(_extent(text)[0] + 6 for text in words)]) + _GAP
-    caption = 20 if table.captions else 0
+    caption = 20 if captions else 0
     pitch_y = height + caption + _GAP
-    left = _MARGIN + max([0, *(_extent(text)[0] + 12 for text in table.row_titles)])
-    top = _MARGIN + max([0, *(_extent(text)[1] + 6 for text in table.column_titles)])
+    left = _MARGIN + max([0, *(_extent(text)[0] + 12 for text in row_titles)])
+    top = _MARGIN + max([0, *(_extent(text)[1] + 6 for text in column_titles)])
     size = left + columns * pitch_x - _GAP + _MARGIN, top + rows * pitch_y - _GAP + _MARGIN
     canvas = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(canvas)
-    for (r, c), tile in table.cells.items():
+    for (r, c), tile in cells.items():
         x, y = left + c * pitch_x + (pitch_x - _GAP - width) // 2, top + r * pitch_y + caption
-        canvas.paste(tile or _hatched(table.side), (x, y))
-        if text := table.captions.get((r, c)):
+        canvas.paste(tile or _hatched(side), (x, y))
+        if text := captions.get((r, c)):
             pen.text((x + width // 2, y - 6), text, fill=_INK, font=_font(), anchor="ms")
-    for r, text in enumerate(table.row_titles):
-        pen.text(
-            (left - 12, top + r * pitch_y + caption + height // 2), text, fill=_INK, font=_font(), anchor="rm"
-        )
-    for c, text in enumerate(table.column_titles):
+    for r, text in enumerate(row_titles):
+        middle = top + r * pitch_y + caption + height // 2
+        pen.text((left - 12, middle), text, fill=_INK, font=_font(), anchor="rm")
+    for c, text in enumerate(column_titles):
         _title(pen, text, left + c * pitch_x + (pitch_x - _GAP) // 2, top - 8)
     return canvas
 
@@ -324,13 +294,8 @@ def _title(pen: ImageDraw.ImageDraw, text: str, x: int, bottom: int) -> None:
     """Centred lines that end at `bottom`; the ones after the first are fainter."""
     lines = text.split("\n")
     for i, line in enumerate(lines):
-        pen.text(
-            (x, bottom - 3 - 18 * (len(lines) - 1 - i)),
-            line,
-            fill=_FAINT if i else _INK,
-            font=_font(),
-            anchor="ms",
-        )
+        y = bottom - 3 - 18 * (len(lines) - 1 - i)
+        pen.text((x, y), line, fill=_FAINT if i else _INK, font=_font(), anchor="ms")
 
 
 @functools.cache
@@ -363,8 +328,7 @@ def _mosaic(image: Tensor, channels: int) -> Tensor:
     stored as channel n i + d, sub-band d stands in a square mosaic; where one cell too many is left, it is
     the first.
     """
-    if channels not in (1, 3):
-        channels = 1
+    channels = channels if channels in (1, 3) else 1
     parts = image.shape[0] // channels
     if parts == 1:
         return image

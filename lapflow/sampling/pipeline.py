@@ -1,9 +1,10 @@
-"""A trained run or an exported folder, ready to sample: `lapflow.load(run)`."""
+"""A trained run or an exported folder, ready to sample: `lapflow.load(run)`. What is asked of it, a class, a
+solver, a guidance, is resolved and checked before any work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from lapflow.config.building import (
     build_dataset,
     build_engine,
     build_flow,
+    build_guidance,
     build_model,
     build_solver,
+    require_solver,
     working_dtype,
 )
 from lapflow.config.schema import Config
@@ -28,18 +31,56 @@ from lapflow.core.condition import Condition
 from lapflow.core.conditioner import Annotations, Conditioner
 from lapflow.core.dataset import Dataset, Split
 from lapflow.core.engine import Engine
+from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.field import Field
 from lapflow.core.guidance import Guidance
+from lapflow.core.intervals import Segment
 from lapflow.core.solver import Observer, Solver, Statistics
-from lapflow.core.state import Shape
+from lapflow.core.state import Shape, State
 from lapflow.data.quarantine import read_or_substitute
 from lapflow.flows.flow import Flow
-from lapflow.sampling.exported import is_exported, read_exported
-from lapflow.sampling.loaded_run import read_run
-from lapflow.sampling.request import class_label, require_annotations, require_method, resolve_guidance
+from lapflow.sampling.guidance import ClassifierFreeGuidance
+from lapflow.sampling.loaded_run import is_exported, read_exported, read_run
 from lapflow.sampling.sampler import sample
-from lapflow.sampling.trajectory import Trajectory
 from lapflow.util.random import keyed_generator
+
+
+@dataclass
+class Trajectory:
+    """Frames of a sampling run, how each scale matures over time: the states of the first `samples` samples
+    at the solver's steps. `observer` is `sample`'s `observe`."""
+
+    flow: Flow
+    samples: int = 1
+    frames: list[tuple[float, Segment, State]] = field(default_factory=list)
+
+    def observer(self, current: Field) -> Observer:
+        def watch(t: float, state: Mapping[int, Tensor]) -> None:
+            self.frames.append(
+                (t, current.segment, {k: x[: self.samples].detach().float().cpu() for k, x in state.items()})
+            )
+
+        return watch
+
+    def images(self, times: Sequence[float]) -> list[tuple[float, dict[str, Tensor]]]:
+        """At the frames nearest to `times`: {'scale k': the image at that scale so far [c, h, w], ...} coarse
+        to fine, first sample.
+
+        The image at scale k is what the bands from the coarsest to k make, divided by the decomposition's
+        gain there. One that is larger than data and unit noise are (a variance-exploding path) is divided by
+        its root mean square.
+        """
+        decomposition = self.flow.decomposition
+        rows = []
+        for wanted in times:
+            # Of two frames at one time, the later: at a bridge it holds the scale that just entered.
+            t, segment, state = min(reversed(self.frames), key=lambda frame: abs(frame[0] - wanted))
+            bands = self.flow.to_bands(state, segment)
+            images = {k: decomposition.synthesize(bands, k)[0] / decomposition.gain(k) for k in bands}
+            rows.append(
+                (t, {f"scale {k}": x / max(1.0, x.square().mean().sqrt().item()) for k, x in images.items()})
+            )
+        return rows
 
 
 @dataclass(frozen=True)
@@ -67,11 +108,8 @@ class Samples:
 @dataclass(frozen=True)
 class Pipeline:
     """A composition with trained weights. Shape and class names are the checkpoint's own: sampling needs no
-    training images.
-
-    `shape` (c, *sizes) is that of the flow's space, `step` the training step of the checkpoint, `weights` ema
-    or raw.
-    """
+    training images. `shape` (c, *sizes) is that of the flow's space, `step` the training step, `weights` ema
+    or raw."""
 
     config: Config
     flow: Flow
@@ -102,28 +140,14 @@ class Pipeline:
         """
         read = read_exported if is_exported(run := Path(run)) else read_run
         loaded_run = read(run, checkpoint=checkpoint, weights=weights, attention=attention)
-        config = loaded_run.config
-        flow, codec = build_flow(config), build_codec(config)
-        engine = build_engine(config, device)
-        shape = codec.latent_shape(loaded_run.shape)
-        conditioner = build_conditioner(config, loaded_run.class_names)
-        model = loaded_run.fill(build_model(config, flow, shape, conditioner.parts(), "cpu")).to(
-            engine.device
-        )
+        config, names, step = loaded_run.config, loaded_run.class_names, loaded_run.step
+        flow, codec, engine = build_flow(config), build_codec(config), build_engine(config, device)
+        shape, conditioner = codec.latent_shape(loaded_run.shape), build_conditioner(config, names)
+        model = loaded_run.fill(build_model(config, flow, shape, conditioner.parts())).to(engine.device)
         with engine.autocast():
             model.require(engine.device, working_dtype(engine.device), needs_grad=False)
-        return cls(
-            config,
-            flow,
-            model,
-            codec,
-            conditioner,
-            engine,
-            shape,
-            loaded_run.class_names,
-            loaded_run.step,
-            loaded_run.weights,
-        )
+        weights = loaded_run.weights
+        return cls(config, flow, model, codec, conditioner, engine, shape, names, step, weights)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -241,3 +265,78 @@ def solver_spec(config: Config, name: str | None, steps: int | None) -> dict[str
 
 load = Pipeline.load
 """`lapflow.load(run)`: see `Pipeline.load`."""
+
+
+def class_label(class_names: Sequence[str], name: str | int) -> int:
+    """The label of a class given by name or number. Raises `ConfigError` with the nearest names."""
+    names = list(class_names)
+    if str(name) in names:
+        return names.index(str(name))
+    numbered = not any(n.isdecimal() for n in names)  # where a name is a number, numbers are names
+    if numbered and str(name).isdecimal() and int(name) < len(names):
+        return int(name)
+    if not names:
+        raise ConfigError("this run has no classes", got=f"class {name}", expected="no class")
+    raise ConfigError(
+        "class out of range" if str(name).lstrip("-").isdecimal() else "unknown class",
+        got=name,
+        expected=f"0 to {len(names) - 1}, or {suggest(str(name), names[:50])}",
+    )
+
+
+def require_annotations(given: Annotations, needs: Sequence[str], num: int) -> None:
+    """Raises `ConfigError` unless all that a run is told of a sample is given of `num` samples, and nothing
+    else; or nothing at all."""
+    if given and set(given) != set(needs):
+        raise ConfigError(
+            "this is not what the run is told of a sample",
+            got=", ".join(given),
+            expected=", ".join(needs) or "nothing: the run has no classes and no other condition",
+        )
+    for name, values in given.items():
+        if len(values) != num:
+            raise ConfigError(
+                f"{name}s must be one per sample", got=f"{len(values)} {name}s", expected=f"{num}"
+            )
+
+
+def require_method(flow: Flow, heads: Sequence[str], solver: Solver) -> None:
+    """Raises `ConfigError` unless the solver fits the flow and its path, and asks for no other `heads` than
+    the network has beside `main`."""
+    require_solver(flow, solver)
+    if missing := [name for name in solver.heads if name not in heads]:
+        raise ConfigError(
+            "this solver uses what the network does not predict",
+            got=f"{type(solver).__name__} needs {', '.join(missing)}",
+        )
+
+
+def resolve_guidance(
+    config: Config, flow: Flow, conditional: bool, guidance: float | Sequence[float] | Guidance | None
+) -> Guidance:
+    """The guidance that sampling uses: the config's (None), classifier-free with this scale, or the one
+    given. Raises `ConfigError` unless it fits the flow and what was trained: a network that is `conditional`,
+    and its null."""
+    if guidance is None:
+        guide = build_guidance(config)
+    else:
+        guide = guidance if isinstance(guidance, Guidance) else ClassifierFreeGuidance(scale=guidance)
+    guide.require(flow.levels)
+    if guide.off:
+        return guide
+    if not conditional:
+        raise ConfigError(
+            "guidance needs a condition to leave out", got="an unconditional run", expected="guidance scale 1"
+        )
+    require_null_class(config, "guidance", "guidance scale 1")
+    return guide
+
+
+def require_null_class(config: Config, what: str, instead: str) -> None:
+    """Raises `ConfigError` where `what` asks for the null class of a run that never trained it."""
+    if config.training.condition_dropout == 0:
+        raise ConfigError(
+            f"{what} needs the null class, which this run never trained",
+            got="training.condition_dropout: 0",
+            expected=f"{instead}, or a run with condition_dropout around 0.1",
+        )

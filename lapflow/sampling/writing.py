@@ -67,9 +67,7 @@ def prepare_folder(folder: Path) -> None:
 def _columns(labels: Tensor | None, num: int) -> int:
     """As many columns as classes in turn, where that makes a sensible grid; else a square."""
     classes = 0 if labels is None else len(labels.unique())
-    return (
-        classes if 2 <= classes <= 20 and classes <= num else max(1, math.ceil(math.sqrt(min(num, MAX_GRID))))
-    )
+    return classes if 2 <= classes <= min(20, num) else max(1, math.ceil(math.sqrt(min(num, MAX_GRID))))
 
 
 def _plain(names: tuple[str, ...], label: int) -> str:

@@ -11,7 +11,7 @@ from lapflow.core.state import scalar_time
 from lapflow.flows import AppendBridge, DiscreteVPPath, GVPPath, LinearPath, VPPath
 from lapflow.flows.compose import compose
 from lapflow.pyramids import Identity
-from lapflow.sampling.field import FlowField
+from lapflow.sampling.sampler import FlowField
 from lapflow.schedules import CumulativeIntervals
 from lapflow.solvers import DDIM, DDPM
 from tests.support import images

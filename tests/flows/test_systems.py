@@ -457,7 +457,7 @@ def relay(**intervals):
 def test_relay_s_step_is_the_published_one():
     """Coefficientwise x' = gamma x + (alpha' - gamma alpha) x1hat + .2 sigma' n, gamma = sqrt(1 - .04)
     sigma'/sigma."""
-    from lapflow.sampling.field import FlowField
+    from lapflow.sampling.sampler import FlowField
     from lapflow.solvers import RelaySolver
 
     class Half(FlowField):
@@ -530,7 +530,7 @@ def test_the_last_time_of_a_table_is_trained_wherever_sampling_ends():
 
 
 def test_a_solver_s_fresh_noise_is_in_the_segment_s_unit():
-    from lapflow.sampling.field import FlowField
+    from lapflow.sampling.sampler import FlowField
 
     class Silent(FlowField):
         def predict(self, state, t):

@@ -24,7 +24,7 @@ from lapflow.cli import main
 from lapflow.core.errors import CheckpointError, ConfigError
 from lapflow.hub import LapFlowModel, LapFlowPipeline
 from lapflow.hub import pipeline as pipeline_module
-from lapflow.hub.exporting import export_run
+from lapflow.hub.pipeline import export_run
 from tests.support import GLYPHS, codec_of, small_autoencoder
 
 TINY = [

@@ -10,7 +10,7 @@ pytest.importorskip("diffusers")
 from lapflow.config.building import build_flow
 from lapflow.config.loading import load_config
 from lapflow.core.errors import ConfigError
-from lapflow.hub.noise import join_noise, noise_shape, split_noise
+from lapflow.hub.arguments import join_noise, noise_shape, split_noise
 
 SHAPES = {
     "lapflow-digits": (1, 8, 8),

@@ -21,10 +21,8 @@ from lapflow.models import MoTDiT, Separate
 from lapflow.models.unet import UNet
 from lapflow.plugins.conformance import BackboneConformance
 from lapflow.pyramids import BlockDCT, LaplacianPyramid, WaveletPyramid
-from lapflow.sampling.continuity import continuous_scales
-from lapflow.sampling.field import Given, ModelField
 from lapflow.sampling.guidance import ClassifierFreeGuidance
-from lapflow.sampling.sampler import integrate
+from lapflow.sampling.sampler import Given, ModelField, continuous_scales, integrate
 from lapflow.schedules import CumulativeIntervals, Stages
 from lapflow.solvers import AdamsBashforth2, Euler
 from tests.support import make_flow, seeded

@@ -9,8 +9,8 @@ from lapflow.cli import main
 from lapflow.core.backbone import Backbone
 from lapflow.core.condition import Condition, specs
 from lapflow.plugins.registry import unregister
-from lapflow.sampling.field import Given, ModelField
 from lapflow.sampling.guidance import ClassifierFreeGuidance
+from lapflow.sampling.sampler import Given, ModelField
 from lapflow.solvers import Euler
 from tests.support import images, make_flow
 

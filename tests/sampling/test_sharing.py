@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment
-from lapflow.sampling.sharing import share_steps
+from lapflow.hub.arguments import share_steps
 
 
 def segments(*ends):
