@@ -17,19 +17,15 @@ import yaml
 from lapflow.core.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+Nodes = tuple[yaml.Node, ...]
 
 _TAG = "tag:yaml.org,2002:"
+_FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 _PLAIN = (
-    ("null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-    ("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    ("int", re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")),
-    (
-        "float",
-        re.compile(
-            r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-        ),
-        list("-+.0123456789"),
-    ),
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
 )
 
 
@@ -42,8 +38,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _name, _pattern, _first in _PLAIN:
-    _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
-    _Dumper.add_implicit_resolver(_TAG + _name, _pattern, _first)
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})$"), _first)
 
 
 @dataclass
@@ -56,28 +52,18 @@ class Layer:
 
 def read_yaml(text: str, name: str) -> Layer:
     """The mapping in `text`, a file called `name`. Raises `ConfigError` with file and line."""
-    layer = Layer({})
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        if node is not None:
-            values = _Reader(name, layer.origins).read(node, ())
-            if not isinstance(values, dict):
-                raise ConfigError(
-                    "a config is a mapping of keys to values", got=type(values).__name__, where=f"{name}:1"
-                )
-            layer.values = values
-    except yaml.YAMLError as error:
-        raise _syntax_error(error, name) from None
-    return layer
+    reader = _Reader(name)
+    values = reader.parse(text, empty={})
+    if not isinstance(values, dict):
+        raise ConfigError(
+            "a config is a mapping of keys to values", got=type(values).__name__, where=f"{name}:1"
+        )
+    return Layer(values, reader.origins)
 
 
 def read_value(text: str, name: str) -> Any:
     """One value, such as `[0, 0.2]`, by the same rules."""
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        return None if node is None else _Reader(name, {}, with_lines=False).read(node, ())
-    except yaml.YAMLError as error:
-        raise _syntax_error(error, name, with_lines=False) from None
+    return _Reader(name, with_lines=False).parse(text)
 
 
 def write_yaml(values: dict[str, Any]) -> str:
@@ -88,28 +74,40 @@ def write_yaml(values: dict[str, Any]) -> str:
     return text
 
 
+@dataclass
 class _Reader:
-    """Turns YAML nodes into values and notes their lines."""
+    """Turns YAML nodes into values and notes their places: the `name` of the text, and the line."""
 
-    def __init__(self, name: str, origins: dict[KeyPath, str], with_lines: bool = True) -> None:
-        self.name, self.origins, self.with_lines = name, origins, with_lines
-        self.open: list[yaml.Node] = []
+    name: str
+    with_lines: bool = True
+    origins: dict[KeyPath, str] = field(default_factory=dict)
 
-    def read(self, node: yaml.Node, path: KeyPath) -> Any:
-        if any(node is other for other in self.open):
-            raise ConfigError("a YAML alias holds itself", where=self.place(node))
-        self.open.append(node)
+    def parse(self, text: str, empty: Any = None) -> Any:
+        """The value of a whole text; `empty` if it holds none."""
         try:
-            self.origins.setdefault(path, self.place(node))
-            if not isinstance(node, yaml.ScalarNode) and node.tag not in (_TAG + "map", _TAG + "seq"):
-                raise self.foreign(node)
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, path)
-            if isinstance(node, yaml.SequenceNode):
-                return [self.read(item, (*path, str(i))) for i, item in enumerate(node.value)]
+            node = yaml.compose(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            got, where = getattr(error, "problem", None) or str(error), self.name
+            if context := getattr(error, "context", None):
+                got = f"{got}, {context}"
+            if self.with_lines and (mark := getattr(error, "problem_mark", None)):
+                where = f"{self.name}:{mark.line + 1}, column {mark.column + 1}"
+            raise ConfigError("this is not valid YAML", got=got, where=where) from None
+        return empty if node is None else self.read(node, ())
+
+    def read(self, node: yaml.Node, path: KeyPath, within: Nodes = ()) -> Any:
+        """The value of a node at `path`, and `within` others."""
+        if any(node is other for other in within):
+            raise ConfigError("a YAML alias holds itself", where=self.place(node))
+        self.origins.setdefault(path, self.place(node))
+        within = (*within, node)
+        if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
-        finally:
-            self.open.pop()
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return self._mapping(node, path, within)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [self.read(item, (*path, str(i)), within) for i, item in enumerate(node.value)]
+        raise self.foreign(node)
 
     def place(self, node: yaml.Node) -> str:
         return f"{self.name}:{node.start_mark.line + 1}" if self.with_lines else self.name
@@ -122,30 +120,31 @@ class _Reader:
             where=self.place(node),
         )
 
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath, within: Nodes) -> dict[str, Any]:
         out: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
+            where = self.place(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError(
-                    "a key must be a name", got="a mapping or a list", where=self.place(key_node)
-                )
+                raise ConfigError("a key must be a name", got="a mapping or a list", where=where)
             key = str(key_node.value)
             if key in out:
                 raise ConfigError(
                     f"the key {key!r} is given twice",
                     got=f"first in line {lines[key]}",
                     expected="one value",
-                    where=self.place(key_node),
+                    where=where,
                 )
             lines[key] = key_node.start_mark.line + 1
-            self.origins[(*path, key)] = self.place(key_node)
-            out[key] = self.read(value_node, (*path, key))
+            self.origins[(*path, key)] = where
+            out[key] = self.read(value_node, (*path, key), within)
         return out
 
-    def _scalar(self, node: yaml.Node) -> Any:
-        kind, text = node.tag.removeprefix(_TAG), str(node.value)
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        kind, text = node.tag.removeprefix(_TAG), node.value
         try:
+            if kind == "str":
+                return text
             if kind == "null":
                 return None
             if kind == "bool":
@@ -158,14 +157,4 @@ class _Reader:
             raise ConfigError(
                 f"this is not a value of type {kind}", got=repr(text), where=self.place(node)
             ) from None
-        if kind == "str":
-            return text
         raise self.foreign(node)
-
-
-def _syntax_error(error: yaml.YAMLError, name: str, with_lines: bool = True) -> ConfigError:
-    mark = getattr(error, "problem_mark", None)
-    what = getattr(error, "problem", None) or str(error)
-    context = getattr(error, "context", None)
-    where = f"{name}:{mark.line + 1}, column {mark.column + 1}" if mark is not None and with_lines else name
-    return ConfigError("this is not valid YAML", got=what + (f", {context}" if context else ""), where=where)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lapflow.config.building import Composition, build
-from lapflow.config.loading import difference, resolved
+from lapflow.config.loading import resolved
 from lapflow.config.schema import Config
 from lapflow.core.engine import Engine
 from lapflow.core.errors import CheckpointError, LapflowError
@@ -36,7 +36,7 @@ from lapflow.training.saving import save
 from lapflow.training.schedule import learning_rate
 from lapflow.training.signals import Signals, StoppedError
 from lapflow.training.step import MODEL, TrainingStep
-from lapflow.util import digest
+from lapflow.util.digest import difference
 from lapflow.util.random import keyed_generator, rand
 from lapflow.util.transfer import upload
 
@@ -365,7 +365,7 @@ def _same_run(saved: Checkpoint, parts: Composition, path: Path) -> None:
             expected=", ".join(saved.documents["classes"]) or "no classes",
             remedy="bring the data back as it was, or train in a new folder",
         )
-    if changes := digest.difference(saved.documents.get("frozen", {}), parts.frozen):
+    if changes := difference(saved.documents.get("frozen", {}), parts.frozen):
         raise CheckpointError(
             f"the objective's frozen networks are not those that {path} was trained with",
             got="; ".join(changes),
