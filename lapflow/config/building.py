@@ -103,11 +103,9 @@ class Composition:
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
         samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0].value for index in first])
+        generators = [keyed_generator(seed, "sample", position) for position in range(len(first))]
         with torch.no_grad():
-            x = self.encode(
-                samples, [keyed_generator(seed, "sample", position) for position in range(len(first))]
-            )
-            bands = self.flow.decomposition.analyze(x)
+            bands = self.flow.decomposition.analyze(self.encode(samples, generators))
             seen: State = {}
             for segment in self.flow.segments:
                 seen |= self.flow.to_image({k: bands[k] for k in segment.scales}, segment)
@@ -131,9 +129,8 @@ class Composition:
             self.codec.load()
             self._require_same_codec()
         self._require_heads()
-        self._require_optimizer()
         self._require_inputs()
-        self._require_activation_checkpointing()
+        self._require_training()
         self.kernel()
 
     def kernel(self) -> str | None:
@@ -144,13 +141,10 @@ class Composition:
     def _require_heads(self) -> None:
         """Every head that the solver uses is there, and every head that is there is trained."""
         has, trained, used = self.model.heads, self.objective.heads, self.solver.heads
+        parts = {"model": has, "objective": trained, "solver": used}
         for name in {*has, *trained, *used}:
             if name not in has or name not in trained:
-                holds = [
-                    part
-                    for part, heads in (("model", has), ("objective", trained), ("solver", used))
-                    if name in heads
-                ]
+                holds = [part for part, heads in parts.items() if name in heads]
                 raise ConfigError(
                     f"the head {name!r} must be both returned by the model and trained by the objective",
                     got=f"it is a matter of the {' and the '.join(holds)} only",
@@ -158,8 +152,8 @@ class Composition:
                     "ddpm, variance learned",
                 )
 
-    def _require_optimizer(self) -> None:
-        """The engine can step with the optimizer."""
+    def _require_training(self) -> None:
+        """The engine can step with the optimizer, and the network has the parts that are to be recomputed."""
         with _placed(self.config, "training", "optimizer"):
             if not self.optimizer.elementwise and self.engine.cuts_weights:
                 raise ConfigError(
@@ -167,6 +161,13 @@ class Composition:
                     got=f"{self.config.training.optimizer} with {self.config.engine}",
                     expected="an optimizer that updates every element for itself, such as adamw",
                     remedy="train with engine=torch and parallel: ddp, or with another optimizer",
+                )
+        with _placed(self.config, "training", "activation_checkpointing"):
+            if self.config.training.activation_checkpointing and not self.model.units():
+                raise ConfigError(
+                    "the network names no units to recompute",
+                    got=type(self.model).__name__,
+                    expected="training.activation_checkpointing=false",
                 )
 
     def _require_inputs(self) -> None:
@@ -176,16 +177,6 @@ class Composition:
         times = {0: t} if self.flow.intervals.times_per_scale else t
         with _placed(self.config, "model"):
             self.model.require_inputs(times, t if self.objective.second_time else None, self.objective.hidden)
-
-    def _require_activation_checkpointing(self) -> None:
-        """The network has the parts that are to be recomputed."""
-        with _placed(self.config, "training", "activation_checkpointing"):
-            if self.config.training.activation_checkpointing and not self.model.units():
-                raise ConfigError(
-                    "the network names no units to recompute",
-                    got=type(self.model).__name__,
-                    expected="training.activation_checkpointing=false",
-                )
 
     def _require_images(self) -> None:
         if self.dataset.size("train") == 0:
@@ -317,11 +308,7 @@ def build_flow(config: Config, *, check: bool = True) -> Flow:
 
 
 def build_model(
-    config: Config,
-    flow: Flow,
-    shape: Shape,
-    condition: Specs | int,
-    device: torch.device | str = "cpu",
+    config: Config, flow: Flow, shape: Shape, condition: Specs | int, device: torch.device | str = "cpu"
 ) -> Backbone:
     """The network for latents of `shape` (c, *sizes), with the parts of the condition that it embeds. Its
     first weights are a function of the config's seed alone.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from lapflow.config.yaml12 import write_yaml
+from lapflow.config.loading import write_yaml
 from lapflow.evaluation.evaluate import MEANINGS
 from lapflow.util.files import replace_file
 
