@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import machine, write
-from lapflow.config.layers import recipes
-from lapflow.config.loading import load_config
+from lapflow.config.loading import load_config, recipes
 
 
 def main() -> None:

@@ -36,19 +36,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# ---- commands: one line each
-app.command()(encode)
-app.command()(train)
-app.command()(sample)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(export)
-app.command()(demo)
-app.command()(check)
-app.command()(flops)
+for command in (encode, train, sample, evaluate, compare, export, demo, check, flops, doctor):
+    app.command()(command)
 app.add_typer(config.app, name="config")
 app.add_typer(components.app, name="components")
-app.command()(doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,33 +59,29 @@ def options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. A user's mistake is one screen on stderr and exit code 2; `--debug` shows the
-    traceback.
-
-    `--debug` may stand anywhere.
-    """
+    """Run the command line. A user's mistake is one screen on stderr and exit code 2; `--debug`, which may
+    stand anywhere, shows the traceback."""
     given = sys.argv[1:] if arguments is None else arguments
-    rest = [argument for argument in given if argument != "--debug"]
+    debug = "--debug" in given
     try:
-        app(rest, standalone_mode=True)
+        app([argument for argument in given if argument != "--debug"], standalone_mode=True)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        silence()
+        sys.exit(0)
     except LapflowError as error:
-        if len(rest) < len(given):
+        if debug:
             raise
         if (signed := _signed(error)) is not None:
             typer.echo(f"lapflow{signed}: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
-        silence()
-        sys.exit(0)
     except OSError as error:
-        if len(rest) < len(given):
+        if debug:
             raise
-        typer.echo(
-            f"lapflow: the system refused: {error.strerror or error}\n  got:      "
-            f"{error.filename or 'no file named'}",
-            err=True,
+        refused = LapflowError(
+            f"the system refused: {error.strerror or error}", got=error.filename or "no file named"
         )
-        sys.exit(LapflowError.exit_code)
+        typer.echo(f"lapflow: {refused}", err=True)
+        sys.exit(refused.exit_code)
 
 
 def program() -> None:

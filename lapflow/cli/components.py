@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lapflow.cli.output import print_table
 from lapflow.plugins.kinds import KINDS
 from lapflow.plugins.skeletons import SKELETONS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+
+BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 class _KindOrCommand(typer.core.TyperGroup):
@@ -36,24 +39,19 @@ def list_components(
     kind: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(KINDS)}. Default: all.")] = None,
 ) -> None:
     """List components with their origin and status; each is loaded to see whether it can be."""
-    import warnings
-
-    from rich.table import Table
-
+    from lapflow.cli.tables import print_list
     from lapflow.plugins.kinds import find_kind
     from lapflow.plugins.registry import PluginWarning, sources
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("kind", "name", "from", "class", "status"):
-        table.add_column(column, overflow="fold")
+    rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PluginWarning)  # the table says it
         for of in [find_kind(kind).name] if kind else KINDS:
             for listed in sources(of, load=True):
                 source = listed.source
                 status = listed.status + (f": {listed.cause}" if listed.cause else "")
-                table.add_row(of, source.name, f"{source.distribution} {source.version}", source.path, status)
-    print_table(table)
+                rows.append((of, source.name, f"{source.distribution} {source.version}", source.path, status))
+    print_list(("kind", "name", "from", "class", "status"), rows)
 
 
 @app.command("show")
@@ -62,23 +60,16 @@ def show_component(
     name: Annotated[str, typer.Argument(help="A name, or name@distribution.")],
 ) -> None:
     """Show a component's arguments: type, default, meaning."""
-    from rich.table import Table
-
+    from lapflow.cli.tables import print_list
     from lapflow.plugins.registry import find_source
 
     source = find_source(kind, name)
     model = source.load().schema()
     typer.echo(f"{kind} {name}, of {source.label}\n{model.__doc__ or ''}\n")
-    rows = argument_rows(model)
-    if not rows:
+    if rows := argument_rows(model):
+        print_list(("argument", "type", "default", "meaning"), rows)
+    else:
         typer.echo("no arguments")
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("argument", "type", "default", "meaning"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    print_table(table)
 
 
 @app.command("new")
@@ -104,15 +95,11 @@ def argument_rows(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
     meaning."""
     fields = model.model_json_schema()
     required = fields.get("required", [])
-    return [
-        (
-            name,
-            describe(rule),
-            "required" if name in required else str(rule.get("default")),
-            str(rule.get("description", "")),
-        )
-        for name, rule in fields.get("properties", {}).items()
-    ]
+    rows = []
+    for name, rule in fields.get("properties", {}).items():
+        default = "required" if name in required else str(rule.get("default"))
+        rows.append((name, describe(rule), default, str(rule.get("description", ""))))
+    return rows
 
 
 def describe(rule: dict[str, Any]) -> str:
@@ -123,13 +110,5 @@ def describe(rule: dict[str, Any]) -> str:
         return " or ".join(map(str, rule.get("enum", [rule.get("const")])))
     if rule.get("type") == "array":
         return f"list of {describe(rule.get('items', {}))}"
-    words = [str(rule.get("type", "any"))]
-    for key, sign in (
-        ("minimum", ">="),
-        ("exclusiveMinimum", ">"),
-        ("maximum", "<="),
-        ("exclusiveMaximum", "<"),
-    ):
-        if key in rule:
-            words.append(f"{sign} {rule[key]}")
-    return " ".join(words)
+    bounds = [f"{sign} {rule[key]}" for key, sign in BOUNDS.items() if key in rule]
+    return " ".join([str(rule.get("type", "any")), *bounds])

@@ -35,14 +35,10 @@ def demo(
         pipeline = Pipeline.load(
             run, checkpoint=checkpoint, weights=weights, device=device, attention=attention
         )
-        chosen = {
-            "--weights": weights,
-            "--device": None if device == "auto" else device,
-            "--attention": attention,
-        }
-        capabilities = Capabilities.of(
-            run, pipeline, {option: value for option, value in chosen.items() if value is not None}
-        )
+        on = None if device == "auto" else device
+        chosen = {"--weights": weights, "--device": on, "--attention": attention}
+        given = {option: value for option, value in chosen.items() if value is not None}
+        capabilities = Capabilities.of(run, pipeline, given)
         worker = Worker()
         app = application(capabilities, worker, (host,))
 

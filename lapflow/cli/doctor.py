@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lapflow.cli.output import print_table
+from lapflow import __version__
+from lapflow.core.errors import LapflowError
 
 EXTRAS = {
     "demo": ("sklearn", "matplotlib", "starlette", "uvicorn"),
@@ -40,6 +47,8 @@ def doctor(
     with the reason where one fails."""
     from rich.table import Table
 
+    from lapflow.cli.tables import print_table
+
     table = Table(box=None, pad_edge=False, show_header=False)
     for width in (14, 16, None):
         table.add_column(width=width, overflow="fold")
@@ -59,39 +68,23 @@ def doctor(
 
 
 def versions() -> list[tuple[str, str]]:
-    import platform
-
     import torch
-
-    from lapflow import __version__
 
     return [("lapflow", __version__), ("python", platform.python_version()), ("torch", torch.__version__)]
 
 
 def devices() -> list[tuple[str, str]]:
     """The CPU and every GPU."""
-    import os
-
     import torch
 
     rows = [("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch")]
     if not torch.cuda.is_available():
-        return [
-            *rows,
-            (
-                "cuda",
-                "none: torch sees no GPU" if torch.version.cuda else "none: this torch is built without CUDA",
-            ),
-        ]
+        why = "torch sees no GPU" if torch.version.cuda else "this torch is built without CUDA"
+        rows.append(("cuda", f"none: {why}"))
     for i in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(i)
-        rows.append(
-            (
-                f"cuda:{i}",
-                f"{found.name}, {found.total_memory / 2**30:.0f} GiB, compute capability "
-                f"{found.major}.{found.minor}",
-            )
-        )
+        memory = f"{found.total_memory / 2**30:.0f} GiB"
+        rows.append((f"cuda:{i}", f"{found.name}, {memory}, compute capability {found.major}.{found.minor}"))
     return rows
 
 
@@ -114,28 +107,35 @@ def precisions() -> list[tuple[str, str]]:
     return rows
 
 
+def extras() -> list[tuple[str, str]]:
+    """Each extra: its packages' versions, or why they cannot be used."""
+    return [(f"[{extra}]", ", ".join(map(_package, packages))) for extra, packages in EXTRAS.items()]
+
+
+def _package(name: str) -> str:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return f"{name} is not installed" if error.name == name else f"{name}: {error}"
+    except Exception as error:  # whatever keeps it from loading is what the user wants to see
+        return f"{name}: {_reason(error)}"
+    return f"{name} {getattr(module, '__version__', '(no version)')}"
+
+
 def engines(smoke: bool) -> list[tuple[str, str]]:
     """Each engine on one process: ready, or the reason why not; with `smoke` after two steps of training in
     earnest."""
-    rows = [(name, _engine(spec, smoke)) for name, spec in ENGINES.items()]
     import torch.distributed as dist
 
-    between = [
-        name
-        for name, there in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available()))
-        if there
-    ]
-    return [*rows, ("processes", f"{', '.join(between)}; launch several with torchrun")]
+    rows = [(name, _engine(spec, smoke)) for name, spec in ENGINES.items()]
+    backends = {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available()}
+    between = ", ".join(name for name, there in backends.items() if there)
+    return [*rows, ("processes", f"{between}; launch several with torchrun")]
 
 
 def _engine(spec: dict[str, object], smoke: bool) -> str:
-    import tempfile
-    import time
-    from pathlib import Path
-
     from lapflow.config.building import build_engine
     from lapflow.config.loading import load_config, resolved
-    from lapflow.core.errors import LapflowError
     from lapflow.training.loop import train
 
     small = ["model.width=32", "model.heads=2", "model.depth=1", "training.batch_size=8", "training.steps=2"]
@@ -147,21 +147,10 @@ def _engine(spec: dict[str, object], smoke: bool) -> str:
         since = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             train(config, Path(folder) / "run")
-        return (
-            f"ready: two steps on {build_engine(config).device} and a checkpoint in "
-            f"{time.perf_counter() - since:.1f} s"
-        )
-    except LapflowError as error:
-        return str(error.got or error.what)
+        took = f"{time.perf_counter() - since:.1f} s"
+        return f"ready: two steps on {build_engine(config).device} and a checkpoint in {took}"
     except Exception as error:  # whatever keeps an engine from training is what the user wants to see
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
-def extras() -> list[tuple[str, str]]:
-    """Each extra: its packages' versions, or why they cannot be used."""
-    return [
-        (f"[{extra}]", ", ".join(_package(name) for name in packages)) for extra, packages in EXTRAS.items()
-    ]
+        return _reason(error)
 
 
 def attention() -> list[tuple[str, str]]:
@@ -169,24 +158,23 @@ def attention() -> list[tuple[str, str]]:
     not."""
     import torch
 
-    from lapflow.core.errors import LapflowError
     from lapflow.plugins.registry import create, names
 
-    rows = []
     cases = [(torch.device("cpu"), torch.float32)]
     if torch.cuda.is_available():
         cases += [(torch.device("cuda"), dtype) for dtype in (torch.float32, torch.bfloat16)]
+    rows = []
     for name in names("attention"):
         try:
             backend = create("attention", name)
         except LapflowError as error:
-            rows.append((name, str(error.got or error.what)))
+            rows.append((name, _reason(error)))
             continue
         states = [
-            (f"{d.type} {str(dtype).removeprefix('torch.')}", backend.supports(d, dtype, 64, True))
+            f"{d.type} {str(dtype).removeprefix('torch.')}: {backend.supports(d, dtype, 64, True) or 'ready'}"
             for d, dtype in cases
         ]
-        rows.append((name, "; ".join(f"{case}: {reason or 'ready'}" for case, reason in states)))
+        rows.append((name, "; ".join(states)))
     return rows
 
 
@@ -198,27 +186,15 @@ def plugins() -> list[tuple[str, str]]:
     rows = []
     for kind in KINDS:
         for listed in sources(kind, load=True):
-            if listed.source.distribution != "lapflow":
-                cause = f": {listed.cause}" if listed.cause else ""
-                rows.append(
-                    (
-                        listed.source.name,
-                        f"{kind} of {listed.source.distribution} {listed.source.version}, "
-                        f"{listed.status}{cause}",
-                    )
-                )
+            source, cause = listed.source, f": {listed.cause}" if listed.cause else ""
+            if source.distribution != "lapflow":
+                origin = f"{kind} of {source.distribution} {source.version}"
+                rows.append((source.name, f"{origin}, {listed.status}{cause}"))
     return rows or [("none", "")]
 
 
-def _package(name: str) -> str:
-    import importlib
-
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        return f"{name} is not installed" if error.name == name else f"{name}: {error}"
-    except (
-        Exception
-    ) as error:  # whatever keeps an optional package from loading is what the user wants to see
-        return f"{name}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return f"{name} {getattr(module, '__version__', '(no version)')}"
+def _reason(error: Exception) -> str:
+    """What went wrong, in a line."""
+    if isinstance(error, LapflowError):
+        return str(error.got or error.what)
+    return f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}"

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from lapflow.cli import options
+
 
 def encode(
     config: Annotated[
         str, typer.Argument(help="A recipe's name or a YAML file; its data and codec are what counts.")
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes, such as data.root=photos.", metavar="[KEY=VALUE]...")
-    ] = None,
+    overrides: Annotated[list[str] | None, options.changes("data.root=photos")] = None,
     out: Annotated[Path, typer.Option(help="The folder of the latents.")] = Path("latents"),
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded at once.")] = 32,
     dtype: Annotated[
@@ -79,10 +79,8 @@ def encode(
             bad_images=settings.training.bad_images,
         ).run()
     if missing:
-        typer.echo(
-            f"process {rank} of {world_size} is done; {len(missing)} shards are still to come from the "
-            f"others, {missing[0]} first"
-        )
+        to_come = f"{len(missing)} shards are still to come from the others, {missing[0]} first"
+        typer.echo(f"process {rank} of {world_size} is done; {to_come}")
     else:
         typer.echo(f"{sum(cache.counts.values())} images -> {out}/manifest.json")
     if replaced := listed(out / QUARANTINE):

@@ -13,10 +13,7 @@ from lapflow.cli import options
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="What is measured, such as evaluation.metrics=\\[frechet,kid].", metavar="[KEY=VALUE]..."
-        ),
+        list[str] | None, options.changes("evaluation.metrics=\\[frechet,kid]", "What is measured")
     ] = None,
     num: Annotated[
         int | None, typer.Option(min=2, help="Number of samples. Default: the config's evaluation.samples.")

@@ -34,7 +34,5 @@ def export(
     about = pipe.loaded_run
     typer.echo(f"{about.weights} weights of step {about.step} -> {out}")
     if pipe.config.metrics is None:
-        typer.echo(
-            "Nothing measured of them was found: `lapflow evaluate` before exporting puts its figures on "
-            "the card."
-        )
+        evaluate = "`lapflow evaluate` before exporting puts its figures on the card"
+        typer.echo(f"Nothing measured of them was found: {evaluate}.")

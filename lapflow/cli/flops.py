@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from lapflow.cli import options
+
 
 def flops(
-    config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes, such as model.mask=none.", metavar="[KEY=VALUE]...")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: options.Config,
+    overrides: Annotated[list[str] | None, options.changes("model.mask=none")] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Multiply-adds of CONFIG's network per segment, evaluation and sample. Nothing is allocated."""
-    _config(config, overrides or [], as_json)
+    import json
 
-
-def _config(name: str, overrides: list[str], as_json: bool) -> None:
     from lapflow.analysis.flops import cost
+    from lapflow.cli.tables import COUNTED, cost_table, print_table, sample_table, sample_words
     from lapflow.config.loading import load_config
     from lapflow.evaluation.report import words
 
-    settings = load_config(name, overrides)
-    found = cost(settings)
+    settings = load_config(config, overrides or [])
+    found, solver = cost(settings), settings.sampling.solver
     if as_json:
-        _json(found.document())
+        typer.echo(json.dumps(found.document(), indent=2))
         return
-    from lapflow.cli.cost_tables import COUNTED, cost_table, sample_table, sample_words
-    from lapflow.cli.output import print_table
-
     print_table(cost_table(found))
     typer.echo(f"{COUNTED}\nparameters: {found.parameters / 1e6:.2f} M\n")
-    if (table := sample_table(found, words(settings.sampling.solver))) is not None:
+    if (table := sample_table(found, words(solver))) is not None:
         print_table(table)
-    typer.echo(sample_words(found, settings.sampling.solver["name"]))
-
-
-def _json(document: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(document, indent=2))
+    typer.echo(sample_words(found, solver["name"]))

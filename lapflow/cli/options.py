@@ -1,11 +1,19 @@
-"""The options that several commands have, each said once."""
+"""The arguments and options that several commands have, each said once."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+
+def changes(example: str, what: str = "Changes") -> Any:
+    """The argument of a command for the overrides of its config."""
+    return typer.Argument(help=f"{what}, such as {example}.", metavar="[KEY=VALUE]...")
+
+
+Config = Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")]
+Changes = Annotated[list[str] | None, changes("flow.path=gvp")]
 Guidance = Annotated[
     float | None, typer.Option(help="Scale of classifier-free guidance; 1 is off. Default: the config's.")
 ]
@@ -21,3 +29,4 @@ Checkpoint = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Attention = Annotated[str | None, typer.Option(help="Attention backend. Default: the config's.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -19,6 +19,15 @@ def silence() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+TROUBLE = {
+    "non_finite": "step {step} left out: its loss or gradient is not finite ({skipped} so far; samples in "
+    "log.jsonl)",
+    "save_failed": "{cause}; trying again in {retry_in:.0f} s",
+    "stopped": "{signal}: saved at step {step}",
+}
+"""What went wrong, in a line."""
+
+
 def _line(event: dict[str, Any]) -> None:
     try:
         print(json.dumps(event), flush=True)
@@ -55,37 +64,21 @@ def watcher() -> Iterator[Watch]:
                 )
                 bars.update(task, total=event["steps"], completed=event["step"])
             elif kind == "train":
-                bars.update(task, completed=event["step"], note=_note(event))
+                loss = f"loss {event['loss']:.4f}  " if "loss" in event else ""
+                note = f"{loss}{event['images_per_second']:.0f} images/s"
+                bars.update(task, completed=event["step"], note=note)
             elif kind in TROUBLE:
                 bars.console.print(TROUBLE[kind].format(**event), style="yellow")
             elif kind == "quarantined":
                 names = printable(", ".join(event["names"]))
-                bars.console.print(
-                    f"{event['total']} images cannot be read and are replaced; new: {names}",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                text = f"{event['total']} images cannot be read and are replaced; new: {names}"
+                bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
             elif kind == "note":
                 bars.console.print(event["text"])
             elif kind in ("checkpoint", "picture"):
                 bars.console.print(f"{kind} {event['path']}")
 
         yield show
-
-
-TROUBLE = {
-    "non_finite": "step {step} left out: its loss or gradient is not finite ({skipped} so far; samples in "
-    "log.jsonl)",
-    "save_failed": "{cause}; trying again in {retry_in:.0f} s",
-    "stopped": "{signal}: saved at step {step}",
-}
-"""What went wrong, in a line."""
-
-
-def _note(event: dict[str, Any]) -> str:
-    loss = f"loss {event['loss']:.4f}  " if "loss" in event else ""
-    return f"{loss}{event['images_per_second']:.0f} images/s"
 
 
 @contextmanager

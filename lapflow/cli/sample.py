@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -40,10 +41,7 @@ def sample(
 
     pipeline = Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device, attention=attention)
     folder = out or run / "samples"
-    labels = None
-    if classes:
-        wanted = [pipeline.label(name) for name in classes]
-        labels = [wanted[i % len(wanted)] for i in range(num)]
+    labels = list(islice(cycle([pipeline.label(name) for name in classes]), num)) if classes else None
     method = create("solver", solver_spec(pipeline.config, solver, steps))
     pipeline.require(method, guidance)
     prepare_folder(folder)
@@ -51,7 +49,7 @@ def sample(
         samples = pipeline.sample(
             num,
             labels=labels,
-            captions=[captions[i % len(captions)] for i in range(num)] if captions else None,
+            captions=list(islice(cycle(captions), num)) if captions else None,
             solver=method,
             guidance=guidance,
             seed=seed,
@@ -60,7 +58,5 @@ def sample(
             progress=progress,
         )
     write_samples(folder, samples, pipeline)
-    typer.echo(
-        f"{num} images, {samples.evaluations} evaluations each -> {folder}/grid.png, scales.png, "
-        f"samples.npz, images/"
-    )
+    files = f"{folder}/grid.png, scales.png, samples.npz, images/"
+    typer.echo(f"{num} images, {samples.evaluations} evaluations each -> {files}")

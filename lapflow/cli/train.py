@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lapflow.cli import options
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -14,11 +16,8 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes, such as flow.intervals.starts=[0,0.2].", metavar="[KEY=VALUE]..."),
-    ] = None,
+    config: options.Config,
+    overrides: Annotated[list[str] | None, options.changes("flow.intervals.starts=[0,0.2]")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/NAME.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Take two steps, print what the second took; write nothing.")
@@ -32,11 +31,11 @@ def train(
     from lapflow.training.events import read_events, unreadable_lines
     from lapflow.training.loop import train as run
 
+    settings = load_config(config, overrides or [])
     if dry_run:
-        _dry_run(load_config(config, overrides or []))
+        _dry_run(settings)
         return
     folder = out or Path("runs") / Path(config).stem
-    settings = load_config(config, overrides or [])
     with watcher() as watch:
         shown = False
 
@@ -51,11 +50,8 @@ def train(
         _bands_of_an_image(settings).save(folder / "bands.png")
         watch({"event": "picture", "path": str(folder / "bands.png")})
         if passed_over := unreadable_lines(folder):
-            text = (
-                f"lines of {folder / 'log.jsonl'} that cannot be read and are passed over: "
-                f"{passed_over}; no harm done"
-            )
-            watch({"event": "note", "text": text})
+            lines = f"lines of {folder / 'log.jsonl'} that cannot be read and are passed over"
+            watch({"event": "note", "text": f"{lines}: {passed_over}; no harm done"})
         try:
             loss_curve(read_events(folder), folder / "loss.png")
             watch({"event": "picture", "path": str(folder / "loss.png")})
@@ -64,8 +60,7 @@ def train(
 
 
 def _dry_run(config: Config) -> None:
-    from lapflow.cli.cost_tables import step_table, step_words
-    from lapflow.cli.output import print_table
+    from lapflow.cli.tables import print_table, step_table, step_words
     from lapflow.training.dry_run import dry_run
 
     if (found := dry_run(config)) is not None:  # of several processes the first one says it

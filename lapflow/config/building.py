@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from lapflow.config.schema import Config
-from lapflow.core.attention import AttentionBackend
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
 from lapflow.core.condition import Specs
@@ -71,7 +70,7 @@ class Composition:
 
     @cached_property
     def optimizer(self) -> Optimizer:
-        return build_optimizer(self.config)
+        return _create(self.config, "training", "optimizer")
 
     @cached_property
     def guidance(self) -> Guidance:
@@ -104,11 +103,9 @@ class Composition:
         seed, size = self.config.seed, self.dataset.size("train")
         first = indices(seed, size, 0, min(number, size))
         samples = torch.stack([read_or_substitute(self.dataset, "train", index)[0].value for index in first])
+        generators = [keyed_generator(seed, "sample", position) for position in range(len(first))]
         with torch.no_grad():
-            x = self.encode(
-                samples, [keyed_generator(seed, "sample", position) for position in range(len(first))]
-            )
-            bands = self.flow.decomposition.analyze(x)
+            bands = self.flow.decomposition.analyze(self.encode(samples, generators))
             seen: State = {}
             for segment in self.flow.segments:
                 seen |= self.flow.to_image({k: bands[k] for k in segment.scales}, segment)
@@ -132,9 +129,8 @@ class Composition:
             self.codec.load()
             self._require_same_codec()
         self._require_heads()
-        self._require_optimizer()
         self._require_inputs()
-        self._require_activation_checkpointing()
+        self._require_training()
         self.kernel()
 
     def kernel(self) -> str | None:
@@ -145,13 +141,10 @@ class Composition:
     def _require_heads(self) -> None:
         """Every head that the solver uses is there, and every head that is there is trained."""
         has, trained, used = self.model.heads, self.objective.heads, self.solver.heads
+        parts = {"model": has, "objective": trained, "solver": used}
         for name in {*has, *trained, *used}:
             if name not in has or name not in trained:
-                holds = [
-                    part
-                    for part, heads in (("model", has), ("objective", trained), ("solver", used))
-                    if name in heads
-                ]
+                holds = [part for part, heads in parts.items() if name in heads]
                 raise ConfigError(
                     f"the head {name!r} must be both returned by the model and trained by the objective",
                     got=f"it is a matter of the {' and the '.join(holds)} only",
@@ -159,8 +152,8 @@ class Composition:
                     "ddpm, variance learned",
                 )
 
-    def _require_optimizer(self) -> None:
-        """The engine can step with the optimizer."""
+    def _require_training(self) -> None:
+        """The engine can step with the optimizer, and the network has the parts that are to be recomputed."""
         with _placed(self.config, "training", "optimizer"):
             if not self.optimizer.elementwise and self.engine.cuts_weights:
                 raise ConfigError(
@@ -168,6 +161,13 @@ class Composition:
                     got=f"{self.config.training.optimizer} with {self.config.engine}",
                     expected="an optimizer that updates every element for itself, such as adamw",
                     remedy="train with engine=torch and parallel: ddp, or with another optimizer",
+                )
+        with _placed(self.config, "training", "activation_checkpointing"):
+            if self.config.training.activation_checkpointing and not self.model.units():
+                raise ConfigError(
+                    "the network names no units to recompute",
+                    got=type(self.model).__name__,
+                    expected="training.activation_checkpointing=false",
                 )
 
     def _require_inputs(self) -> None:
@@ -177,16 +177,6 @@ class Composition:
         times = {0: t} if self.flow.intervals.times_per_scale else t
         with _placed(self.config, "model"):
             self.model.require_inputs(times, t if self.objective.second_time else None, self.objective.hidden)
-
-    def _require_activation_checkpointing(self) -> None:
-        """The network has the parts that are to be recomputed."""
-        with _placed(self.config, "training", "activation_checkpointing"):
-            if self.config.training.activation_checkpointing and not self.model.units():
-                raise ConfigError(
-                    "the network names no units to recompute",
-                    got=type(self.model).__name__,
-                    expected="training.activation_checkpointing=false",
-                )
 
     def _require_images(self) -> None:
         if self.dataset.size("train") == 0:
@@ -258,9 +248,8 @@ def require_processes(config: Config, flow: Flow, engine: Engine) -> None:
             "this engine needs every process to train the same segments in a step",
             got=f"{config.engine}, and a segment drawn for each sample",
             expected="draws that the processes share",
-            remedy="set flow.intervals.segment_sampling=balanced (all segments in every batch) or batch "
-            "(one segment a "
-            "step)",
+            remedy="set flow.intervals.segment_sampling=balanced (all segments in every batch) or batch (one "
+            "segment a step)",
         )
 
 
@@ -302,41 +291,24 @@ def build(config: Config, device: torch.device | str = "cpu") -> Composition:
         codec,
         conditioner,
         build_model(config, flow, latent, conditioner.parts(), device),
-        build_objective(config),
+        _create(config, "objective"),
     )
 
 
 def build_flow(config: Config, *, check: bool = True) -> Flow:
     """The mathematics. `check` runs the law check, which raises `LawError`."""
-    parts = config.flow
-    decomposition = _create(config, "decomposition", parts.decomposition, "flow", "decomposition")
-    intervals = _create(config, "intervals", parts.intervals, "flow", "intervals")
-    path = _create(config, "path", parts.path, "flow", "path")
-    bridge = _create(config, "bridge", parts.bridge, "flow", "bridge")
-    prediction = _create(config, "prediction", parts.prediction, "flow", "prediction")
+    kinds = ("decomposition", "intervals", "path", "bridge", "prediction", "time_law", "coupling")
+    parts = {kind: _create(config, "flow", kind) for kind in kinds}
+    decomposition = parts["decomposition"]
     with _placed(config, "flow", "intervals"):
-        intervals.segments(decomposition.levels)
+        parts["intervals"].segments(decomposition.levels)
+    noise = _create(config, "flow", "noise", decomposition=decomposition)
     with _placed(config, "flow"):
-        return compose(
-            decomposition,
-            intervals,
-            path,
-            bridge,
-            noise=_create(config, "noise", parts.noise, "flow", "noise", decomposition=decomposition),
-            time_law=_create(config, "time_law", parts.time_law, "flow", "time_law"),
-            coupling=_create(config, "coupling", parts.coupling, "flow", "coupling"),
-            prediction=prediction,
-            representation=parts.representation,
-            check=check,
-        )
+        return compose(**parts, noise=noise, representation=config.flow.representation, check=check)
 
 
 def build_model(
-    config: Config,
-    flow: Flow,
-    shape: Shape,
-    condition: Specs | int,
-    device: torch.device | str = "cpu",
+    config: Config, flow: Flow, shape: Shape, condition: Specs | int, device: torch.device | str = "cpu"
 ) -> Backbone:
     """The network for latents of `shape` (c, *sizes), with the parts of the condition that it embeds. Its
     first weights are a function of the config's seed alone.
@@ -345,18 +317,9 @@ def build_model(
     """
     with _placed(config, "data"):
         bands = flow.network_bands(shape)
-    attention = build_attention(config)
+    attention = _create(config, "attention")
     with _first_weights(config, "model", torch.device(device)):
-        model: Backbone = _create(
-            config,
-            "backbone",
-            config.model,
-            "model",
-            bands=bands,
-            condition=condition,
-            attention=attention,
-        )
-    return model
+        return _create(config, "model", bands=bands, condition=condition, attention=attention)
 
 
 @contextmanager
@@ -369,21 +332,16 @@ def _first_weights(config: Config, of: str, device: torch.device) -> Iterator[No
 
 
 def build_codec(config: Config) -> Codec:
-    codec: Codec = _create(config, "codec", config.codec, "codec")
-    return codec
+    return _create(config, "codec")
 
 
 def build_dataset(config: Config) -> Dataset:
-    dataset: Dataset = _create(config, "dataset", config.data, "data")
-    return dataset
+    return _create(config, "data")
 
 
 def build_conditioner(config: Config, class_names: Sequence[str]) -> Conditioner:
     """The config's conditioner, for data of these classes."""
-    conditioner: Conditioner = _create(
-        config, "conditioner", config.conditioner, "conditioner", class_names=tuple(class_names)
-    )
-    return conditioner
+    return _create(config, "conditioner", class_names=tuple(class_names))
 
 
 def build_images(dataset: Dataset) -> Dataset:
@@ -411,50 +369,34 @@ def build_images(dataset: Dataset) -> Dataset:
     return images
 
 
-def build_objective(config: Config) -> Objective:
-    objective: Objective = _create(config, "objective", config.objective, "objective")
-    return objective
-
-
-def build_attention(config: Config) -> AttentionBackend:
-    attention: AttentionBackend = _create(config, "attention", config.attention, "attention")
-    return attention
-
-
 def build_engine(config: Config, device: str | None = None) -> Engine:
     """The engine, on another device if one is given."""
-    spec = config.engine if device is None else {**config.engine, "device": device}
-    engine: Engine = _create(config, "engine", spec, "engine")
-    return engine
+    if device is None:
+        return _create(config, "engine")
+    with _placed(config, "engine"):
+        return create("engine", {**config.engine, "device": device})
 
 
 def build_solver(config: Config) -> Solver:
-    solver: Solver = _create(config, "solver", config.sampling.solver, "sampling", "solver")
-    return solver
-
-
-def build_optimizer(config: Config) -> Optimizer:
-    optimizer: Optimizer = _create(config, "optimizer", config.training.optimizer, "training", "optimizer")
-    return optimizer
+    return _create(config, "sampling", "solver")
 
 
 def build_guidance(config: Config) -> Guidance:
-    guidance: Guidance = _create(config, "guidance", config.sampling.guidance, "sampling", "guidance")
-    return guidance
+    return _create(config, "sampling", "guidance")
 
 
 def build_features(config: Config, grey_levels: int, device: torch.device | str = "cpu") -> FeatureExtractor:
     """The feature extractor of the config's evaluation; nothing is loaded yet."""
-    context = {"grey_levels": grey_levels, "device": device}
-    features: FeatureExtractor = _create(
-        config, "features", config.evaluation.features, "evaluation", "features", **context
-    )
-    return features
+    return _create(config, "evaluation", "features", grey_levels=grey_levels, device=device)
 
 
-def _create(config: Config, kind: str, spec: Mapping[str, Any], *path: str, **context: Any) -> Any:
+def _create(config: Config, *path: str, **context: Any) -> Any:
+    """The component that the config names at `path`, in its `context`."""
+    spec: Any = config
+    for part in path:
+        spec = getattr(spec, part)
     with _placed(config, *path):
-        return create(kind, spec, **context)
+        return spec.build(**context)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from lapflow.config.yaml12 import write_yaml
+from lapflow.config.loading import write_yaml
 from lapflow.evaluation.evaluate import MEANINGS
 from lapflow.evaluation.resumable import writing
 from lapflow.plugins.registry import create

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lapflow
-from lapflow.config.loading import resolved
-from lapflow.config.yaml12 import write_yaml
+from lapflow.config.loading import resolved, write_yaml
 from lapflow.core.errors import ConfigError
 from lapflow.evaluation.report import fenced_yaml, metrics_table, words
 from lapflow.sampling.loaded_run import BACKBONE, BACKBONE_CLASS, PIPELINE_CLASS, LoadedRun

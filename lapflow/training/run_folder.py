@@ -19,11 +19,12 @@ from typing import Any
 import torch
 
 import lapflow
-from lapflow.config.loading import difference, dump_yaml, load_config, resolved
+from lapflow.config.loading import dump_yaml, load_config, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import CheckpointError
 from lapflow.plugins.registry import distributions_used
 from lapflow.training.checkpoint import clear_asides, latest_checkpoint, step_of
+from lapflow.util.digest import difference
 from lapflow.util.files import ASIDE, file_sha256, replace_file, take_lock
 
 HOW = (

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from lapflow.config.building import build
-from lapflow.config.loading import difference, dump_yaml, file_schema, load_config, recipes, resolved
+from lapflow.config.loading import dump_yaml, file_schema, load_config, recipes, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError
 from lapflow.plugins.builtin import BUILTIN
+from lapflow.util.digest import difference
 
 SMALL = {
     "model": {"name": "mot-dit", "depth": 1, "width": 8, "heads": 2, "patch": 2},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lapflow.config.yaml12 import read_value, read_yaml, write_yaml
+from lapflow.config.loading import read_value, read_yaml, write_yaml
 from lapflow.core.errors import ConfigError
 
 READ = {
