@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +14,7 @@ from lapflow.core.attention import Mask
 from lapflow.core.component import Component
 from lapflow.core.condition import Condition, Specs
 from lapflow.core.errors import ConfigError, suggest
-from lapflow.core.state import State, Times
+from lapflow.core.state import State, StateView, Times
 
 Heads = dict[str, State]
 
@@ -68,7 +68,7 @@ class Backbone(nn.Module, Component):
     @abstractmethod
     def forward(
         self,
-        state: Mapping[int, Tensor],
+        state: StateView,
         t: Times,
         condition: Condition | Tensor | None = None,
         *,

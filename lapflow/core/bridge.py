@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Path
-from lapflow.core.state import State, scalar_time
+from lapflow.core.state import State, StateView, scalar_time
 from lapflow.util.transfer import upload
 
 
@@ -36,12 +36,7 @@ class Bridge(Component):
 
     @abstractmethod
     def cross(
-        self,
-        state: Mapping[int, Tensor],
-        noise: Sequence[Mapping[int, Tensor]],
-        before: Segment | None,
-        after: Segment,
-        path: Path,
+        self, state: StateView, noise: Sequence[StateView], before: Segment | None, after: Segment, path: Path
     ) -> State:
         """The bands at `after.sampling_start`, coarse to fine.
 
@@ -60,12 +55,7 @@ class ConditionalBridge(Bridge):
 
     @abstractmethod
     def corrupt(
-        self,
-        image: Mapping[int, Tensor],
-        noise: Mapping[int, Tensor],
-        level: Tensor,
-        before: Segment,
-        after: Segment,
+        self, image: StateView, noise: StateView, level: Tensor, before: Segment, after: Segment
     ) -> State:
         """What the network of `after` sees of the finished bands `image` of `before`: bands of `after`,
         corrupted at `level` [b] with a noise pyramid of its own (sampling: the one after
@@ -80,7 +70,7 @@ class ConditionalBridge(Bridge):
         """The noise scale of what `corrupt` adds."""
 
 
-def entering(noise: Mapping[int, Tensor], after: Segment, scale: int, path: Path) -> Tensor:
+def entering(noise: StateView, after: Segment, scale: int, path: Path) -> Tensor:
     """Scale `scale` as it enters `after` from noise alone: sigma_k x0_k at the time at which sampling
     enters."""
     c = path.coefficients(scalar_time(after.sampling_start), after, scale).expand(noise[scale])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.errors import ConfigError
-from lapflow.core.state import map_state
+from lapflow.core.state import Device, StateView, map_state
 from lapflow.util.transfer import upload
 
 NULL = -1
@@ -49,7 +49,7 @@ class Part(ABC):
         """Both batches as one."""
         return self._map(lambda x, y: torch.cat([x, y]), other)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: Device) -> Self:
         """Everything on `device`, the copy queued where it can be (`upload`)."""
         return self._map(lambda x: upload(x, device))
 
@@ -109,7 +109,7 @@ class Image(Part):
     `level` [b]. It has no null: a later stage is made of it."""
 
     droppable: ClassVar[bool] = False
-    value: Mapping[int, Tensor]
+    value: StateView
     level: Tensor
 
     def drop(self, rows: Tensor) -> Self:
@@ -171,7 +171,7 @@ class Condition:
         assert self.parts.keys() == other.parts.keys(), f"{[*self.parts]} joined to {[*other.parts]}"
         return Condition({name: part.join(other.parts[name]) for name, part in self.parts.items()})
 
-    def to(self, device: torch.device | str) -> Condition:
+    def to(self, device: Device) -> Condition:
         """Everything on `device`."""
         return self._map(lambda part: part.to(device))
 

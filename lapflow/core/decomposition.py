@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.errors import SizeError
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Shape, State, StateView
 
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("time", "height", "width")}
 """Names of the axes of series, of images, and of films (or volumes)."""
@@ -60,7 +60,7 @@ class Decomposition(Component):
         """
 
     @abstractmethod
-    def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
+    def synthesize(self, state: StateView, start: int = 0) -> Tensor:
         """The image at scale `start` made of the bands k >= start: the exact inverse of `analyze` at every
         `start`."""
 

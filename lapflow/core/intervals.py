@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
-from lapflow.core.state import Times
+from lapflow.core.state import Device, Times
 from lapflow.core.time_law import TimeLaw
 from lapflow.util.random import Generators
 
@@ -19,15 +19,14 @@ from lapflow.util.random import Generators
 class Segment:
     """A piece [start, stop] of the times [0, 1] in which the set of active scales is constant.
 
-    The path is a function of a local time u, which runs linearly over `window` while t runs from start
-    to stop (default: u = t). Windows of different segments may overlap: a stage may go back in u.
+    The path is a function of a local time u, which runs linearly over `window` while t runs from start to
+    stop (default: u = t). Windows of different segments may overlap: a stage may go back in u.
     `scale_starts[k]` is the value of u at which scale k became active, for each active scale, coarse to fine.
     The noise of the segment is `noise_scale` times the bands of the sample's noise. Sampling enters at
     `sampling_start`, start unless the path or the prediction is not defined there.
 
-    `windows` gives each scale a time of its own, which runs linearly over `windows[k]`
-    while t runs from start to stop; the network is then told one time a scale, and predicts dx/d(own
-    time).
+    `windows` gives each scale a time of its own, which runs linearly over `windows[k]` while t runs from
+    start to stop; the network is then told one time a scale, and predicts dx/d(own time).
     """
 
     index: int
@@ -135,14 +134,13 @@ class IntervalSchedule(Component):
         train_t_max: Sequence[float],
         time_law: TimeLaw,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
     ) -> list[Draw]:
         """Draw segments and times for `batch` training samples; every sample is in exactly one `Draw`.
 
         What must be alike on all ranks comes from `stage_generator`, what belongs to a sample from
         `generator`. `train_t_max` are the times, per segment, at which the path ends; they may lie past a
-        segment's stop. Times lie in [segment.start, end), distributed
-        there by `time_law`.
+        segment's stop. Times lie in [segment.start, end), distributed there by `time_law`.
         """
 
     def share_multiple(self, segments: int) -> int:

@@ -2,23 +2,21 @@
 
 `decomposed`: one white image, analysed. Its bands are independent, and the reconstruction of the noise is
 white. `independent`: unit white noise in each scale's tensor, dead dimensions included; the reconstruction is
-then not white. For an orthonormal decomposition the two are equal in law.
-`blurred`: Relay Diffusion's. At full resolution white noise plus a blurred white image, so that neighbouring
-pixels are correlated; at coarser scales alone, decomposed.
-All are linear maps of white draws, so that laws can be checked as operators.
+then not white. For an orthonormal decomposition the two are equal in law. `blurred`: Relay Diffusion's. At
+full resolution white noise plus a blurred white image, so that neighbouring pixels are correlated; at coarser
+scales alone, decomposed. All are linear maps of white draws, so that laws can be checked as operators.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.decomposition import Band, Decomposition, require_images
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Device, Shape, State, StateView
 from lapflow.util.random import Generators, randn
 
 White = dict[int, Tensor]
@@ -45,7 +43,7 @@ class Noise(Component):
         """The shapes of the white unit-variance draws behind the noise of a sample of `shape`."""
 
     @abstractmethod
-    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
+    def from_white(self, white: StateView, finest: int = 0) -> State:
         """The noise pyramid {k: [b, c_k, *sizes_k]} made of white draws; linear."""
 
     def direction_std(self, band: Band) -> float:
@@ -63,20 +61,14 @@ class Noise(Component):
         generator: Generators,
         *,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
         finest: int = 0,
     ) -> State:
         """The noise pyramids of `batch` samples of `shape`."""
         return self.from_white(self.draw_white(shape, batch, generator, dtype=dtype, device=device), finest)
 
     def draw_white(
-        self,
-        shape: Shape,
-        batch: int,
-        generator: Generators,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
+        self, shape: Shape, batch: int, generator: Generators, *, dtype: torch.dtype, device: Device
     ) -> White:
         """The white draws behind one pyramid of each of `batch` samples."""
         return {
@@ -91,7 +83,7 @@ class DecomposedNoise(Noise):
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape}
 
-    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
+    def from_white(self, white: StateView, finest: int = 0) -> State:
         return self.decomposition.analyze(white[0])
 
 
@@ -101,7 +93,7 @@ class IndependentNoise(Noise):
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {k: band.shape for k, band in self.decomposition.bands(shape).items()}
 
-    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
+    def from_white(self, white: StateView, finest: int = 0) -> State:
         return dict(white)
 
     def direction_std(self, band: Band) -> float:
@@ -126,7 +118,7 @@ class BlurredNoise(Noise):
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape, 1: shape}
 
-    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
+    def from_white(self, white: StateView, finest: int = 0) -> State:
         if finest > 0:
             return self.decomposition.analyze(white[0])
         rows = torch.stack([white[1].roll(i, -2) for i in range(self.BLOCK)]).sum(0)

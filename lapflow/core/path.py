@@ -22,8 +22,7 @@ from lapflow.util.transfer import upload
 
 @dataclass(frozen=True)
 class Coefficients:
-    """alpha, sigma and their derivatives by t at given times, shaped like the times (a scalar or
-    [b]).
+    """alpha, sigma and their derivatives by t at given times, shaped like the times (a scalar or [b]).
 
     With `pattern` a last axis holds one value per sub-band of the band (block-DCT: per frequency), the same
     for every image channel.
@@ -117,8 +116,7 @@ class Path(Component):
         return min(segment.stop, self.t_max(segment))
 
     def first(self, segment: Segment) -> float:
-        """The first time of `segment` at which sampling may enter; training draws from segment.start
-        on."""
+        """The first time of `segment` at which sampling may enter; training draws from segment.start on."""
         return segment.start
 
     def grid(self, segment: Segment, steps: int) -> list[float]:

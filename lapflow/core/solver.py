@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -13,7 +13,7 @@ from lapflow.core.component import Component
 from lapflow.core.errors import SolverError
 from lapflow.core.field import Field, TimeGrid
 from lapflow.core.intervals import Segment
-from lapflow.core.state import State
+from lapflow.core.state import State, StateView
 from lapflow.util.random import Generators
 
 Observer = Callable[[float, State], None]
@@ -104,7 +104,7 @@ class Solver(Component, Generic[F]):
     def solve(
         self,
         field: F,
-        state: Mapping[int, Tensor],
+        state: StateView,
         segment: Segment,
         generator: Generators | None = None,
         observe: Observer | None = None,
@@ -116,7 +116,6 @@ class Solver(Component, Generic[F]):
         A stochastic method draws from `generator`. `observe(t, state)` is called after every accepted step.
         `history` is that of `start_history` with the steps of the segments before, of the scales whose
         velocity is continuous where this segment is entered; a multistep method goes on from it and adds to
-        it, and without one it starts anew.
-        Raises `SolverError` on a non-finite state or where a bound on the work is met. What `observe` raises
-        ends the solve.
+        it, and without one it starts anew. Raises `SolverError` on a non-finite state or where a bound on the
+        work is met. What `observe` raises ends the solve.
         """

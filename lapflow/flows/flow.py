@@ -23,7 +23,18 @@ from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.noise import DecomposedNoise, Noise
 from lapflow.core.path import Coefficients, Path
 from lapflow.core.prediction import Prediction, VelocityPrediction
-from lapflow.core.state import Shape, State, Times, batch_size, map_times, scalar_time, take_rows, time_of
+from lapflow.core.state import (
+    Device,
+    Shape,
+    State,
+    StateView,
+    Times,
+    batch_size,
+    map_times,
+    scalar_time,
+    take_rows,
+    time_of,
+)
 from lapflow.core.time_law import TimeLaw, Uniform
 from lapflow.util.random import Generators, first_generator, rand
 
@@ -118,13 +129,13 @@ class Flow:
             found[segment.finest] = Band(segment.finest, c, tuple(sizes), std, std, condition)
         return dict(sorted(found.items(), reverse=True))
 
-    def to_image(self, bands: Mapping[int, Tensor], segment: Segment) -> State:
+    def to_image(self, bands: StateView, segment: Segment) -> State:
         """The representation of the active bands: themselves, or {finest: the image that they make}."""
         if self.representation == "bands":
             return dict(bands)
         return {segment.finest: self.decomposition.synthesize(bands, segment.finest)}
 
-    def to_bands(self, state: Mapping[int, Tensor], segment: Segment) -> State:
+    def to_bands(self, state: StateView, segment: Segment) -> State:
         """The active bands of a representation: the inverse of `to_image`."""
         return (
             dict(state)
@@ -190,7 +201,7 @@ class Flow:
         stage_generator: torch.Generator,
         *,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
     ) -> list[Draw]:
         """Which samples of a batch train in which segment, at which times: what `training_points` draws
         first."""
@@ -228,8 +239,8 @@ class Flow:
 
     def _point(
         self,
-        data: Mapping[int, Tensor],
-        noise: Mapping[int, Tensor],
+        data: StateView,
+        noise: StateView,
         draw: Draw,
         batch: int,
         given: Condition,
@@ -273,7 +284,7 @@ class Flow:
         end = self.path.train_t_max(segment) if isinstance(t, Tensor) else self.path.u_max
         return self.model_time(map_times(lambda u: u + portion * (end - u), t), segment)
 
-    def coefficients(self, t: Times, segment: Segment, like: Mapping[int, Tensor]) -> dict[int, Coefficients]:
+    def coefficients(self, t: Times, segment: Segment, like: StateView) -> dict[int, Coefficients]:
         """The path's coefficients of the active bands at times `t`, or at the scales' own times (with
         derivatives by these), shaped to multiply the bands `like`."""
         return {k: self._coefficients(t, segment, k).expand(like[k]) for k in segment.scales}
@@ -287,7 +298,7 @@ class Flow:
         return map_times(lambda u: self.path.model_time(u, segment), segment.own_times(t))
 
     def interpolate(
-        self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], t: Tensor, segment: Segment
+        self, data: StateView, noise: StateView, t: Tensor, segment: Segment
     ) -> tuple[State, State]:
         """(bands, velocities) of the segment's scales at times `t`: x = alpha x1 + sigma x0 and its
         d/dt, with x0 at the segment's noise scale."""
@@ -325,16 +336,14 @@ class Flow:
 
     # ------------------------------------------------------------------ what a prediction means
 
-    def network_input(self, state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> State:
+    def network_input(self, state: StateView, t: Tensor, segment: Segment) -> State:
         """The state [representation] as the network is given it: preconditioned. `t` scalar or [b]."""
         if not self.prediction.preconditions:
             return dict(state)
         bands = self.to_bands(state, segment)
         return self.to_image(self._given(bands, self.coefficients(t, segment, bands)), segment)
 
-    def velocity(
-        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
-    ) -> State:
+    def velocity(self, output: StateView, state: StateView, t: Tensor, segment: Segment) -> State:
         """dx/dt [representation], given the network's main output at `state`."""
         if segment.windows is not None:
             own = self._velocity(output, state, segment.own_times(t), segment)
@@ -343,9 +352,7 @@ class Flow:
             return {k: v * rates[k] if rates[k] else torch.zeros_like(v) for k, v in own.items()}
         return self._velocity(output, state, t, segment)
 
-    def _velocity(
-        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Times, segment: Segment
-    ) -> State:
+    def _velocity(self, output: StateView, state: StateView, t: Times, segment: Segment) -> State:
         if self.prediction.is_velocity:
             return dict(output)
         bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
@@ -357,7 +364,7 @@ class Flow:
         return self.to_image({k: v.to(bands[k].dtype) for k, v in velocity.items()}, segment)
 
     def endpoints(
-        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
+        self, output: StateView, state: StateView, t: Tensor, segment: Segment
     ) -> tuple[State, State]:
         """(x1, x0) as bands, given the network's main output at `state` [representation]."""
         bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
@@ -370,7 +377,7 @@ class Flow:
             k: n.to(bands[k].dtype) for k, (_, n) in pairs.items()
         }
 
-    def _given(self, bands: Mapping[int, Tensor], found: Mapping[int, Coefficients]) -> State:
+    def _given(self, bands: StateView, found: Mapping[int, Coefficients]) -> State:
         return {k: self.prediction.precondition(c, bands[k]).to(bands[k].dtype) for k, c in found.items()}
 
     # ------------------------------------------------------------------ sampling
@@ -388,26 +395,14 @@ class Flow:
         return last
 
     def draw_noise(
-        self,
-        shape: Shape,
-        batch: int,
-        generator: Generators,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
+        self, shape: Shape, batch: int, generator: Generators, *, dtype: torch.dtype, device: Device
     ) -> list[State]:
         """All the noise that starts, bridges and conditions of `batch` samples of `shape` need:
         the noise pyramids, in the order in which `Bridge.noise_index` names them."""
         return self.noise_from(self.draw_white(shape, batch, generator, dtype=dtype, device=device))
 
     def draw_white(
-        self,
-        shape: Shape,
-        batch: int,
-        generator: Generators,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
+        self, shape: Shape, batch: int, generator: Generators, *, dtype: torch.dtype, device: Device
     ) -> list[State]:
         """The white draws behind `draw_noise`, in the same order: of each pyramid those that
         `Noise.white_shapes` names."""
@@ -416,7 +411,7 @@ class Flow:
             for _ in self.finest_noise_scales()
         ]
 
-    def noise_from(self, white: Sequence[Mapping[int, Tensor]]) -> list[State]:
+    def noise_from(self, white: Sequence[StateView]) -> list[State]:
         """The noise pyramids of white draws: `draw_noise` is `noise_from` of `draw_white`."""
         return [
             self.noise.from_white(draws, k)
@@ -431,16 +426,14 @@ class Flow:
             for i in range(self._count)
         ]
 
-    def enter(self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]) -> State:
+    def enter(self, index: int, state: StateView, noise: Sequence[StateView]) -> State:
         """The state [representation] at the start of segment `index`, from that at the end of the one before
         (empty for the first) and the sample's noise pyramids."""
         after, before = self.segments[index], self.segments[index - 1] if index else None
         bands = {} if before is None else self.to_bands(state, before)
         return self.to_image(self.bridge.cross(bands, noise, before, after, self.path), after)
 
-    def condition(
-        self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]
-    ) -> Condition:
+    def condition(self, index: int, state: StateView, noise: Sequence[StateView]) -> Condition:
         """What the network of segment `index` sees of the state at the end of the one before: nothing unless
         the bridge is conditional."""
         if not isinstance(self.bridge, ConditionalBridge) or index == 0:
@@ -456,7 +449,7 @@ class Flow:
         return Condition({IMAGE: Image(image, level)})
 
     def condition_image(
-        self, bands: Mapping[int, Tensor], corruption: Mapping[int, Tensor], level: Tensor, after: Segment
+        self, bands: StateView, corruption: StateView, level: Tensor, after: Segment
     ) -> State:
         """{finest: the finished bands, corrupted at `level` [b] and upsampled}: training and sampling make it
         here."""
@@ -464,7 +457,7 @@ class Flow:
         before = self.segments[after.index - 1]
         return self.to_image(self.bridge.corrupt(bands, corruption, level, before, after), after)
 
-    def finish(self, state: Mapping[int, Tensor]) -> Tensor:
+    def finish(self, state: StateView) -> Tensor:
         """The samples [b, c, *sizes] that the final state [representation] stands for."""
         return self.decomposition.synthesize(self.to_bands(state, self.segments[-1]))
 

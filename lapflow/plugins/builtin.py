@@ -15,9 +15,9 @@ BUILTIN: dict[str, dict[str, str]] = {
         "stages": "lapflow.schedules.stages:Stages",
     },
     "path": {
-        "linear": "lapflow.flows.paths.linear:LinearPath",
-        "gvp": "lapflow.flows.paths.gvp:GVPPath",
-        "vp": "lapflow.flows.paths.vp:VPPath",
+        "linear": "lapflow.flows.paths.affine:LinearPath",
+        "gvp": "lapflow.flows.paths.affine:GVPPath",
+        "vp": "lapflow.flows.paths.affine:VPPath",
         "vp-discrete": "lapflow.flows.paths.vp_discrete:DiscreteVPPath",
         "pyramidal": "lapflow.flows.paths.pyramidal:PyramidalPath",
         "edm": "lapflow.flows.paths.edm:EDMPath",
@@ -25,10 +25,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "relay": "lapflow.flows.paths.edm:RelayPath",
     },
     "bridge": {
-        "append": "lapflow.flows.bridges.append:AppendBridge",
-        "transition": "lapflow.flows.bridges.transition:TransitionBridge",
-        "renoise": "lapflow.flows.bridges.renoise:RenoiseBridge",
-        "condition": "lapflow.flows.bridges.condition:ConditionBridge",
+        "append": "lapflow.flows.bridges:AppendBridge",
+        "transition": "lapflow.flows.bridges:TransitionBridge",
+        "renoise": "lapflow.flows.bridges:RenoiseBridge",
+        "condition": "lapflow.flows.bridges:ConditionBridge",
     },
     "noise": {
         "decomposed": "lapflow.core.noise:DecomposedNoise",
@@ -70,9 +70,9 @@ BUILTIN: dict[str, dict[str, str]] = {
         "vlb": "lapflow.objectives.variational:VariationalMSE",
     },
     "optimizer": {
-        "adamw": "lapflow.optimizers.adamw:AdamW",
+        "adamw": "lapflow.optimizers.torch:AdamW",
         "torch": "lapflow.optimizers.torch:TorchOptimizer",
-        "muon": "lapflow.optimizers.muon:Muon",
+        "muon": "lapflow.optimizers.torch:Muon",
     },
     "solver": {
         "euler": "lapflow.solvers.runge_kutta:Euler",
@@ -88,8 +88,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "ddim": "lapflow.solvers.denoising:DDIM",
         "ddpm": "lapflow.solvers.denoising:DDPM",
         "relay": "lapflow.solvers.denoising:RelaySolver",
-        "heun-edm": "lapflow.solvers.heun_edm:HeunEDM",
-        "euler-maruyama": "lapflow.solvers.sde:EulerMaruyama",
+        "heun-edm": "lapflow.solvers.denoising:HeunEDM",
+        "euler-maruyama": "lapflow.solvers.denoising:EulerMaruyama",
     },
     "guidance": {
         "cfg": "lapflow.sampling.guidance:ClassifierFreeGuidance",

@@ -9,14 +9,14 @@ channel i; d + 1 = 4 row + column frequency). No dead dimension; of white noise 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from lapflow.core.decomposition import Band, Decomposition, require_images
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Shape, State, StateView
 from lapflow.util.autocast import in_own_dtype
 from lapflow.util.transfer import upload
 
@@ -47,7 +47,7 @@ class BlockDCT(Decomposition):
             0: rearrange(coefficients[:, :, 1:], "b c d h w -> b (c d) h w"),
         }
 
-    def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
+    def synthesize(self, state: StateView, start: int = 0) -> Tensor:
         if start == 1:
             return state[1]
         detail = rearrange(state[0], "b (c d) h w -> b c d h w", d=SIZE**2 - 1)

@@ -7,21 +7,19 @@ upsampling, the bands of x are
     x_(K-1) = D^(K-1) x,        x_k = D^k x - U D^(k+1) x   (k < K-1),
 
 and sum_k U^k x_k = x. With these D and U, U D and H = I - U D are orthogonal projectors, so a residual band
-has range
-H: its block means are exactly zero, for data and for the noise of one white sample alike. With n halved axes
-2^-n of the dimensions of a residual are dead, a quarter in an image.
+has range H: its block means are exactly zero, for data and for the noise of one white sample alike. With n
+halved axes 2^-n of the dimensions of a residual are dead, a quarter in an image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from lapflow.core.decomposition import Band
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Shape, State, StateView
 from lapflow.pyramids.halving import HalvingPyramid
 
 
@@ -54,7 +52,7 @@ class LaplacianPyramid(HalvingPyramid):
             x = coarse
         return {self.levels - 1: x, **dict(reversed(residuals))}
 
-    def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
+    def synthesize(self, state: StateView, start: int = 0) -> Tensor:
         x = state[self.levels - 1]
         for k in range(self.levels - 2, start - 1, -1):
             x = state[k] + upsample(x, self.factors(k))

@@ -17,7 +17,6 @@ as PyWavelets' mode "periodization" has it; the inverse is the transpose.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import BackendError, ConfigError, suggest
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Shape, State, StateView
 from lapflow.pyramids.halving import AxesOption, HalvingPyramid, LevelsOption
 from lapflow.util.autocast import in_own_dtype
 from lapflow.util.transfer import upload
@@ -67,7 +66,7 @@ class WaveletPyramid(HalvingPyramid):
             details.append((k, detail))
         return {self.levels - 1: x.to(dtype), **{k: detail.to(dtype) for k, detail in reversed(details)}}
 
-    def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
+    def synthesize(self, state: StateView, start: int = 0) -> Tensor:
         dtype, x = state[self.levels - 1].dtype, _widen(state[self.levels - 1])
         for k in range(self.levels - 2, start - 1, -1):
             details = _widen(state[k]).unflatten(1, (x.shape[1], -1))

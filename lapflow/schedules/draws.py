@@ -12,6 +12,7 @@ from pydantic import Field
 
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Draw, IntervalSchedule, Segment
+from lapflow.core.state import Device
 from lapflow.core.time_law import TimeLaw
 from lapflow.util.random import Generators, rand
 from lapflow.util.transfer import upload
@@ -63,7 +64,7 @@ class UniformDraws(IntervalSchedule):
         train_t_max: Sequence[float],
         time_law: TimeLaw,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
     ) -> list[Draw]:
         t_max = [self.train_t_max(segment, t) for segment, t in zip(segments, train_t_max, strict=True)]
         if self.segment_sampling != "sample":

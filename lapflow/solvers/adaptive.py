@@ -10,7 +10,6 @@ evaluations with the batch size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -22,7 +21,7 @@ from lapflow.core.errors import SolverError
 from lapflow.core.field import Field
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import History, Observer, Solver, Statistics
-from lapflow.core.state import State
+from lapflow.core.state import State, StateView
 from lapflow.util.random import Generators
 
 
@@ -45,7 +44,7 @@ class Adaptive(Solver[Field]):
     def solve(
         self,
         field: Field,
-        state: Mapping[int, Tensor],
+        state: StateView,
         segment: Segment,
         generator: Generators | None = None,
         observe: Observer | None = None,

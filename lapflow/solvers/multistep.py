@@ -9,15 +9,12 @@ the step is Euler's: one such step each time a band enters leaves the order at 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor
 
 from lapflow.core.field import Field, TimeGrid
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import History
-from lapflow.core.state import State
+from lapflow.core.state import State, StateView
 from lapflow.solvers.steps import FixedSteps, finite_grid
 from lapflow.util.random import Generators
 
@@ -37,7 +34,7 @@ class AdamsBashforth2(FixedSteps[Field]):
     def step(
         self,
         field: Field,
-        state: Mapping[int, Tensor],
+        state: StateView,
         t: float,
         t_next: float,
         generator: Generators | None,

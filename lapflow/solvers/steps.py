@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
 
 import torch
 from pydantic import Field as Setting
-from torch import Tensor
 
 from lapflow.core.errors import ConfigError, SolverError
 from lapflow.core.field import TimeGrid
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import F, History, Observer, Solver, Statistics, call_observer
-from lapflow.core.state import State
+from lapflow.core.state import State, StateView
 from lapflow.util.random import Generators
 
 Steps = Annotated[
@@ -55,7 +54,7 @@ class FixedSteps(Solver[F]):
     def step(
         self,
         field: F,
-        state: Mapping[int, Tensor],
+        state: StateView,
         t: float,
         t_next: float,
         generator: Generators | None,
@@ -67,7 +66,7 @@ class FixedSteps(Solver[F]):
     def solve(
         self,
         field: F,
-        state: Mapping[int, Tensor],
+        state: StateView,
         segment: Segment,
         generator: Generators | None = None,
         observe: Observer | None = None,
@@ -92,7 +91,7 @@ def finite_grid(field: TimeGrid, steps: int) -> list[float]:
     return [start, *(t for t in grid[1:] if start < t < stop - 1e-12), stop]
 
 
-def require_finite(state: Mapping[int, Tensor], segment: Segment) -> None:
+def require_finite(state: StateView, segment: Segment) -> None:
     """Raises `SolverError` naming the scale if a state at the end of `segment` is not finite (one
     synchronisation)."""
     for k, x in state.items():

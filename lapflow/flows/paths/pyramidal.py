@@ -1,8 +1,7 @@
 """Pyramidal Flow's path (Jin et al. 2024, "Pyramidal Flow Matching for Efficient Video Generative Modeling",
 eq. 7-12).
 
-A stage runs over a window [s, e] of the local time u, at one resolution, with the same noise n
-throughout:
+A stage runs over a window [s, e] of the local time u, at one resolution, with the same noise n throughout:
 
     from   s U(D x) + (1 - s) n   to   e x + (1 - e) n,    x the image at the stage's resolution.
 
