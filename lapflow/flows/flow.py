@@ -137,11 +137,9 @@ class Flow:
 
     def to_bands(self, state: StateView, segment: Segment) -> State:
         """The active bands of a representation: the inverse of `to_image`."""
-        return (
-            dict(state)
-            if self.representation == "bands"
-            else self.decomposition.analyze(state[segment.finest], segment.finest)
-        )
+        if self.representation == "bands":
+            return dict(state)
+        return self.decomposition.analyze(state[segment.finest], segment.finest)
 
     def noise_std(self, scale: int, segment: Segment) -> float:
         """Std of a segment's noise per orthonormal direction of the range of band `scale`."""
@@ -178,20 +176,15 @@ class Flow:
             rows = self.coupling.pair(x, image, given.labels)
             white = white if rows is None else take_rows(white, rows)
         finest = self.finest_noise_scales()
-        noise = {
-            k: self.noise.from_white(white, k)
-            for k in {finest[self.bridge.noise_index(d.segment)] for d in draws}
-        }
+        scales = [finest[self.bridge.noise_index(d.segment)] for d in draws]
+        noise = {k: self.noise.from_white(white, k) for k in set(scales)}
         extra = None
         if isinstance(self.bridge, ConditionalBridge):
             level = self.bridge.draw_corruption_level(rand((batch,), generator, dtype=dtype, device=x.device))
             extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
         portion = rand((batch,), generator, dtype=dtype, device=x.device) if second_time else None
         return [
-            self._point(
-                data, noise[finest[self.bridge.noise_index(d.segment)]], d, batch, given, extra, portion
-            )
-            for d in draws
+            self._point(data, noise[k], draw, batch, given, extra, portion) for draw, k in zip(draws, scales)
         ]
 
     def training_draws(
@@ -205,13 +198,12 @@ class Flow:
     ) -> list[Draw]:
         """Which samples of a batch train in which segment, at which times: what `training_points` draws
         first."""
-        train_t_max = [self.path.train_t_max(segment) for segment in self.segments]
         return self.intervals.draw(
             self.segments,
             batch,
             generator=generator,
             stage_generator=stage_generator,
-            train_t_max=train_t_max,
+            train_t_max=[self.path.train_t_max(segment) for segment in self.segments],
             time_law=self.time_law,
             dtype=dtype,
             device=device,
@@ -314,24 +306,19 @@ class Flow:
     def _target(
         self, bands: State, data: State, noise: State, segment: Segment, found: Mapping[int, Coefficients]
     ) -> State:
-        target = {
-            k: self.prediction.target(c, bands[k], data[k], noise[k], self.noise_std(k, segment)).to(
-                data[k].dtype
-            )
-            for k, c in found.items()
-        }
+        target = {}
+        for k, c in found.items():
+            wanted = self.prediction.target(c, bands[k], data[k], noise[k], self.noise_std(k, segment))
+            target[k] = wanted.to(data[k].dtype)
         return self.to_image(target, segment)
 
     def _weights(self, t: Times, segment: Segment) -> dict[int, Tensor | float]:
         """Per scale of the representation. Merged, the coarsest band's coefficients weigh the image."""
-        weights: dict[int, Tensor | float] = {}
-        for k in segment.scales if self.representation == "bands" else (segment.finest,):
-            c = self._coefficients(t, segment, k if self.representation == "bands" else self.levels - 1)
-            weight, scale = (
-                self.prediction.weight(c, self.noise_std(k, segment)),
-                self.intervals.scale_weight(k, self.levels),
-            )
-            weights[k] = scale if isinstance(weight, float) else scale * weight
+        merged, weights = self.representation == "merged", {}
+        for k in (segment.finest,) if merged else segment.scales:
+            c = self._coefficients(t, segment, self.levels - 1 if merged else k)
+            weight = self.prediction.weight(c, self.noise_std(k, segment))
+            weights[k] = self.intervals.scale_weight(k, self.levels) * weight
         return weights
 
     # ------------------------------------------------------------------ what a prediction means
@@ -345,37 +332,39 @@ class Flow:
 
     def velocity(self, output: StateView, state: StateView, t: Tensor, segment: Segment) -> State:
         """dx/dt [representation], given the network's main output at `state`."""
-        if segment.windows is not None:
-            own = self._velocity(output, state, segment.own_times(t), segment)
-            rates = {k: segment.of(k).rate for k in own}
-            # A scale that waits does not move, whatever is predicted for it.
-            return {k: v * rates[k] if rates[k] else torch.zeros_like(v) for k, v in own.items()}
-        return self._velocity(output, state, t, segment)
-
-    def _velocity(self, output: StateView, state: StateView, t: Times, segment: Segment) -> State:
         if self.prediction.is_velocity:
-            return dict(output)
-        bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
-        found = self.coefficients(t, segment, bands)
-        velocity = {
-            k: self.prediction.velocity(c, bands[k], predicted[k], self.noise_std(k, segment))
-            for k, c in found.items()
-        }
-        return self.to_image({k: v.to(bands[k].dtype) for k, v in velocity.items()}, segment)
+            velocity = dict(output)
+        else:
+            bands, predicted, found = self._parts(output, state, t, segment)
+            velocity = {}
+            for k, c in found.items():
+                v = self.prediction.velocity(c, bands[k], predicted[k], self.noise_std(k, segment))
+                velocity[k] = v.to(bands[k].dtype)
+            velocity = self.to_image(velocity, segment)
+        if segment.windows is None:
+            return velocity
+        # From the scales' own times to t. A scale that waits does not move, whatever is predicted for it.
+        rates = {k: segment.of(k).rate for k in velocity}
+        return {k: v * rates[k] if rates[k] else torch.zeros_like(v) for k, v in velocity.items()}
 
     def endpoints(
         self, output: StateView, state: StateView, t: Tensor, segment: Segment
     ) -> tuple[State, State]:
         """(x1, x0) as bands, given the network's main output at `state` [representation]."""
-        bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
+        bands, predicted, found = self._parts(output, state, t, segment)
+        data, noise = {}, {}
+        for k, c in found.items():
+            x1, x0 = self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment))
+            data[k], noise[k] = x1.to(bands[k].dtype), x0.to(bands[k].dtype)
+        return data, noise
+
+    def _parts(
+        self, output: StateView, state: StateView, t: Tensor, segment: Segment
+    ) -> tuple[State, State, dict[int, Coefficients]]:
+        """Bands, the network's main output and the coefficients, band by band."""
+        bands = self.to_bands(state, segment)
         found = self.coefficients(segment.own_times(t), segment, bands)
-        pairs = {
-            k: self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment))
-            for k, c in found.items()
-        }
-        return {k: d.to(bands[k].dtype) for k, (d, _) in pairs.items()}, {
-            k: n.to(bands[k].dtype) for k, (_, n) in pairs.items()
-        }
+        return bands, self.to_bands(output, segment), found
 
     def _given(self, bands: StateView, found: Mapping[int, Coefficients]) -> State:
         return {k: self.prediction.precondition(c, bands[k]).to(bands[k].dtype) for k, c in found.items()}
@@ -386,12 +375,8 @@ class Flow:
         """The last time of a segment at which the velocity is finite: the path's, or a thousandth of
         the segment before where the prediction needs some noise and there is none (SiT's t1)."""
         last = self.path.solve_t_max(segment)
-        if self.prediction.needs_noise:
-            least = min(
-                self.path.coefficients(scalar_time(last), segment, k).sigma.min().item()
-                for k in segment.scales
-            )
-            last = last if least > 0 else last - T_EPS * (segment.stop - segment.start)
+        if self.prediction.needs_noise and not all((c.sigma > 0).all() for c in self._at(last, segment)):
+            last -= T_EPS * (segment.stop - segment.start)
         return last
 
     def draw_noise(
@@ -420,11 +405,10 @@ class Flow:
 
     def finest_noise_scales(self) -> list[int]:
         """The finest scale for which each of a sample's noise pyramids is used."""
+        if self._count == 1:
+            return [0]
         finest = {self.bridge.noise_index(segment): segment.finest for segment in self.segments}
-        return [
-            finest.get(i, 0) if self.bridge.num_noise_draws(len(self.segments)) > 1 else 0
-            for i in range(self._count)
-        ]
+        return [finest.get(i, 0) for i in range(self._count)]
 
     def enter(self, index: int, state: StateView, noise: Sequence[StateView]) -> State:
         """The state [representation] at the start of segment `index`, from that at the end of the one before
@@ -440,13 +424,9 @@ class Flow:
             return Condition()
         before, after = self.segments[index - 1], self.segments[index]
         bands, corruption = self.to_bands(state, before), noise[self.bridge.noise_index(after) + 1]
-        level = torch.full(
-            (next(iter(bands.values())).shape[0],),
-            self.bridge.corruption_level,
-            device=next(iter(bands.values())).device,
-        )
-        image = self.condition_image(bands, corruption, level, after)
-        return Condition({IMAGE: Image(image, level)})
+        first = next(iter(bands.values()))
+        level = torch.full((len(first),), self.bridge.corruption_level, device=first.device)
+        return Condition({IMAGE: Image(self.condition_image(bands, corruption, level, after), level)})
 
     def condition_image(
         self, bands: StateView, corruption: StateView, level: Tensor, after: Segment
@@ -467,25 +447,21 @@ class Flow:
         bands = self.decomposition.bands(self.decomposition.smallest)
         self._direction = {k: self.noise.direction_std(band) for k, band in bands.items()}
         self._count = self.bridge.num_noise_draws(len(segments))
-        noise_scales = [
-            1 / bands[s.finest].direction_std if self.intervals.unit_pixel_variance else 1.0 for s in segments
-        ]
-        return tuple(
-            replace(s, noise_scale=noise_scale, t_eps=self._first(s) - s.start)
-            for s, noise_scale in zip(segments, noise_scales, strict=True)
-        )
+        unit = self.intervals.unit_pixel_variance
+        scales = [1 / bands[s.finest].direction_std if unit else 1.0 for s in segments]
+        eps = [self._first(s) - s.start for s in segments]
+        return tuple(replace(s, noise_scale=c, t_eps=e) for s, c, e in zip(segments, scales, eps))
 
     def _first(self, segment: Segment) -> float:
         """The time at which sampling enters a segment: the path's, or later where the prediction needs
         some data."""
         first = self.path.first(segment)
-        if self.prediction.needs_data:
-            least = min(
-                self.path.coefficients(scalar_time(first), segment, k).alpha.abs().min().item()
-                for k in segment.scales
-            )
-            first = first if least > 0 else first + T_EPS * (segment.stop - segment.start)
+        if self.prediction.needs_data and not all((c.alpha != 0).all() for c in self._at(first, segment)):
+            first += T_EPS * (segment.stop - segment.start)
         return first
+
+    def _at(self, t: float, segment: Segment) -> list[Coefficients]:
+        return [self.path.coefficients(scalar_time(t), segment, k) for k in segment.scales]
 
     def _refuse_what_does_not_fit(self) -> None:
         name = type(self.prediction).__name__

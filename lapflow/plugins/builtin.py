@@ -11,8 +11,8 @@ BUILTIN: dict[str, dict[str, str]] = {
         "block-dct": "lapflow.pyramids.block_dct:BlockDCT",
     },
     "intervals": {
-        "cumulative": "lapflow.schedules.cumulative:CumulativeIntervals",
-        "stages": "lapflow.schedules.stages:Stages",
+        "cumulative": "lapflow.schedules.intervals:CumulativeIntervals",
+        "stages": "lapflow.schedules.intervals:Stages",
     },
     "path": {
         "linear": "lapflow.flows.paths.affine:LinearPath",
@@ -75,11 +75,11 @@ BUILTIN: dict[str, dict[str, str]] = {
         "muon": "lapflow.optimizers.torch:Muon",
     },
     "solver": {
-        "euler": "lapflow.solvers.runge_kutta:Euler",
-        "midpoint": "lapflow.solvers.runge_kutta:Midpoint",
-        "heun": "lapflow.solvers.runge_kutta:Heun",
-        "rk4": "lapflow.solvers.runge_kutta:RK4",
-        "ab2": "lapflow.solvers.multistep:AdamsBashforth2",
+        "euler": "lapflow.solvers.fixed_step:Euler",
+        "midpoint": "lapflow.solvers.fixed_step:Midpoint",
+        "heun": "lapflow.solvers.fixed_step:Heun",
+        "rk4": "lapflow.solvers.fixed_step:RK4",
+        "ab2": "lapflow.solvers.fixed_step:AdamsBashforth2",
         "dopri5": "lapflow.solvers.adaptive:Dopri5",
         "dopri8": "lapflow.solvers.adaptive:Dopri8",
         "bosh3": "lapflow.solvers.adaptive:Bosh3",

@@ -86,13 +86,8 @@ class _Function:
         scales: tuple[int, ...],
         observe: Observer | None,
     ) -> None:
-        self.solver, self.field, self.segment, self.scales, self.observe = (
-            solver,
-            field,
-            segment,
-            scales,
-            observe,
-        )
+        self.solver, self.field, self.segment = solver, field, segment
+        self.scales, self.observe = scales, observe
         self.evaluations = self.accepted = self.rejected = 0
 
     def __call__(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -15,9 +15,8 @@ from lapflow.core.errors import ConfigError, SolverError
 from lapflow.core.field import DenoiserField, Endpoints, TimeGrid
 from lapflow.core.intervals import Segment, even_grid
 from lapflow.core.path import Coefficients, forward_variance, posterior_variance
-from lapflow.core.solver import History
 from lapflow.core.state import State, StateView
-from lapflow.solvers.steps import FixedSteps, Steps
+from lapflow.solvers.fixed_step import FixedSteps, Steps
 from lapflow.util.random import Generators
 
 
@@ -46,13 +45,7 @@ class Denoising(FixedSteps[DenoiserField]):
         return None
 
     def step(
-        self,
-        field: DenoiserField,
-        state: StateView,
-        t: float,
-        t_next: float,
-        generator: Generators | None,
-        history: History | None = None,
+        self, field: DenoiserField, state: StateView, t: float, t_next: float, generator: Generators | None
     ) -> tuple[State, int]:
         said = field.endpoints(state, t)
         now, after = field.coefficients(said.data, t), field.coefficients(said.data, t_next)
@@ -74,9 +67,9 @@ class Denoising(FixedSteps[DenoiserField]):
     def _draws(self, field: DenoiserField, t: float, t_next: float, learned: bool) -> bool:
         """Whether the step has any fresh noise, found without waiting for a GPU. A variance that is learned
         is above 0."""
-        now, after = field.alpha_sigma(t), field.alpha_sigma(t_next)
-        for k in now:
-            wanted = learned | (self.variances(now[k], after[k])[1] > 0)
+        after = field.alpha_sigma(t_next)
+        for k, c in field.alpha_sigma(t).items():
+            wanted = learned | (self.variances(c, after[k])[1] > 0)
             if bool((wanted & (self.final_noise | (after[k].sigma > 0))).any()):
                 return True
         return False
@@ -171,13 +164,7 @@ class HeunEDM(FixedSteps[DenoiserField]):
     needs, order = DenoiserField, 2
 
     def step(
-        self,
-        field: DenoiserField,
-        state: StateView,
-        t: float,
-        t_next: float,
-        generator: Generators | None,
-        history: History | None = None,
+        self, field: DenoiserField, state: StateView, t: float, t_next: float, generator: Generators | None
     ) -> tuple[State, int]:
         here, slope = _slope(field, state, t)
         now, after = field.coefficients(here, t), field.coefficients(here, t_next)
@@ -246,13 +233,7 @@ class EulerMaruyama(FixedSteps[DenoiserField]):
         return [*even_grid(segment.sampling_start, late, steps - 1), segment.stop]
 
     def step(
-        self,
-        field: DenoiserField,
-        state: StateView,
-        t: float,
-        t_next: float,
-        generator: Generators | None,
-        history: History | None = None,
+        self, field: DenoiserField, state: StateView, t: float, t_next: float, generator: Generators | None
     ) -> tuple[State, int]:
         h, said, bands = t_next - t, field.endpoints(state, t), field.to_bands(state)
         found = field.coefficients(said.data, t)
