@@ -49,7 +49,7 @@ class Component:
         made, initial = cls.__new__(cls), inspect.unwrap(cls.__init__)
         made.__dict__["config"] = checked.model_dump()
         taken = {name: context[name] for name in inspect.signature(initial).parameters if name in context}
-        initial(made, **taken, **{name: getattr(checked, name) for name in type(checked).model_fields})
+        initial(made, **taken, **_arguments(checked))
         return made
 
 
@@ -61,9 +61,7 @@ def _derive(cls: type[Component]) -> type[pydantic.BaseModel]:
         for name, parameter in list(inspect.signature(initial).parameters.items())[1:]:
             if name in cls.context or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
-            assert name in hints, (
-                f"{cls.__qualname__}.__init__ must annotate {name!r}: its annotation is its config"
-            )
+            assert name in hints, f"{cls.__qualname__}.__init__ must annotate {name!r}: that is its config"
             fields[name] = (hints[name], ... if parameter.default is parameter.empty else parameter.default)
     config = pydantic.ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
@@ -72,15 +70,17 @@ def _derive(cls: type[Component]) -> type[pydantic.BaseModel]:
     return pydantic.create_model(cls.__name__, __config__=config, __doc__=doc.split("\n\n")[0], **fields)
 
 
+def _arguments(checked: pydantic.BaseModel) -> dict[str, Any]:
+    return {name: getattr(checked, name) for name in type(checked).model_fields}
+
+
 def _validated(initial: Callable[..., None]) -> Callable[..., None]:
     """Wrap a component's `__init__`: check the arguments by the class's own schema, keep them as
     `.config`."""
 
     @functools.wraps(initial)
     def init(self: Component, *args: Any, **kwargs: Any) -> None:
-        if (
-            "config" in self.__dict__
-        ):  # called through super().__init__: the outermost call has checked its own
+        if "config" in self.__dict__:  # through super().__init__: the outermost call has checked its own
             return initial(self, *args, **kwargs)
         cls = type(self)
         try:
@@ -94,9 +94,7 @@ def _validated(initial: Callable[..., None]) -> Callable[..., None]:
         context = {name: values.pop(name) for name in cls.context if name in values}
         checked = validate(cls.schema(), values, cls.__name__)
         self.__dict__["config"] = checked.model_dump()
-        return initial(
-            self, **context, **{name: getattr(checked, name) for name in type(checked).model_fields}
-        )
+        return initial(self, **context, **_arguments(checked))
 
     return init
 
@@ -125,14 +123,10 @@ def _path(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]
     union."""
     path: list[int | str] = []
     for i, part in enumerate(location):
-        inside = (
-            part in values
-            if isinstance(values, Mapping)
-            else isinstance(values, list | tuple) and isinstance(part, int)
-        )
-        if inside:
+        mapping = isinstance(values, Mapping)
+        if part in values if mapping else isinstance(values, list | tuple) and isinstance(part, int):
             values = values[part]
-        elif i < len(location) - 1 or not isinstance(values, Mapping):
+        elif i < len(location) - 1 or not mapping:
             continue
         path.append(part)
     return tuple(path)

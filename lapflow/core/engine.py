@@ -80,13 +80,8 @@ class Engine(Component):
             result, problem = action(), None
         except Exception as error:
             problem = error
-        told = None
-        if problem is not None:
-            told = (
-                problem
-                if isinstance(problem, LapflowError)
-                else LapflowError(f"{type(problem).__name__}: {problem}")
-            )
+        known = problem is None or isinstance(problem, LapflowError)
+        told = problem if known else LapflowError(f"{type(problem).__name__}: {problem}")
         found = self.exchange(told)
         failed = [rank for rank, error in enumerate(found) if error is not None]
         if problem is not None:

@@ -1,11 +1,5 @@
-"""Contract: the noise of every scale of a sample, a noise pyramid. And the usual ones.
-
-`decomposed`: one white image, analysed. Its bands are independent, and the reconstruction of the noise is
-white. `independent`: unit white noise in each scale's tensor, dead dimensions included; the reconstruction is
-then not white. For an orthonormal decomposition the two are equal in law. `blurred`: Relay Diffusion's. At
-full resolution white noise plus a blurred white image, so that neighbouring pixels are correlated; at coarser
-scales alone, decomposed. All are linear maps of white draws, so that laws can be checked as operators.
-"""
+"""Contract: the noise of every scale of a sample, a noise pyramid. And the usual ones: all are linear maps of
+white draws, so that laws can be checked as operators."""
 
 from __future__ import annotations
 
@@ -78,7 +72,8 @@ class Noise(Component):
 
 
 class DecomposedNoise(Noise):
-    """One white draw of the sample's shape, analysed into bands."""
+    """One white draw of the sample's shape, analysed into bands: they are independent, and the reconstruction
+    of the noise is white."""
 
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape}
@@ -88,7 +83,8 @@ class DecomposedNoise(Noise):
 
 
 class IndependentNoise(Noise):
-    """Unit white noise in each scale's tensor."""
+    """Unit white noise in each scale's tensor, dead dimensions included: the reconstruction is not white. For
+    an orthonormal decomposition equal in law to `decomposed`."""
 
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {k: band.shape for k, band in self.decomposition.bands(shape).items()}
@@ -106,7 +102,7 @@ class IndependentNoise(Noise):
 class BlurredNoise(Noise):
     """Relay Diffusion's noise eps + r box (Teng et al. 2023): eps white, box the circular BLOCK x BLOCK sum
     over BLOCK of an independent white image, variance 1, so the total has variance 1 + r^2. Its bands are
-    neither white nor independent."""
+    neither white nor independent. At coarser scales alone, `decomposed`."""
 
     white = False
     STRENGTH, BLOCK = 0.15, 4

@@ -9,7 +9,7 @@ et al. 2024).
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,21 +32,17 @@ class Coefficients:
     sigma: Tensor
     dalpha: Tensor
     dsigma: Tensor
-    pattern: bool = False
+    pattern: bool = field(default=False, kw_only=True)
 
     def expand(self, like: Tensor) -> Coefficients:
         """The same coefficients, shaped to multiply `like` [b, c, *sizes]."""
         values = (self.alpha, self.sigma, self.dalpha, self.dsigma)
         if not self.pattern:
-            a, b, da, db = (expand_time(c, like) for c in values)
-            return Coefficients(a, b, da, db)
+            return Coefficients(*(expand_time(c, like) for c in values))
         tiles, ones = like.shape[1] // self.alpha.shape[-1], [1] * (like.ndim - 2)
         # A scalar may stay on the CPU, a tensor with a pattern must be where the band is.
-        a, b, da, db = (
-            upload(c.reshape(-1, c.shape[-1]).repeat(1, tiles).unflatten(-1, (-1, *ones)), like.device)
-            for c in values
-        )
-        return Coefficients(a, b, da, db)
+        tiled = (c.reshape(-1, c.shape[-1]).repeat(1, tiles).unflatten(-1, (-1, *ones)) for c in values)
+        return Coefficients(*(upload(c, like.device) for c in tiled))
 
     def position(self, data: Tensor, noise: Tensor) -> Tensor:
         """x_t = alpha x1 + sigma x0. Finite everywhere."""

@@ -17,6 +17,9 @@ from torch import Tensor
 from lapflow.core.component import Component
 from lapflow.core.path import Coefficients
 
+Pair = tuple[Tensor, Tensor]
+"""Data and noise (x1, x0)."""
+
 
 class Prediction(Component):
     """What the head `main` is trained towards, and how (x1, x0) come back from it. All arguments are shaped
@@ -45,9 +48,7 @@ class Prediction(Component):
         """What the network should return at x; `noise_std` is x0's per direction of the band's range."""
 
     @abstractmethod
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         """(x1, x0), given the network's output at x."""
 
     def velocity(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Tensor:
@@ -72,9 +73,7 @@ class VelocityPrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return c.velocity(data, noise)
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         return c.endpoints_from_velocity(x, output)
 
     def velocity(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Tensor:
@@ -89,9 +88,7 @@ class DenoisedPrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return data
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         return c.endpoints_from_denoised(x, output)
 
 
@@ -103,9 +100,7 @@ class NoisePrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return noise
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         return c.endpoints_from_noise(x, output)
 
 
@@ -120,9 +115,7 @@ class ScorePrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return c.score(noise, noise_std)
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         return c.endpoints_from_score(x, output, noise_std)
 
     def weight(self, c: Coefficients, noise_std: float) -> Tensor | float:
@@ -157,9 +150,7 @@ class EDMPrediction(Prediction):
         skip, out = self._skip_and_out(c)
         return (data - skip * x) / out
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         skip, out = self._skip_and_out(c)
         return c.endpoints_from_denoised(x, skip * x + out * output)
 

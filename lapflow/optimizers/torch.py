@@ -64,11 +64,7 @@ class TorchOptimizer(Optimizer):
             )
         self.cls, self.options = getattr(torch.optim, optimizer), options
         self.elementwise = optimizer in ELEMENTWISE
-        known = [
-            name
-            for name in inspect.signature(self.cls.__init__).parameters
-            if name not in ("self", "params", "lr")
-        ]
+        known = inspect.signature(self.cls.__init__).parameters.keys() - {"self", "params", "lr"}
         if unknown := [name for name in options if name not in known]:
             raise ConfigError(
                 f"torch.optim.{optimizer} has no option {unknown[0]!r}",

@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
         Kind("prediction", "lapflow.core.prediction:Prediction", "lapflow.predictions", "prediction"),
         Kind("backbone", "lapflow.core.backbone:Backbone", "lapflow.backbones", "model"),
         Kind("codec", "lapflow.core.codec:Codec", "lapflow.codecs", "codec"),
-        Kind("conditioner", "lapflow.core.conditioner:Conditioner", "lapflow.conditioners", "conditioner"),
+        Kind("conditioner", "lapflow.core.condition:Conditioner", "lapflow.conditioners", "conditioner"),
         Kind("objective", "lapflow.core.objective:Objective", "lapflow.objectives", "objective"),
         Kind("optimizer", "lapflow.core.optimizer:Optimizer", "lapflow.optimizers", "optimizer"),
         Kind("solver", "lapflow.core.solver:Solver", "lapflow.solvers", "solver"),

@@ -164,13 +164,9 @@ def low_pass(name: str) -> np.ndarray:
             expected="an orthogonal one: haar, dbN, symN, coifN",
         )
     for _ in range(3):
-        shifts = [
-            np.roll(np.pad(low, len(low)), 2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)
-        ]
-        other = [
-            np.roll(np.pad(low, len(low)), -2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)
-        ]
-        jacobian = np.array(shifts) + np.array(other)
+        shifted = np.pad(low, len(low))
+        sums = [np.roll(shifted, 2 * m) + np.roll(shifted, -2 * m) for m in range(len(low) // 2)]
+        jacobian = np.array(sums)[:, len(low) : 2 * len(low)]
         low = low - np.linalg.lstsq(jacobian, _orthonormality(low), rcond=None)[0]
     return low
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lapflow.config.building import build_guidance, require_solver
 from lapflow.config.schema import Config
-from lapflow.core.conditioner import Annotations
+from lapflow.core.condition import Annotations
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.guidance import Guidance
 from lapflow.core.solver import Solver

@@ -10,6 +10,7 @@ evaluations with the batch size.
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -75,20 +76,18 @@ class Adaptive(Solver[Field]):
         return final, Statistics(function.evaluations, function.accepted, function.rejected)
 
 
+@dataclass
 class _Function:
     """The field as torchdiffeq wants it, counting and guarding. Its callbacks are found by name."""
 
-    def __init__(
-        self,
-        solver: Adaptive,
-        field: Field,
-        segment: Segment,
-        scales: tuple[int, ...],
-        observe: Observer | None,
-    ) -> None:
-        self.solver, self.field, self.segment = solver, field, segment
-        self.scales, self.observe = scales, observe
-        self.evaluations = self.accepted = self.rejected = 0
+    solver: Adaptive
+    field: Field
+    segment: Segment
+    scales: tuple[int, ...]
+    observe: Observer | None
+    evaluations: int = 0
+    accepted: int = 0
+    rejected: int = 0
 
     def __call__(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.evaluations >= self.solver.max_evaluations:

@@ -9,8 +9,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from lapflow.core.condition import CAPTION, Condition, Spec, Tokens, TokensSpec
-from lapflow.core.conditioner import Annotations, Conditioner
+from lapflow.core.condition import CAPTION, Annotations, Condition, Conditioner, Spec, Tokens, TokensSpec
 from lapflow.core.dataset import annotation
 from lapflow.core.errors import DataError, printable
 

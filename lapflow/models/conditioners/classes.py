@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lapflow.core.condition import CLASS, Classes, ClassesSpec, Condition, Spec
-from lapflow.core.conditioner import Annotations, Conditioner
+from lapflow.core.condition import CLASS, Annotations, Classes, ClassesSpec, Condition, Conditioner, Spec
 from lapflow.core.dataset import annotation
 
 

@@ -8,8 +8,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from lapflow.core.condition import VECTOR, Condition, Spec, Vector, VectorSpec
-from lapflow.core.conditioner import Annotations, Conditioner
+from lapflow.core.condition import VECTOR, Annotations, Condition, Conditioner, Spec, Vector, VectorSpec
 from lapflow.core.dataset import annotation
 from lapflow.core.errors import ConfigError, DataError
 

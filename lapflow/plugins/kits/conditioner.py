@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from lapflow.core.condition import check_condition
-from lapflow.core.conditioner import Annotations, Conditioner
+from lapflow.core.condition import Annotations, Conditioner, check_condition
 from lapflow.core.errors import DataError
 from lapflow.plugins.kits.base import Conformance, error_of
 
