@@ -1,5 +1,4 @@
-"""Contract: an attention kernel. And the scale mask, which is structure: a list of unmasked calls, never a
-tensor.
+"""Contract: an attention kernel. And the scale mask: a list of unmasked calls, never a tensor.
 
 Shapes: b batch, h heads, n queries, m keys, d head dimension.
 """
@@ -75,8 +74,7 @@ def scale_attention(
     given: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
     """Attention among the tokens of all active scales under the scale mask: q, k and v of each scale [b, h,
-    n_k, d], coarse to fine -> the same shapes. `given`: keys and values [b, h, m, d] that every scale sees
-    too.
+    n_k, d], coarse to fine -> the same shapes. All see `given`, keys and values [b, h, m, d].
 
     Exact: each query's softmax runs over exactly the keys its scale may see, and the masked products are
     never made. Neither queries nor results are ever joined; the keys of the scales seen are.
@@ -103,6 +101,5 @@ def _join(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def attention_pairs(lengths: Sequence[int], mask: Mask) -> int:
-    """Query-key pairs computed under the scale mask: none (sum n)^2, causal sum_k n_k sum_(k'>=k) n_k', self
-    sum n_k^2."""
+    """Query-key pairs by scale mask: none (sum n)^2, causal sum_k n_k sum_(k'>=k) n_k', self sum n_k^2."""
     return sum((b - a) * (d - c) for a, b, c, d in visible(mask, lengths))

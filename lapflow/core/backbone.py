@@ -62,8 +62,7 @@ class Backbone(nn.Module, Component):
         """Set from training data what is not trained, such as codebooks or statistics: called once before the
         first step of a run, and not when one goes on, since the state dict holds it. `examples(n)` gives the
         first n training samples of the run as the network sees them without noise, {k: [n, c_k, *sizes_k]}
-        for every scale (all samples, if there are fewer). A pure function of these: every process calls
-        it."""
+        for every scale (or all there are). A pure function of these: every process calls it."""
 
     @abstractmethod
     def forward(

@@ -16,15 +16,13 @@ from lapflow.util.transfer import upload
 
 class Bridge(Component):
     """An affine map of (state, noise), band by band. The law check pushes a segment's end law through it when
-    a composition is built. Whatever representation the network has, a bridge is given bands and returns
-    bands.
+    a composition is built. Whatever the representation, it is given bands and returns bands.
     """
 
     kind = "bridge"
 
     designed: bool = False
-    """Whether a scale enters without the data that training has there, by design: the mismatch is then
-    reported, not refused."""
+    """Whether a scale enters without the data that training has there, by design: reported, not refused."""
 
     def num_noise_draws(self, segments: int) -> int:
         """The number of noise pyramids that a sample needs for a composition of so many segments."""
@@ -57,9 +55,8 @@ class ConditionalBridge(Bridge):
     def corrupt(
         self, image: StateView, noise: StateView, level: Tensor, before: Segment, after: Segment
     ) -> State:
-        """What the network of `after` sees of the finished bands `image` of `before`: bands of `after`,
-        corrupted at `level` [b] with a noise pyramid of its own (sampling: the one after
-        `noise_index(after)`)."""
+        """What the network of `after` sees of the finished `image` of `before`: bands of `after`, corrupted
+        at `level` [b] with its own noise pyramid (sampling: the one after `noise_index(after)`)."""
 
     @abstractmethod
     def draw_corruption_level(self, u: Tensor) -> Tensor:
@@ -71,7 +68,6 @@ class ConditionalBridge(Bridge):
 
 
 def entering(noise: StateView, after: Segment, scale: int, path: Path) -> Tensor:
-    """Scale `scale` as it enters `after` from noise alone: sigma_k x0_k at the time at which sampling
-    enters."""
+    """Scale `scale` as it enters `after` from noise alone: sigma_k x0_k where sampling enters."""
     c = path.coefficients(scalar_time(after.sampling_start), after, scale).expand(noise[scale])
     return (upload(c.sigma, noise[scale].device, noise[scale].dtype) * after.noise_scale) * noise[scale]

@@ -2,8 +2,7 @@
 
 A component's `__init__` arguments, annotated with pydantic `Field` constraints where they have some, *are*
 its config schema. `LaplacianPyramid(levels=3)` in a notebook and `{name: laplacian, levels: 3}` in YAML are
-checked by the same strict pydantic model, and a constructed component carries what it was made with in
-`.config`.
+checked by the same strict pydantic model, and a component keeps them in `.config`.
 
 What a component gets from its surroundings (band shapes, number of classes) is a fixed set of *context*
 arguments per kind, named by the contract's `context`, and stands outside the schema.
@@ -75,8 +74,7 @@ def _arguments(checked: pydantic.BaseModel) -> dict[str, Any]:
 
 
 def _validated(initial: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a component's `__init__`: check the arguments by the class's own schema, keep them as
-    `.config`."""
+    """Wrap a component's `__init__`: check the arguments by the class's schema, keep them in `.config`."""
 
     @functools.wraps(initial)
     def init(self: Component, *args: Any, **kwargs: Any) -> None:
@@ -108,8 +106,7 @@ def validate(schema: type[pydantic.BaseModel], values: Mapping[str, Any], owner:
 
 
 def first_problem(error: pydantic.ValidationError, values: Any) -> dict[str, Any]:
-    """The first problem of `error`, unknown keys before others: its `loc` a path in `values`, a union's
-    alternatives one `msg`."""
+    """The first problem of `error`, unknown keys first: `loc` a path in `values`, a union's `msg`s as one."""
     problems = error.errors()
     # A misspelt key is often why another is missing.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
@@ -119,8 +116,7 @@ def first_problem(error: pydantic.ValidationError, values: Any) -> dict[str, Any
 
 
 def _path(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
-    """The part of a problem's location that names keys of `values`; pydantic also names the alternatives of a
-    union."""
+    """The part of a problem's location that names keys of `values`, not a union's alternatives."""
     path: list[int | str] = []
     for i, part in enumerate(location):
         mapping = isinstance(values, Mapping)

@@ -20,8 +20,7 @@ from lapflow.core.state import Device, StateView, map_state
 from lapflow.util.transfer import upload
 
 NULL = -1
-"""The class index that stands for no class. `index % (count + 1)` is its row, the last, in a table of count +
-1."""
+"""The class index of no class: `index % (count + 1)` is its row, the last, in a table of count + 1."""
 
 CLASS, CAPTION, VECTOR, IMAGE = "class", "caption", "vector", "image"
 """The names of the built-in parts."""
@@ -318,5 +317,4 @@ class Conditioner(Component):
     @abstractmethod
     def __call__(self, annotations: Annotations) -> Condition:
         """The parts of b samples, on the CPU; each as its spec says. A pure function of each sample's own
-        annotations. Raises `DataError` where one of `needs` is missing, and for a value that it cannot
-        take."""
+        annotations. Raises `DataError` where one of `needs` is missing, or a value cannot be taken."""

@@ -52,22 +52,19 @@ class Decomposition(Component):
 
     @abstractmethod
     def analyze(self, x: Tensor, start: int = 0) -> State:
-        """Split `x` [b, c, *sizes], an image at scale `start`, into its bands {k: [b, c_k, *sizes_k]}, coarse
-        to fine, k >= start.
+        """Split an image `x` [b, c, *sizes] at scale `start` into {k: [b, c_k, *sizes_k]}, k >= start, coarse
+        first.
 
-        Linear in x, any floating dtype, differentiable. Raises `SizeError` when a size does not divide
-        (`check_size`).
+        Linear in x, any floating dtype, differentiable. Raises `SizeError` (`check_size`).
         """
 
     @abstractmethod
     def synthesize(self, state: StateView, start: int = 0) -> Tensor:
-        """The image at scale `start` made of the bands k >= start: the exact inverse of `analyze` at every
-        `start`."""
+        """The image at scale `start` made of the bands k >= start: the exact inverse of `analyze`."""
 
     @abstractmethod
     def bands(self, shape: Shape) -> dict[int, Band]:
-        """The bands of a sample of `shape` (c, *sizes), coarse to fine. Raises `SizeError` when the size does
-        not fit."""
+        """The bands of a sample of `shape` (c, *sizes), coarse to fine. Raises `SizeError` (`check_size`)."""
 
     def project(self, x: Tensor, scale: int) -> Tensor:
         """Project `x` [b, c_k, *sizes_k] onto the range of band `scale`: what `analyze` can return there.
@@ -109,8 +106,7 @@ class Decomposition(Component):
         )
 
     def check_size(self, sizes: Sequence[int], start: int = 0) -> None:
-        """Raises `SizeError`, with sizes that would work, unless an image at scale `start` of these sizes can
-        be split."""
+        """Raises `SizeError`, naming sizes that work, unless these can be split at scale `start`."""
         levels = self.levels - 1 - start
         if len(sizes) != self.axes:
             raise SizeError(

@@ -1,8 +1,7 @@
 """Errors for the user: one screen that says what is wrong, what came, what was expected, how to fix it.
 
 Everything lapflow raises for a user's mistake derives from `LapflowError`, which is a `ValueError`. The
-command line prints it without a traceback and exits with code 2. Our own broken invariants are plain `assert`
-statements.
+command line prints it without a traceback and exits with code 2. Our own broken invariants are `assert`s.
 """
 
 from __future__ import annotations
@@ -86,6 +85,5 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line that any terminal can show: line breaks, control characters and undecodable bytes
-    are escaped."""
+    """`text` on one line for any terminal: line breaks, control and undecodable characters are escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

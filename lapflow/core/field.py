@@ -1,5 +1,4 @@
-"""Contract: what a solver integrates. `TimeGrid` gives the times, `Field` adds dx/dt, `DenoiserField` what a
-network predicts of data and noise, for methods that are not of the ODE."""
+"""Contract: what a solver integrates: dx/dt, or for methods beyond the ODE predicted data and noise."""
 
 from __future__ import annotations
 
@@ -21,12 +20,10 @@ class TimeGrid(ABC):
     segment: Segment
 
     solve_t_max: float = 1.0
-    """The last time at which the velocity is finite; a solver of the ODE stops there if the segment goes
-    on."""
+    """The last time at which the velocity is finite: a solver of the ODE stops there at the latest."""
 
     def grid(self, steps: int) -> list[float]:
-        """`steps` + 1 rising times from segment.sampling_start to segment.stop, spaced as the path wants its
-        noise levels."""
+        """`steps` + 1 rising times from segment.sampling_start to segment.stop, spaced as the path wants."""
         return self.segment.grid(steps)
 
 
@@ -57,8 +54,8 @@ class DenoiserField(Field):
 
     @abstractmethod
     def predict(self, state: StateView, t: float) -> Heads:
-        """The network's heads at `state`, guided, in the state's dtype; `main` as the flow's prediction
-        states it. One evaluation."""
+        """The network's heads at `state`, guided, in its dtype; `main` as the prediction has it. One
+        evaluation."""
 
     @abstractmethod
     def endpoints(self, state: StateView, t: float) -> Endpoints:
@@ -66,8 +63,7 @@ class DenoiserField(Field):
 
     @abstractmethod
     def alpha_sigma(self, t: float) -> dict[int, Coefficients]:
-        """The path's coefficients of each band at `t`, on the CPU: to be looked at without waiting for a
-        GPU."""
+        """The path's coefficients of each band at `t`, on the CPU, to look at without a wait for the GPU."""
 
     @abstractmethod
     def noise(self, bands: StateView, generator: Generators | None) -> State:

@@ -43,8 +43,7 @@ class Segment:
         return self if self.windows is None else replace(self, window=self.windows[scale], windows=None)
 
     def own_times(self, t: Times) -> Times:
-        """The scales' own times at time `t`; `t` itself where t is the time of all, or where it
-        is such times already."""
+        """The scales' own times at time `t`; `t` itself where all have one, or if it is such already."""
         if self.windows is None or not isinstance(t, Tensor):
             return t
         return {k: self.of(k).local_time(t) for k in self.scales}
@@ -101,8 +100,7 @@ class Draw:
 
 
 class IntervalSchedule(Component):
-    """Segments that partition the times [0, 1], t = 0 noise and t = 1 data, and the law of the training
-    times."""
+    """Segments that partition the times [0, 1] from noise to data, and how training draws times."""
 
     kind = "intervals"
 
@@ -120,8 +118,7 @@ class IntervalSchedule(Component):
     @abstractmethod
     def segments(self, levels: int, contractions: Sequence[float] | None = None) -> tuple[Segment, ...]:
         """The segments in time order for a decomposition of `levels` scales. `contractions` are those of the
-        decomposition, coarse to fine; None: 2, those of an image that is halved. Raises `ConfigError` when
-        they do not fit."""
+        decomposition, coarse to fine; None: 2, an image's halvings. Raises `ConfigError` unless they fit."""
 
     @abstractmethod
     def draw(

@@ -19,8 +19,7 @@ White = dict[int, Tensor]
 class Noise(Component):
     """The law of a sample's noise pyramid for one decomposition (its context).
 
-    `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws one per
-    segment.
+    `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws several.
     """
 
     kind = "noise"
@@ -72,8 +71,8 @@ class Noise(Component):
 
 
 class DecomposedNoise(Noise):
-    """One white draw of the sample's shape, analysed into bands: they are independent, and the reconstruction
-    of the noise is white."""
+    """One white draw of the sample's shape, analysed into independent bands; the reconstructed noise is
+    white."""
 
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape}

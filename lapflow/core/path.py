@@ -1,9 +1,7 @@
-"""Contract: how data and noise mix along time in each band, and the conversions among what a network may
-predict.
+"""Contract: how data and noise mix along time in each band, and what converts predictions into each other.
 
 A path is affine: x_t = alpha(t) x1 + sigma(t) x0, with x1 the data's band and x0 the noise's band, t = 0
-noise and t = 1 data (the stochastic interpolants of Albergo & Vanden-Eijnden 2022, equation form of SiT, Ma
-et al. 2024).
+noise and t = 1 data (stochastic interpolants: Albergo & Vanden-Eijnden 2022; SiT: Ma et al. 2024).
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from lapflow.util.transfer import upload
 class Coefficients:
     """alpha, sigma and their derivatives by t at given times, shaped like the times (a scalar or [b]).
 
-    With `pattern` a last axis holds one value per sub-band of the band (block-DCT: per frequency), the same
-    for every image channel.
+    With `pattern` a last axis holds one value per sub-band (block-DCT: frequency), alike for every channel.
     """
 
     alpha: Tensor
@@ -53,8 +50,8 @@ class Coefficients:
         return self.dalpha * data + self.dsigma * noise
 
     def endpoints_from_velocity(self, x: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """(x1, x0) that give position x and this velocity. Finite where alpha' sigma - alpha sigma' is: t < 1
-        for VP, else all t."""
+        """(x1, x0) of position x and this velocity. Finite where alpha' sigma - alpha sigma' is (VP: t <
+        1)."""
         determinant = self.dalpha * self.sigma - self.alpha * self.dsigma
         data = (self.sigma * velocity - self.dsigma * x) / determinant
         noise = (self.dalpha * x - self.alpha * velocity) / determinant
@@ -69,13 +66,12 @@ class Coefficients:
         return (x - self.sigma * noise) / self.alpha, noise
 
     def endpoints_from_score(self, x: Tensor, score: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
-        """(x1, x0) from the score of x_t, for x0 white of `noise_std` per direction of the band's range.
-        Finite where alpha > 0."""
+        """(x1, x0) from the score of x_t, x0 white of `noise_std` per direction. Finite where alpha > 0."""
         return self.endpoints_from_noise(x, -self.sigma * noise_std**2 * score)
 
     def score(self, noise: Tensor, noise_std: float) -> Tensor:
-        """The score -x0 / (sigma g^2) of x_t given x1, for x0 white of std g = `noise_std`. Finite where
-        sigma > 0."""
+        """The score -x0 / (sigma g^2) of x_t given x1, x0 white of std g = `noise_std`. Finite where sigma >
+        0."""
         return -noise / (self.sigma * noise_std**2)
 
 
@@ -85,8 +81,7 @@ class Path(Component):
     kind = "path"
 
     u_max: float = 1.0
-    """The last u at which every coefficient is finite; training times and the solvers of an ODE stay at or
-    below it."""
+    """The last u at which every coefficient is finite; training and solvers of the ODE do not pass it."""
 
     times_per_scale: bool = False
     """Whether `coefficients` honours a segment's `windows`, times of each scale's own."""
@@ -120,8 +115,7 @@ class Path(Component):
         return segment.grid(steps)
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
-        """The time that the network is given, in the shape of `t`: t itself unless the path says
-        otherwise."""
+        """The time that the network is given, shaped like `t`: t unless the path says otherwise."""
         return t
 
     def discretize(self, t: Tensor, segment: Segment) -> Tensor:
@@ -149,8 +143,7 @@ def posterior_variance(c: Coefficients, after: Coefficients) -> Tensor:
 
 
 def forward_variance(c: Coefficients, after: Coefficients) -> Tensor:
-    """Variance that the noising from `after` back to `c` adds: sigma^2 - (alpha/alpha')^2 sigma'^2 (beta of
-    Ho et al. 2020)."""
+    """Variance of the noising from `after` to `c`: sigma^2 - (alpha/alpha')^2 sigma'^2 (Ho et al.'s beta)."""
     return c.sigma**2 - (c.alpha / after.alpha) ** 2 * after.sigma**2
 
 

@@ -22,8 +22,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Prediction(Component):
-    """What the head `main` is trained towards, and how (x1, x0) come back from it. All arguments are shaped
-    alike."""
+    """What the head `main` is trained towards, and how (x1, x0) come back. Arguments are shaped alike."""
 
     kind = "prediction"
 
@@ -65,8 +64,7 @@ class Prediction(Component):
 
 
 class VelocityPrediction(Prediction):
-    """dx/dt = alpha' x1 + sigma' x0 (flow matching; Lipman et al. 2023). Finite wherever the path's velocity
-    is."""
+    """dx/dt = alpha' x1 + sigma' x0 (flow matching; Lipman et al. 2023), finite where the path's is."""
 
     is_velocity = True
 
@@ -106,8 +104,7 @@ class NoisePrediction(Prediction):
 
 class ScorePrediction(Prediction):
     """The score -x0 / (sigma g^2) of white noise of std g (Song et al. 2021), its error weighted by (sigma
-    g)^2 as SiT does, so that the loss is that of x0 / g. Finite where sigma > 0; x1 from it where alpha >
-    0."""
+    g)^2 as SiT does, so that the loss is x0 / g's. Finite where sigma > 0; x1 where alpha > 0."""
 
     needs_data = needs_noise = True
     any_noise = False

@@ -72,13 +72,11 @@ class Solver(Component, Generic[F]):
     """The heads beside `main` that the network must have."""
 
     steered: bool = False
-    """Whether `observe` may put other tensors in the place of the state's, from which the next step then goes
-    on."""
+    """Whether `observe` may put other tensors in the state, from which the next step then goes on."""
 
     fixed_work: bool = False
     """Whether the times at which `solve` evaluates a field follow from the segment and the path alone, so
-    that the work can be counted beforehand, by a dry run with a zero network
-    (`lapflow.analysis.evaluations`)."""
+    that a dry run can count the work (`lapflow.analysis.evaluations`)."""
 
     def plan(self, grid: TimeGrid, segment: Segment) -> None:
         """Raises `ConfigError` unless the settings fit a segment's path: asked before work starts."""

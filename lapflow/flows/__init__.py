@@ -1,5 +1,4 @@
-"""A composition (`Flow`), paths (how data and noise mix along time), bridges (how one segment hands over
-to the next)."""
+"""A composition (`Flow`), its paths (how data and noise mix), its bridges (how segments hand over)."""
 
 from lapflow.flows.bridges import AppendBridge, ConditionBridge, RenoiseBridge, TransitionBridge
 from lapflow.flows.paths.affine import GVPPath, LinearPath, VPPath

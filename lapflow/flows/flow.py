@@ -156,12 +156,11 @@ class Flow:
         *,
         second_time: bool = False,
     ) -> list[TrainingPoint]:
-        """The training pairs of a batch `x` [b, c, *sizes] and what is given beside it (`Condition.of`); each
-        sample is in exactly one of them.
+        """The training pairs of a batch `x` [b, c, *sizes] and its condition; each sample is in one of them.
 
         Draws, in this order: what is common to the batch, from `stage_generator` (default: the first of
-        `generator`); then each sample's time, noise and, in a cascade, level and noise of its condition, from
-        `generator`.
+        `generator`); then from `generator` each sample's time, noise and, in a cascade, level and noise of
+        its condition.
         """
         stage = first_generator(generator) if stage_generator is None else stage_generator
         batch, dtype = x.shape[0], torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -196,8 +195,7 @@ class Flow:
         dtype: torch.dtype,
         device: Device,
     ) -> list[Draw]:
-        """Which samples of a batch train in which segment, at which times: what `training_points` draws
-        first."""
+        """Which samples of a batch train in which segment, at which times: what training draws first."""
         return self.intervals.draw(
             self.segments,
             batch,
@@ -389,8 +387,7 @@ class Flow:
     def draw_white(
         self, shape: Shape, batch: int, generator: Generators, *, dtype: torch.dtype, device: Device
     ) -> list[State]:
-        """The white draws behind `draw_noise`, in the same order: of each pyramid those that
-        `Noise.white_shapes` names."""
+        """The white draws behind `draw_noise`, in its order, by `Noise.white_shapes`."""
         return [
             self.noise.draw_white(shape, batch, generator, dtype=dtype, device=device)
             for _ in self.finest_noise_scales()
@@ -418,8 +415,8 @@ class Flow:
         return self.to_image(self.bridge.cross(bands, noise, before, after, self.path), after)
 
     def condition(self, index: int, state: StateView, noise: Sequence[StateView]) -> Condition:
-        """What the network of segment `index` sees of the state at the end of the one before: nothing unless
-        the bridge is conditional."""
+        """What the network of segment `index` sees of the finished state before: nothing unless in a
+        cascade."""
         if not isinstance(self.bridge, ConditionalBridge) or index == 0:
             return Condition()
         before, after = self.segments[index - 1], self.segments[index]
@@ -431,8 +428,7 @@ class Flow:
     def condition_image(
         self, bands: StateView, corruption: StateView, level: Tensor, after: Segment
     ) -> State:
-        """{finest: the finished bands, corrupted at `level` [b] and upsampled}: training and sampling make it
-        here."""
+        """{finest: the finished bands, corrupted at `level` [b] and upsampled}, for training and sampling."""
         assert isinstance(self.bridge, ConditionalBridge), "only a cascade hands an image on"
         before = self.segments[after.index - 1]
         return self.to_image(self.bridge.corrupt(bands, corruption, level, before, after), after)
@@ -453,8 +449,7 @@ class Flow:
         return tuple(replace(s, noise_scale=c, t_eps=e) for s, c, e in zip(segments, scales, eps))
 
     def _first(self, segment: Segment) -> float:
-        """The time at which sampling enters a segment: the path's, or later where the prediction needs
-        some data."""
+        """Where sampling enters a segment: the path's time, or later if the prediction needs some data."""
         first = self.path.first(segment)
         if self.prediction.needs_data and not all((c.alpha != 0).all() for c in self._at(first, segment)):
             first += T_EPS * (segment.stop - segment.start)

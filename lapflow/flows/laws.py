@@ -8,9 +8,8 @@ float64, by applying them to random vectors of the bands (two different linear o
 vector with probability 0), on the smallest sample that splits.
 
 Where a scale enters from noise alone while alpha > 0 (VP), the composition has a *prior error*: it is
-reported as alpha / sigma and not counted as a mistake while it is small, or where the bridge says that it is
-by design (Relay Diffusion). A conditional bridge starts every segment from noise alone, and is checked as a
-start.
+reported as alpha / sigma and not counted as a mistake while it is small, or where it is by design (Relay
+Diffusion). A conditional bridge starts every segment from noise alone, and is checked as a start.
 """
 
 from __future__ import annotations
@@ -127,8 +126,7 @@ def _left(flow: Flow, segment: Segment) -> float:
 
 
 def _end(flow: Flow, tolerance: float) -> list[LawRow]:
-    """The last segment must end at the data, up to what the path says that it leaves (VP ends short of t =
-    1)."""
+    """The last segment must end at the data, up to what the path leaves (VP ends short of t = 1)."""
     last, allowed, rows = flow.segments[-1], max(tolerance, 1.01 * flow.path.sigma_min), []
     for k in last.scales:
         c = flow.path.coefficients(scalar_time(flow.path.solve_t_max(last)), last, k)
@@ -139,8 +137,7 @@ def _end(flow: Flow, tolerance: float) -> list[LawRow]:
 
 @dataclass(frozen=True)
 class _Crossing:
-    """The start of `segment`, or the bridge to it from `before`, as linear maps of (data, white draws) to
-    bands."""
+    """The start of `segment`, or the bridge from `before`, as linear maps of (data, white) to bands."""
 
     flow: Flow
     before: Segment | None
@@ -216,8 +213,7 @@ class _Crossing:
 
 
 def _covariance(law: Callable[[_White], State], white: _White, probe: State) -> State:
-    """N (N^T v) for the linear operator N = `law` of white draws, and the vector v = `probe`; N^T by reverse
-    differentiation."""
+    """N (N^T v) for the linear operator N = `law` of white draws, v = `probe`; N^T by a backward pass."""
     with torch.enable_grad():
         inputs = {k: torch.zeros_like(w).requires_grad_() for k, w in white.items()}
         output = law(inputs)

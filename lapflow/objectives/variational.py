@@ -1,8 +1,6 @@
-"""DiT's objective: the squared error of the noise, plus the variational term that trains the learned
-variance.
+"""DiT's objective: the squared error of the noise, plus the variational term, for the learned variance.
 
-Per step n -> n-1 (Nichol & Dhariwal 2021, sections 2.1 and 3.1; DiT's `GaussianDiffusion.training_losses`
-with MSE):
+Per step n -> n-1 (Nichol & Dhariwal 2021, sections 2.1, 3.1; DiT's `GaussianDiffusion.training_losses`, MSE):
 
     L = |eps - eps_theta|^2 + KL(q(x_(n-1) | x_n, x1) || p_theta(x_(n-1) | x_n)) / ln 2,
 
@@ -43,8 +41,7 @@ def discrete(path: Path) -> DiscretePath:
 
 
 class VariationalMSE(Objective):
-    """The default objective, plus the variational bound's term for the head `variance`. Wants a path with
-    discrete times."""
+    """The default objective, plus the variational term of the head `variance`. Wants discrete times."""
 
     heads = (VARIANCE,)
 

@@ -64,8 +64,7 @@ class BlockDCT(Decomposition):
 
 
 def _basis(like: Tensor) -> Tensor:
-    """The orthonormal two-dimensional DCT-II, [coefficient, pixel], in the dtype and on the device of
-    `like`."""
+    """The orthonormal two-dimensional DCT-II, [coefficient, pixel], in the dtype and place of `like`."""
     n = torch.arange(SIZE, dtype=torch.float64, device="cpu")
     rows = torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * SIZE)) * math.sqrt(2 / SIZE)
     rows[0] = math.sqrt(1 / SIZE)

@@ -32,8 +32,7 @@ class HalvingPyramid(Decomposition):
         return self._factors[scale]
 
     def contraction(self, scale: int) -> float:
-        """By what averaging divides the std of white noise from scale 0 to `scale`: 2^(N/2) after N
-        halvings of an axis."""
+        """By what averaging divides white noise's std from scale 0 to `scale`: 2^(N/2) after N halvings."""
         return 2.0 ** (sum(sum(self.factors(k)) - self.axes for k in range(scale)) / 2)
 
 

@@ -1,5 +1,4 @@
-"""The identity decomposition: one scale, the sample itself. The single-scale systems (LFM, SiT, DiT, LDM) use
-it."""
+"""The identity decomposition: one scale, the sample itself, for single-scale systems (LFM, SiT, DiT, LDM)."""
 
 from __future__ import annotations
 

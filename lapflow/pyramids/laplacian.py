@@ -40,8 +40,7 @@ def upsample(x: Tensor, factors: int | tuple[int, ...] = 2) -> Tensor:
 
 
 class LaplacianPyramid(HalvingPyramid):
-    """Laplacian pyramid of block averages: the coarsest scale is a small picture, each finer one the
-    residual."""
+    """Laplacian pyramid of block averages: the coarsest scale a small picture, each finer one a residual."""
 
     def analyze(self, x: Tensor, start: int = 0) -> State:
         self.check_size(x.shape[2:], start)

@@ -4,8 +4,7 @@ One level halves n axes and splits a sample into its low-pass part and m = 2^n -
 last low-pass part [c, *sizes]; band k < K-1 holds the m details of level k+1 as m c channels, of half the
 size along the halved axes (channel m i + d of input channel i: bit a of d + 1 says whether the a-th halved
 axis is high-passed; in an image d = 0 vertical high pass, 1 horizontal, 2 both: PyWavelets' cH, cV, cD). The
-transform is orthonormal: no dead dimension, white noise stays white in every band, and a constant sample is
-multiplied by 2^(n/2) per level.
+transform is orthonormal: no dead dimension, white noise stays white, a constant grows by 2^(n/2) per level.
 
 Along an axis, with low-pass filter h of even length L and x periodic,
 
@@ -93,8 +92,7 @@ class WaveletPyramid(HalvingPyramid):
         return [2 + axis for axis, factor in enumerate(self.factors(scale)) if factor == 2]
 
     def _split(self, x: Tensor, axis: int) -> Tensor:
-        """Low and high pass along `axis`, each half as long: [b, c, ..] -> [b, 2c, ..], the two next to each
-        other."""
+        """Low and high pass along `axis`, each half as long, side by side: [b, c, ..] -> [b, 2c, ..]."""
         left = self._kernels.shape[1] // 2 - 1
         x = _wrap(x, axis, left, self._kernels.shape[1] - 2 - left)
         with in_own_dtype(x):
@@ -124,8 +122,7 @@ def _along(x: Tensor, axis: int, value: int) -> tuple[int, ...]:
 
 
 def _widen(x: Tensor) -> Tensor:
-    """Half precision is filtered in float32: torch's transposed convolution on CPU returns NaN for long bf16
-    filters."""
+    """Half precision is filtered in float32: torch's CPU kernel returns NaN for long bf16 filters."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -43,8 +43,7 @@ class UniformDraws(IntervalSchedule):
     weights: Sequence[float] | None
 
     def train_t_max(self, segment: Segment, t_max: float) -> float:
-        """The time up to which a segment trains; `t_max` is where the path ends, perhaps past the segment's
-        stop."""
+        """The time up to which a segment trains; `t_max` is where the path ends, maybe past its stop."""
         return t_max
 
     @property
@@ -147,8 +146,7 @@ class Stages(UniformDraws):
     resolution.
 
     The schedule of Pyramidal Flow, EdifyImage, Relay Diffusion and cascades: segment i works on the image at
-    scale K-1-i, with all the bands that it holds. What the segments' windows are of the local time u is the
-    difference between the systems:
+    scale K-1-i, with all the bands that it holds. Systems differ in the windows of the local time u:
 
     * `continuous`: u is t; a segment goes on where the one before stopped (EdifyImage).
     * `full`: each segment runs over the whole of [0, 1] (a cascade, Relay).

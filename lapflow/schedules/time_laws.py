@@ -54,8 +54,7 @@ class LogitNormal(TimeLaw):
 
 class Shifted(TimeLaw):
     """The noise level s = 1 - t of a uniform time, shifted: s' = a s / (1 + (a - 1) s) (Esser et al. 2024,
-    eq. 23, where a is the root of the ratio of two resolutions). a > 1 trains more at high noise, 1 is
-    uniform."""
+    eq. 23, where a is the root of the ratio of two resolutions). a > 1: more high noise, 1: uniform."""
 
     def __init__(
         self,

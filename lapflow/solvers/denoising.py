@@ -37,8 +37,7 @@ class Denoising(FixedSteps[DenoiserField]):
 
     @abstractmethod
     def variances(self, c: Coefficients, after: Coefficients) -> tuple[Tensor, Tensor]:
-        """(s^2 in the factor of x0, s^2 of the fresh noise), per unit of noise variance, shaped like the
-        coefficients."""
+        """(s^2 in the factor of x0, s^2 of the fresh noise), per unit of noise variance."""
 
     def learned(self, said: Endpoints, t_next: float) -> State | None:
         """The variances that the network has learnt, for a method that uses them."""
@@ -65,8 +64,7 @@ class Denoising(FixedSteps[DenoiserField]):
         return field.to_image({k: mean + std * fresh[k] for k, (mean, std) in parts.items()}), 1
 
     def _draws(self, field: DenoiserField, t: float, t_next: float, learned: bool) -> bool:
-        """Whether the step has any fresh noise, found without waiting for a GPU. A variance that is learned
-        is above 0."""
+        """Whether the step has fresh noise, found without waiting for a GPU. A learned variance is > 0."""
         after = field.alpha_sigma(t_next)
         for k, c in field.alpha_sigma(t).items():
             wanted = learned | (self.variances(c, after[k])[1] > 0)
@@ -76,8 +74,8 @@ class Denoising(FixedSteps[DenoiserField]):
 
 
 class DDIM(Denoising):
-    """Denoising diffusion implicit models: s^2 = eta^2 betatilde; eta 0 draws nothing, eta 1 is DDPM with the
-    small variance."""
+    """Denoising diffusion implicit models: s^2 = eta^2 betatilde; eta 0 draws nothing, 1 is DDPM
+    (`small`)."""
 
     def __init__(
         self,
@@ -94,8 +92,7 @@ class DDIM(Denoising):
 
 class DDPM(Denoising):
     """Ancestral sampling (Ho et al. 2020): the mean of the posterior, and a variance that is the posterior's
-    (`small`), the forward step's (`large`), or what the network has learnt (`learned`: the range of Nichol &
-    Dhariwal 2021)."""
+    (`small`), the forward step's (`large`), or `learned` (the range of Nichol & Dhariwal 2021)."""
 
     def __init__(
         self,

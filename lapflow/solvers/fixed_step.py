@@ -93,8 +93,7 @@ class FixedSteps(Solver[F]):
 
 
 def require_finite(state: StateView, segment: Segment) -> None:
-    """Raises `SolverError` naming the scale if a state at the end of `segment` is not finite (one
-    synchronisation)."""
+    """Raises `SolverError` naming the scale that is not finite at the end of `segment` (synchronises)."""
     for k, x in state.items():
         if not bool(torch.isfinite(x).all()):
             raise SolverError(
@@ -108,11 +107,9 @@ def require_finite(state: StateView, segment: Segment) -> None:
 
 @dataclass(frozen=True)
 class Tableau:
-    """Butcher tableau of an explicit method of s stages: a (s rows, strictly lower triangular), b, c and the
-    `order`.
+    """Butcher tableau of an explicit method of s stages: a (strictly lower triangular), b, c, `order`.
 
-    Checked: shapes, c_i = sum_j a_ij, and the order conditions up to `order` (1 to 4; Hairer, Norsett &
-    Wanner, II.2).
+    Checked: shapes, c_i = sum_j a_ij, the conditions of orders 1 to 4 (Hairer, Norsett & Wanner, II.2).
     """
 
     a: tuple[tuple[Fraction, ...], ...]

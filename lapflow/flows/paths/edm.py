@@ -7,8 +7,7 @@ that uniform draws of u train ln s ~ N(-1.2, 1.2^2) (Karras et al. 2022), here c
     s(u) = exp(-1.2 + 1.2 Phi^-1(q)),    q = Phi(z(80)) (1 - u),    z(s) = (ln s + 1.2) / 1.2,
 
 down to s = .002; from there s falls smoothly to 0 at u = 1, the last step of an EDM sampler. Sampling grids
-are EDM's: rho = 7 in s, from the level at which the segment is entered to .002, then 0; or to the level at
-the segment's stop.
+are EDM's: rho = 7 in s, from the level where the segment is entered to .002, then 0; or to that of its stop.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ from lapflow.core.state import scalar_time
 MEAN, SPREAD, RHO = -1.2, 1.2, 7.0
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 TAIL = 1e-3
-"""The share of the last stretch, from the lowest level to 0, that an ODE solver leaves out: there x0 = (x -
-x1) / s is lost to rounding."""
+"""The share of the last stretch, to 0, that ODE solvers leave out: x0 = (x - x1) / s is lost to rounding."""
 
 
 class EDMPath(Path):
@@ -59,8 +57,7 @@ class EDMPath(Path):
     def alpha(
         self, u: Tensor, level: Tensor, rate: Tensor, segment: Segment, scale: int
     ) -> tuple[Tensor, Tensor]:
-        """alpha of a band at u, where the noise level is `level` and its derivative `rate`; and alpha's
-        derivative by u."""
+        """alpha of a band at u, of noise level `level` and its derivative `rate`; and its derivative by u."""
         return torch.ones_like(level), torch.zeros_like(level)
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
@@ -186,7 +183,7 @@ class RelayPath(EDMPath):
         alpha_ij = .999 exp(-(pi^2 (i^2 + j^2) / 16) sB^2 / 2) + .001,    sB = `blur` sin^2(pi (1 - u) / 2),
 
     with s(u) = exp(-1.2 + 1.2 Phi^-1(`quantile` (1 - u))) >= 7.5e-3. Sampling enters the second segment at s
-    = `enter`, its training starts above. Published: quantile .93, blur 3 (ImageNet, enter .9), .89 and 2
+    = `enter`, its training starts above. Published: quantile .93, blur 3, enter .9 (ImageNet); .89, 2
     (CelebA-HQ)."""
 
     SIGMA_LEAST, FREQUENCIES = 7.5e-3, 4

@@ -20,8 +20,7 @@ from lapflow.core.path import Coefficients, Path
 
 
 class PyramidalPath(Path):
-    """Straight lines within each stage's window; wants `stages` with pyramidal windows and bridge
-    `transition`."""
+    """Straight lines within each stage's window; wants pyramidal `stages` and bridge `transition`."""
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
         u, rate = segment.local_time(t), segment.rate

@@ -116,8 +116,7 @@ class DiscreteVPPath(DiscretePath):
         return (t + 1 / (self.times * segment.rate)).clamp(max=segment.global_time(1.0))
 
     def _position(self, u: Tensor) -> Tensor:
-        """n + 1 = N (1 - u), an integer where rounding alone keeps it from one: beside a knot the slopes are
-        others."""
+        """n + 1 = N (1 - u), rounded where it is all but an integer: beside a knot slopes differ."""
         position = ((1 - u) * self.times).clamp(0, self.times)
         nearest = torch.round(position).detach()
         close = 1e-3 if u.dtype != torch.float64 else 1e-9
@@ -125,8 +124,7 @@ class DiscreteVPPath(DiscretePath):
         return torch.where((position - nearest).abs() < close, exact, position)
 
     def _log(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """ln abar and its derivative by n, at n + 1 = `position` >= 1: cubic Hermite between the integers
-        (linear below n = 0)."""
+        """ln abar and its derivative by n, at n + 1 = `position`: cubic Hermite, linear below n = 0."""
         knots = upload(self._knots, position.device, position.dtype)
         slopes = upload(self._slopes, position.device, position.dtype)
         low = position.detach().floor().long().clamp(0, self.times - 1)
