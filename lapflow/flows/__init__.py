@@ -1,9 +1,8 @@
 """A composition (`Flow`), its paths (how data and noise mix), its bridges (how segments hand over)."""
 
 from lapflow.flows.bridges import AppendBridge, ConditionBridge, RenoiseBridge, TransitionBridge
-from lapflow.flows.paths.affine import GVPPath, LinearPath, VPPath
+from lapflow.flows.paths.affine import GVPPath, LinearPath, PyramidalPath, VPPath
 from lapflow.flows.paths.edm import EdifyPath, EDMPath, RelayPath
-from lapflow.flows.paths.pyramidal import PyramidalPath
 from lapflow.flows.paths.vp_discrete import DiscreteVPPath
 
 __all__ = [

@@ -112,9 +112,7 @@ class VariationalMSE(Objective):
 
     def _likelihood(self, data: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """ln of the probability of data's bin under a normal law; the outermost bins of [-1, 1] are open."""
-        low = torch.where(
-            data < -1 + self.bin_width / 2, -torch.inf, (data - self.bin_width / 2 - mean) / std
-        )
-        high = torch.where(data > 1 - self.bin_width / 2, torch.inf, (data + self.bin_width / 2 - mean) / std)
-        normal = torch.special.ndtr
-        return torch.log((normal(high) - normal(low)).clamp(min=1e-12))
+        half, ndtr = self.bin_width / 2, torch.special.ndtr
+        low = torch.where(data < -1 + half, -torch.inf, (data - half - mean) / std)
+        high = torch.where(data > 1 - half, torch.inf, (data + half - mean) / std)
+        return torch.log((ndtr(high) - ndtr(low)).clamp(min=1e-12))

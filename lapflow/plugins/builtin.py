@@ -19,7 +19,7 @@ BUILTIN: dict[str, dict[str, str]] = {
         "gvp": "lapflow.flows.paths.affine:GVPPath",
         "vp": "lapflow.flows.paths.affine:VPPath",
         "vp-discrete": "lapflow.flows.paths.vp_discrete:DiscreteVPPath",
-        "pyramidal": "lapflow.flows.paths.pyramidal:PyramidalPath",
+        "pyramidal": "lapflow.flows.paths.affine:PyramidalPath",
         "edm": "lapflow.flows.paths.edm:EDMPath",
         "edify": "lapflow.flows.paths.edm:EdifyPath",
         "relay": "lapflow.flows.paths.edm:RelayPath",
@@ -37,12 +37,12 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "time_law": {
         "uniform": "lapflow.core.time_law:Uniform",
-        "logit-normal": "lapflow.schedules.time_laws:LogitNormal",
-        "shifted": "lapflow.schedules.time_laws:Shifted",
+        "logit-normal": "lapflow.schedules.draws:LogitNormal",
+        "shifted": "lapflow.schedules.draws:Shifted",
     },
     "coupling": {
         "independent": "lapflow.core.coupling:Independent",
-        "minibatch-ot": "lapflow.schedules.couplings:MinibatchOT",
+        "minibatch-ot": "lapflow.schedules.draws:MinibatchOT",
     },
     "prediction": {
         "velocity": "lapflow.core.prediction:VelocityPrediction",

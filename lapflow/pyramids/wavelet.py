@@ -27,7 +27,7 @@ from torch import Tensor
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import BackendError, ConfigError, suggest
 from lapflow.core.state import Shape, State, StateView
-from lapflow.pyramids.halving import AxesOption, HalvingPyramid, LevelsOption
+from lapflow.pyramids.laplacian import AxesOption, HalvingPyramid, LevelsOption
 from lapflow.util.autocast import in_own_dtype
 from lapflow.util.transfer import upload
 

@@ -225,17 +225,17 @@ def _check_levels(starts: Sequence[float], levels: int) -> None:
 
 
 def _check_starts(starts: tuple[float, ...]) -> None:
-    expected = "times in [0, 1), coarse to fine, strictly rising, the first 0, for instance [0.0, 0.5]"
     if not starts or starts[0] != 0:
-        raise ConfigError(
-            "interval starts must begin at 0, the coarsest scale's start", got=list(starts), expected=expected
-        )
-    if any(b <= a for a, b in pairwise(starts)):
-        raise ConfigError(
-            "interval starts are out of order",
-            got=list(starts),
-            expected=expected,
-            remedy="list them coarse to fine, each later than the one before",
-        )
-    if not all(0 <= s < 1 for s in starts):
-        raise ConfigError("interval starts are out of range", got=list(starts), expected=expected)
+        what = "interval starts must begin at 0, the coarsest scale's start"
+    elif any(b <= a for a, b in pairwise(starts)):
+        what = "interval starts are out of order"
+    elif not all(0 <= s < 1 for s in starts):
+        what = "interval starts are out of range"
+    else:
+        return
+    raise ConfigError(
+        what,
+        got=list(starts),
+        expected="times in [0, 1), coarse to fine, strictly rising, the first 0, for instance [0.0, 0.5]",
+        remedy="list them coarse to fine, each later than the one before",
+    )
