@@ -39,8 +39,8 @@ class Bridge(Component):
         """The bands at `after.sampling_start`, coarse to fine.
 
         `state` holds the bands at the end of `before`; it is empty and `before` is None at the very start.
-        `noise` are the sample's noise pyramids {k: x0_k}, every scale, in units of the whole image: in a
-        segment they count `after.noise_scale` times.
+        `noise` are the sample's noise pyramids {k: x0_k} of the whole image; a segment's are
+        `after.noise_scale` times these.
         """
 
 

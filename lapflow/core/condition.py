@@ -298,8 +298,7 @@ Annotations = Mapping[str, Sequence[Any]]
 
 
 class Conditioner(Component):
-    """Annotations of a batch of samples -> parts of a `Condition`. It has no weights: what is learnt about a
-    part, its embedding, is the network's.
+    """Annotations of a batch of samples -> parts of a `Condition`. No weights: embeddings are the network's.
 
     Context: `class_names` of the data, in the order of the labels; empty for data without classes.
     """

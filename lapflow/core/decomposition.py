@@ -52,8 +52,8 @@ class Decomposition(Component):
 
     @abstractmethod
     def analyze(self, x: Tensor, start: int = 0) -> State:
-        """Split an image `x` [b, c, *sizes] at scale `start` into {k: [b, c_k, *sizes_k]}, k >= start, coarse
-        first.
+        """Split `x` [b, c, *sizes], an image at scale `start`, into its bands {k: [b, c_k, *sizes_k]}, coarse
+        to fine, k >= start.
 
         Linear in x, any floating dtype, differentiable. Raises `SizeError` (`check_size`).
         """

@@ -32,9 +32,8 @@ class LapflowError(ValueError):
 
     def __str__(self) -> str:
         rows = [("at", self.where), ("got", self.got), ("expected", self.expected), ("fix", self.remedy)]
-        return "\n".join(
-            [self.what, *(f"  {name + ':':<10}{value}" for name, value in rows if value is not None)]
-        )
+        lines = [f"  {name + ':':<10}{value}" for name, value in rows if value is not None]
+        return "\n".join([self.what, *lines])
 
 
 class ConfigError(LapflowError):
@@ -77,11 +76,9 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     """The names nearest to `name` among `choices`, for an error's `expected` line."""
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return (
-        f"{' or '.join(repr(n) for n in near)} (nearest of: {', '.join(known)})"
-        if near
-        else f"one of: {', '.join(known)}"
-    )
+    if not near:
+        return f"one of: {', '.join(known)}"
+    return f"{' or '.join(map(repr, near))} (nearest of: {', '.join(known)})"
 
 
 def printable(text: str) -> str:

@@ -56,12 +56,8 @@ def extract(extractor: FeatureExtractor, images: Tensor) -> Tensor:
     """The features [b, f] of images [b, c, h, w], b >= 1, on the CPU. Raises `PluginError` for an extractor
     that gives something else, `DataError` for features that are not finite."""
     features = extractor(images)
-    if (
-        not isinstance(features, Tensor)
-        or features.ndim != 2
-        or len(features) != len(images)
-        or features.shape[1] < 1
-    ):
+    fits = isinstance(features, Tensor) and features.ndim == 2 and len(features) == len(images)
+    if not fits or features.shape[1] < 1:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise PluginError(
             "the feature extractor does not give one vector per image",

@@ -54,8 +54,8 @@ class DenoiserField(Field):
 
     @abstractmethod
     def predict(self, state: StateView, t: float) -> Heads:
-        """The network's heads at `state`, guided, in its dtype; `main` as the prediction has it. One
-        evaluation."""
+        """The network's heads at `state`, guided, in the state's dtype; `main` as the flow's prediction
+        states it. One evaluation."""
 
     @abstractmethod
     def endpoints(self, state: StateView, t: float) -> Endpoints:

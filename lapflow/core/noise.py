@@ -71,8 +71,7 @@ class Noise(Component):
 
 
 class DecomposedNoise(Noise):
-    """One white draw of the sample's shape, analysed into independent bands; the reconstructed noise is
-    white."""
+    """One white draw of the sample's shape, analysed into independent bands; reconstructed, it is white."""
 
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape}

@@ -50,8 +50,7 @@ class Coefficients:
         return self.dalpha * data + self.dsigma * noise
 
     def endpoints_from_velocity(self, x: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """(x1, x0) of position x and this velocity. Finite where alpha' sigma - alpha sigma' is (VP: t <
-        1)."""
+        """(x1, x0) of x and this velocity. Finite where alpha' sigma - alpha sigma' is (VP: t < 1)."""
         determinant = self.dalpha * self.sigma - self.alpha * self.dsigma
         data = (self.sigma * velocity - self.dsigma * x) / determinant
         noise = (self.dalpha * x - self.alpha * velocity) / determinant
@@ -70,8 +69,7 @@ class Coefficients:
         return self.endpoints_from_noise(x, -self.sigma * noise_std**2 * score)
 
     def score(self, noise: Tensor, noise_std: float) -> Tensor:
-        """The score -x0 / (sigma g^2) of x_t given x1, x0 white of std g = `noise_std`. Finite where sigma >
-        0."""
+        """The score -x0 / (sigma g^2) of x_t given x1, x0 white of std g = `noise_std`; needs sigma > 0."""
         return -noise / (self.sigma * noise_std**2)
 
 

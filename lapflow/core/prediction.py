@@ -27,8 +27,7 @@ class Prediction(Component):
     kind = "prediction"
 
     needs_data: bool = False
-    """Whether `endpoints` divides by alpha: sampling then enters a segment a thousandth late (SiT's t0 =
-    1e-3) if alpha is 0 where it starts."""
+    """Whether `endpoints` divides by alpha: then sampling enters late (SiT's t0) where alpha starts at 0."""
 
     needs_noise: bool = False
     """Whether `endpoints` divides by sigma: an ODE solver then ends where sigma is still positive."""

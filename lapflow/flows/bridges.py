@@ -61,8 +61,7 @@ def jump(before: Segment, after: Segment, scale: int, path: Path) -> float:
 
 
 class RenoiseBridge(Bridge):
-    """A finished coarse image becomes the mean of the next segment's start, with fresh noise on all its
-    scales.
+    """A finished coarse image becomes the mean of the next segment's start, with fresh noise on all scales.
 
     The start of Relay Diffusion's second stage (Teng et al. 2023) and of EdifyImage's upsampler. The state of
     the segment before is taken for clean, brought to the next resolution without the finer
@@ -97,9 +96,9 @@ class ConditionBridge(ConditionalBridge):
 
     Cascaded diffusion (Ho et al. 2022, "Cascaded Diffusion Models", CDM; Saharia et al. 2022, Imagen): every
     segment is a whole diffusion from pure noise. From the second on, the network sees beside its noisy image
-    the finished coarser image, corrupted and upsampled: z = a(s) y + s n with a(s) = sqrt(1 - s^2),
-    level s in [0, 1), which it is told. Training draws s, sampling fixes it and corrupts too, so that the
-    network never meets a law it was not trained on.
+    the finished coarser image, corrupted and upsampled: z = a(s) y + s n with a(s) = sqrt(1 - s^2), level s
+    in [0, 1), which it is told. Training draws s, sampling fixes it and corrupts too, so that the network
+    never meets a law it was not trained on.
 
     `before` adds white noise at the coarser resolution, then upsamples (CDM); `after` upsamples, then adds
     white noise at the full resolution (Imagen): the coarser image then sees half its std.

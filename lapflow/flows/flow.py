@@ -76,8 +76,7 @@ class Flow:
     """decomposition + intervals + path + bridge (+ noise, law of training times, coupling of data and noise,
     what the network predicts and sees).
 
-    Made by `lapflow.compose`, which checks that the sampler follows the law that training assumes. Raises
-    `ConfigError` for parts that do not fit.
+    Made by `lapflow.compose`, which checks its law. Raises `ConfigError` for parts that do not fit.
     """
 
     def __init__(
@@ -239,12 +238,8 @@ class Flow:
     ) -> TrainingPoint:
         segment, rows = draw.segment, slice(None) if draw.index is None else draw.index
         given = given.rows(rows)
-        data = take_rows({k: data[k] for k in segment.scales}, rows)
-        noise = {
-            k: x if segment.noise_scale == 1 else x * segment.noise_scale
-            for k, x in take_rows(noise, rows).items()
-            if k in segment.scales
-        }
+        data = {k: data[k][rows] for k in segment.scales}
+        noise = {k: noise[k][rows] * segment.noise_scale for k in segment.scales}
         t = map_times(lambda u: self.path.discretize(u, segment), segment.own_times(draw.t))
         coefficients = self.coefficients(t, segment, data)
         bands = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in coefficients.items()}
@@ -290,8 +285,8 @@ class Flow:
     def interpolate(
         self, data: StateView, noise: StateView, t: Tensor, segment: Segment
     ) -> tuple[State, State]:
-        """(bands, velocities) of the segment's scales at times `t`: x = alpha x1 + sigma x0 and its
-        d/dt, with x0 at the segment's noise scale."""
+        """(bands, velocities) of the segment's scales at times `t`: x = alpha x1 + sigma x0 and its d/dt,
+        with x0 at the segment's noise scale."""
         found = self.coefficients(t, segment, data)
         state = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
         return state, {k: c.velocity(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
@@ -415,8 +410,7 @@ class Flow:
         return self.to_image(self.bridge.cross(bands, noise, before, after, self.path), after)
 
     def condition(self, index: int, state: StateView, noise: Sequence[StateView]) -> Condition:
-        """What the network of segment `index` sees of the finished state before: nothing unless in a
-        cascade."""
+        """What the network of segment `index` sees of the finished state before: nothing but in a cascade."""
         if not isinstance(self.bridge, ConditionalBridge) or index == 0:
             return Condition()
         before, after = self.segments[index - 1], self.segments[index]

@@ -57,11 +57,8 @@ class LawRow:
 
     @property
     def right(self) -> bool:
-        return (
-            self.noise_error <= self.allowed
-            and self.mean_error <= self.allowed
-            and (self.designed or self.prior <= PRIOR_BOUND)
-        )
+        followed = self.noise_error <= self.allowed and self.mean_error <= self.allowed
+        return followed and (self.designed or self.prior <= PRIOR_BOUND)
 
 
 @dataclass(frozen=True)

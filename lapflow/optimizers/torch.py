@@ -90,8 +90,7 @@ class TorchOptimizer(Optimizer):
 
 
 class Muon(Optimizer):
-    """torch's Muon for matrices in the network's repeated units, AdamW for embeddings, final layers and
-    vectors.
+    """torch's Muon for matrices in the network's repeated units, AdamW for all else.
 
     Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix by Newton-Schulz steps. Its update is
     scaled to the root mean square of AdamW's (Liu et al. 2025), so that one learning rate serves both.

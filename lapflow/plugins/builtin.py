@@ -67,7 +67,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "objective": {
         "mse": "lapflow.objectives.mse:MSE",
-        "vlb": "lapflow.objectives.variational:VariationalMSE",
+        "vlb": "lapflow.objectives.mse:VariationalMSE",
     },
     "optimizer": {
         "adamw": "lapflow.optimizers.torch:AdamW",

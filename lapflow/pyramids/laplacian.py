@@ -1,8 +1,7 @@
-"""The Laplacian pyramid with averages of blocks and nearest upsampling (Burt & Adelson 1983; LapFlow, ICLR
-2026), in any number of axes.
+"""The Laplacian pyramid of block averages and nearest upsampling (Burt & Adelson 1983; LapFlow, ICLR 2026).
 
-With D the mean of each block of 2 along the axes that a level halves (2x2 in an image) and U the nearest
-upsampling, the bands of x are
+With D the mean of each block of 2 along the axes that a level halves and U the nearest upsampling, the bands
+of x are
 
     x_(K-1) = D^(K-1) x,        x_k = D^k x - U D^(k+1) x   (k < K-1),
 
@@ -108,8 +107,8 @@ class LaplacianPyramid(HalvingPyramid):
 
     def bands(self, shape: Shape) -> dict[int, Band]:
         """Of white noise, after N halvings the image has std 2^(-N/2); so has each direction of its residual,
-        whose std per pixel is sqrt(1 - 2^-n) of that if the next level halves n axes: (sqrt 3 / 2)(1/2)^k in
-        images."""
+        whose std per pixel is sqrt(1 - 2^-n) of that if the next level halves n axes: images (sqrt 3 /
+        2)(1/2)^k."""
         c, *sizes = shape
         self.check_size(sizes)
         found = {}

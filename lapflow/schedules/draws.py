@@ -1,5 +1,4 @@
-"""What training draws: laws of its times, and which noise meets which data (`uniform` and `independent` are
-beside their contracts).
+"""What training draws: laws of its times, and which noise meets which data. The defaults stand in `core`.
 
 A law's setting may be one number, or one for each scale, coarse to fine: the law of a segment is that of its
 finest active scale, the one that is learnt there.

@@ -20,10 +20,7 @@ from lapflow.util.transfer import upload
 SegmentSampling = Literal["batch", "sample", "balanced"]
 SegmentSamplingOption = Annotated[
     SegmentSampling,
-    Field(
-        description="draw one segment per batch, or one per sample, or give every segment equally many "
-        "samples of each batch"
-    ),
+    Field(description="one segment per batch, one per sample, or all with equally many samples of a batch"),
 ]
 WeightsOption = Annotated[
     Sequence[Annotated[float, Field(ge=0)]] | None,
@@ -142,8 +139,7 @@ class CumulativeIntervals(UniformDraws):
 
 
 class Stages(UniformDraws):
-    """One resolution per segment, coarse to fine; the noise has unit variance per pixel at every
-    resolution.
+    """One resolution per segment, coarse to fine; the noise has unit variance per pixel at each of them.
 
     The schedule of Pyramidal Flow, EdifyImage, Relay Diffusion and cascades: segment i works on the image at
     scale K-1-i, with all the bands that it holds. Systems differ in the windows of the local time u:
@@ -167,9 +163,7 @@ class Stages(UniformDraws):
         ] = "pyramidal",
         starts: Annotated[
             Sequence[float] | None,
-            Field(
-                description="start times of the segments; null: evenly, or in proportion to pyramidal windows"
-            ),
+            Field(description="start times of the segments; null: evenly, or in proportion to the windows"),
         ] = None,
         segment_sampling: SegmentSamplingOption = "batch",
         weights: WeightsOption = None,

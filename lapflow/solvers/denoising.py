@@ -74,8 +74,7 @@ class Denoising(FixedSteps[DenoiserField]):
 
 
 class DDIM(Denoising):
-    """Denoising diffusion implicit models: s^2 = eta^2 betatilde; eta 0 draws nothing, 1 is DDPM
-    (`small`)."""
+    """Denoising diffusion implicit models: s^2 = eta^2 betatilde; eta 0 draws nothing, 1 is `small` DDPM."""
 
     def __init__(
         self,
@@ -104,10 +103,7 @@ class DDPM(Denoising):
         ] = "small",
         final_noise: Annotated[
             bool,
-            Setting(
-                description="draw noise in the last step too, which the usual samplers do not: exact with "
-                "the optimal variance"
-            ),
+            Setting(description="draw noise in the last step too: exact with the optimal variance"),
         ] = False,
     ) -> None:
         self.steps, self.variance, self.final_noise = steps, variance, final_noise
@@ -150,8 +146,7 @@ class RelaySolver(Denoising):
 
 
 class HeunEDM(FixedSteps[DenoiserField]):
-    """Heun's rule in sigma, two evaluations a step; the step into sigma = 0 takes one. For paths with EDM's
-    noise levels.
+    """Heun's rule in sigma, two evaluations a step, one into sigma = 0. For EDM's noise levels.
 
     EDM's second-order sampler (Karras et al. 2022, algorithm 1, without churn): with d = (dx/dt) /
     (dsigma/dt) per band, a step is x' = x + (sigma' - sigma)(d + d')/2; into sigma = 0 it is Euler's, which
@@ -190,8 +185,7 @@ def _slope(field: DenoiserField, state: StateView, t: float) -> tuple[State, Sta
 
 
 class EulerMaruyama(FixedSteps[DenoiserField]):
-    """Euler-Maruyama with diffusion w = sigma, weak order 1, one evaluation a step, and a last step of the
-    drift.
+    """Euler-Maruyama with diffusion w = sigma, weak order 1, one evaluation a step; the last is the drift's.
 
     SiT's stochastic sampler (Ma et al. 2024, eq. 5 and section 3), on the reverse-time SDE
 

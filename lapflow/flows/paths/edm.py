@@ -1,5 +1,4 @@
-"""Variance-exploding paths with EDM's noise levels: plain, EdifyImage's band attenuation, Relay Diffusion's
-blurring.
+"""Variance-exploding paths with EDM's noise levels: plain, EdifyImage's attenuation, Relay's blurring.
 
 x = sum_k alpha_k bands + s eps. The local time u is the quantile of the training law of the noise level s, so
 that uniform draws of u train ln s ~ N(-1.2, 1.2^2) (Karras et al. 2022), here cut to s <= 80 and s >= .002:
@@ -129,16 +128,11 @@ class EdifyPath(EDMPath):
         *,
         edges: Annotated[
             Sequence[Annotated[float, Field(gt=0)]] | None,
-            Field(
-                description="s*_k of the finer scales, coarse to fine; null: the level at which each enters"
-            ),
+            Field(description="s*_k of the finer scales, coarse to fine; null: the level where each enters"),
         ] = None,
         enter: Annotated[
             float | None,
-            Field(
-                gt=0,
-                description="noise level at which sampling enters later segments; null: where they start",
-            ),
+            Field(gt=0, description="noise level where sampling enters later segments; null: their start"),
         ] = None,
     ) -> None:
         self.edges, self.enter = None if edges is None else tuple(edges), enter
@@ -183,8 +177,7 @@ class RelayPath(EDMPath):
         alpha_ij = .999 exp(-(pi^2 (i^2 + j^2) / 16) sB^2 / 2) + .001,    sB = `blur` sin^2(pi (1 - u) / 2),
 
     with s(u) = exp(-1.2 + 1.2 Phi^-1(`quantile` (1 - u))) >= 7.5e-3. Sampling enters the second segment at s
-    = `enter`, its training starts above. Published: quantile .93, blur 3, enter .9 (ImageNet); .89, 2
-    (CelebA-HQ)."""
+    = `enter`, its training starts above. Published: .93, 3, .9 (ImageNet); .89, 2 (CelebA-HQ)."""
 
     SIGMA_LEAST, FREQUENCIES = 7.5e-3, 4
 
