@@ -24,7 +24,7 @@ from lapflow.core.state import State
 from lapflow.evaluation.evaluate import evaluate_images
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.solvers import AdamsBashforth2, Euler, Heun
-from lapflow.solvers.steps import FixedSteps
+from lapflow.solvers.fixed_step import FixedSteps
 from lapflow.util.random import Generators
 
 

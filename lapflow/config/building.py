@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from lapflow.config.schema import Config
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
-from lapflow.core.condition import Specs
-from lapflow.core.conditioner import Conditioner
+from lapflow.core.condition import Conditioner, Specs
 from lapflow.core.dataset import SPLITS, Dataset
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError, DataError, LapflowError

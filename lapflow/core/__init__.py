@@ -1,2 +1,1 @@
-"""The contracts, one per file, and the mathematics of a composition (`flow`) with its closed-form check
-(`laws`)."""
+"""The contracts, one for each kind of component, and the values that they pass."""

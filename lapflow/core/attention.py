@@ -1,5 +1,4 @@
-"""Contract: an attention kernel. And the scale mask, which is structure: a list of unmasked calls, never a
-tensor.
+"""Contract: an attention kernel. And the scale mask: a list of unmasked calls, never a tensor.
 
 Shapes: b batch, h heads, n queries, m keys, d head dimension.
 """
@@ -75,34 +74,32 @@ def scale_attention(
     given: tuple[Tensor, Tensor] | None = None,
 ) -> list[Tensor]:
     """Attention among the tokens of all active scales under the scale mask: q, k and v of each scale [b, h,
-    n_k, d], coarse to fine -> the same shapes. `given`: keys and values [b, h, m, d] that every scale sees
-    too.
+    n_k, d], coarse to fine -> the same shapes. All see `given`, keys and values [b, h, m, d].
 
     Exact: each query's softmax runs over exactly the keys its scale may see, and the masked products are
     never made. Neither queries nor results are ever joined; the keys of the scales seen are.
     """
-    first_k, first_v = ((), ()) if given is None else ((given[0],), (given[1],))
+    first = () if given is None else (given,)
     if mask == "none":
-        keys, values = _join((*first_k, *k)), _join((*first_v, *v))
+        keys, values = _join((*first, *zip(k, v)))
         return [backend.attend(queries, keys, values) for queries in q]
-    outputs = []
-    keys, values = _join((*first_k, k[0])), _join((*first_v, v[0]))
-    for i, queries in enumerate(q):
-        if i and mask == "causal":
-            # Joined to what was joined: a slice of all keys would make the backward pass fill the rest with
-            # zeros and add it up.
-            keys, values = _join((keys, k[i])), _join((values, v[i]))
-        elif i:
-            keys, values = _join((*first_k, k[i])), _join((*first_v, v[i]))
-        outputs.append(backend.attend(queries, keys, values))
+    outputs, seen = [], first
+    for queries, own in zip(q, zip(k, v)):
+        # Under `causal` joined to what was joined: a slice of all keys would make the backward pass fill the
+        # rest with zeros and add it up.
+        seen = (_join((*(seen if mask == "causal" else first), own)),)
+        outputs.append(backend.attend(queries, *seen[0]))
     return outputs
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=2)
+def _join(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Pairs of keys and values, one after another, as one."""
+    if len(pairs) == 1:
+        return pairs[0]
+    keys, values = zip(*pairs)
+    return torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
 
 def attention_pairs(lengths: Sequence[int], mask: Mask) -> int:
-    """Query-key pairs computed under the scale mask: none (sum n)^2, causal sum_k n_k sum_(k'>=k) n_k', self
-    sum n_k^2."""
+    """Query-key pairs by scale mask: none (sum n)^2, causal sum_k n_k sum_(k'>=k) n_k', self sum n_k^2."""
     return sum((b - a) * (d - c) for a, b, c, d in visible(mask, lengths))

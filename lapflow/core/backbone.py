@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +14,7 @@ from lapflow.core.attention import Mask
 from lapflow.core.component import Component
 from lapflow.core.condition import Condition, Specs
 from lapflow.core.errors import ConfigError, suggest
-from lapflow.core.state import State, Times
+from lapflow.core.state import State, StateView, Times
 
 Heads = dict[str, State]
 
@@ -62,13 +62,12 @@ class Backbone(nn.Module, Component):
         """Set from training data what is not trained, such as codebooks or statistics: called once before the
         first step of a run, and not when one goes on, since the state dict holds it. `examples(n)` gives the
         first n training samples of the run as the network sees them without noise, {k: [n, c_k, *sizes_k]}
-        for every scale (all samples, if there are fewer). A pure function of these: every process calls
-        it."""
+        for every scale (or all there are). A pure function of these: every process calls it."""
 
     @abstractmethod
     def forward(
         self,
-        state: Mapping[int, Tensor],
+        state: StateView,
         t: Times,
         condition: Condition | Tensor | None = None,
         *,

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Path
-from lapflow.core.state import State, scalar_time
+from lapflow.core.state import State, StateView, scalar_time
 from lapflow.util.transfer import upload
 
 
 class Bridge(Component):
     """An affine map of (state, noise), band by band. The law check pushes a segment's end law through it when
-    a composition is built. Whatever representation the network has, a bridge is given bands and returns
-    bands.
+    a composition is built. Whatever the representation, it is given bands and returns bands.
     """
 
     kind = "bridge"
 
     designed: bool = False
-    """Whether a scale enters without the data that training has there, by design: the mismatch is then
-    reported, not refused."""
+    """Whether a scale enters without the data that training has there, by design: reported, not refused."""
 
     def num_noise_draws(self, segments: int) -> int:
         """The number of noise pyramids that a sample needs for a composition of so many segments."""
@@ -36,18 +34,13 @@ class Bridge(Component):
 
     @abstractmethod
     def cross(
-        self,
-        state: Mapping[int, Tensor],
-        noise: Sequence[Mapping[int, Tensor]],
-        before: Segment | None,
-        after: Segment,
-        path: Path,
+        self, state: StateView, noise: Sequence[StateView], before: Segment | None, after: Segment, path: Path
     ) -> State:
         """The bands at `after.sampling_start`, coarse to fine.
 
         `state` holds the bands at the end of `before`; it is empty and `before` is None at the very start.
-        `noise` are the sample's noise pyramids {k: x0_k}, every scale, in units of the whole image: in a
-        segment they count `after.noise_scale` times.
+        `noise` are the sample's noise pyramids {k: x0_k} of the whole image; a segment's are
+        `after.noise_scale` times these.
         """
 
 
@@ -60,16 +53,10 @@ class ConditionalBridge(Bridge):
 
     @abstractmethod
     def corrupt(
-        self,
-        image: Mapping[int, Tensor],
-        noise: Mapping[int, Tensor],
-        level: Tensor,
-        before: Segment,
-        after: Segment,
+        self, image: StateView, noise: StateView, level: Tensor, before: Segment, after: Segment
     ) -> State:
-        """What the network of `after` sees of the finished bands `image` of `before`: bands of `after`,
-        corrupted at `level` [b] with a noise pyramid of its own (sampling: the one after
-        `noise_index(after)`)."""
+        """What the network of `after` sees of the finished `image` of `before`: bands of `after`, corrupted
+        at `level` [b] with its own noise pyramid (sampling: the one after `noise_index(after)`)."""
 
     @abstractmethod
     def draw_corruption_level(self, u: Tensor) -> Tensor:
@@ -80,8 +67,7 @@ class ConditionalBridge(Bridge):
         """The noise scale of what `corrupt` adds."""
 
 
-def entering(noise: Mapping[int, Tensor], after: Segment, scale: int, path: Path) -> Tensor:
-    """Scale `scale` as it enters `after` from noise alone: sigma_k x0_k at the time at which sampling
-    enters."""
+def entering(noise: StateView, after: Segment, scale: int, path: Path) -> Tensor:
+    """Scale `scale` as it enters `after` from noise alone: sigma_k x0_k where sampling enters."""
     c = path.coefficients(scalar_time(after.sampling_start), after, scale).expand(noise[scale])
     return (upload(c.sigma, noise[scale].device, noise[scale].dtype) * after.noise_scale) * noise[scale]

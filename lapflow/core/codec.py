@@ -16,20 +16,17 @@ class Codec(Component):
     """Maps images (or series, or films) [b, c, *sizes] in [-1, 1] to the flow's space and back.
 
     Encoding goes in two steps. `posterior` is the costly one, a pure function of the image that a cache can
-    hold; `latents` is the cheap one, which may draw, so that it is done anew each time. Neither mixes the
-    samples of a batch.
+    hold; `latents` is the cheap one, which may draw, so it is done anew each time. Neither mixes samples.
     """
 
     kind = "codec"
 
     @abstractmethod
     def latent_shape(self, shape: Shape) -> Shape:
-        """The (c, *sizes) of the latent of an image of `shape`. Raises `SizeError` if the codec cannot take
-        the size."""
+        """The (c, *sizes) of an image's latent. Raises `SizeError` for a size that the codec cannot take."""
 
     def load(self) -> None:
-        """Bring what encoding and decoding need. Called before work starts, so that what is missing is said
-        then."""
+        """Bring what encoding and decoding need. Called before work starts, to say then what is missing."""
 
     @property
     def affine(self) -> tuple[float, float]:
@@ -58,8 +55,7 @@ class Codec(Component):
         """Latents -> images [b, c, *sizes], nominally in [-1, 1], not clipped."""
 
     def identity(self) -> dict[str, Any]:
-        """What `posterior` depends on, as JSON values: codecs with equal identities may use each other's
-        cached moments.
+        """What `posterior` depends on, as JSON values: codecs of equal identities may share cached moments.
 
         By default the class and all of its config. A codec with weights names these by a hash, and leaves out
         where they lie and what only `latents` and `decode` use.
@@ -73,8 +69,7 @@ class ModuleCodec(Codec):
     @property
     @abstractmethod
     def module(self) -> nn.Module:
-        """The network that encodes and decodes, loaded if it was not, in the form in which `set_module` takes
-        one."""
+        """The network that encodes and decodes, loaded if it was not, in the form that `set_module` takes."""
 
     @abstractmethod
     def set_module(self, module: nn.Module) -> None:

@@ -2,8 +2,7 @@
 
 A component's `__init__` arguments, annotated with pydantic `Field` constraints where they have some, *are*
 its config schema. `LaplacianPyramid(levels=3)` in a notebook and `{name: laplacian, levels: 3}` in YAML are
-checked by the same strict pydantic model, and a constructed component carries what it was made with in
-`.config`.
+checked by the same strict pydantic model, and a component keeps them in `.config`.
 
 What a component gets from its surroundings (band shapes, number of classes) is a fixed set of *context*
 arguments per kind, named by the contract's `context`, and stands outside the schema.
@@ -52,7 +51,7 @@ class Component:
         made, initial = cls.__new__(cls), inspect.unwrap(cls.__init__)
         made.__dict__["config"] = checked.model_dump()
         taken = {name: context[name] for name in inspect.signature(initial).parameters if name in context}
-        initial(made, **taken, **{name: getattr(checked, name) for name in type(checked).model_fields})
+        initial(made, **taken, **_arguments(checked))
         return made
 
 
@@ -65,9 +64,7 @@ def _derive(cls: type[Component]) -> type[pydantic.BaseModel]:
             variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if variadic or name in cls.context or name in cls.settled:
                 continue
-            assert name in hints, (
-                f"{cls.__qualname__}.__init__ must annotate {name!r}: its annotation is its config"
-            )
+            assert name in hints, f"{cls.__qualname__}.__init__ must annotate {name!r}: that is its config"
             fields[name] = (hints[name], ... if parameter.default is parameter.empty else parameter.default)
     config = pydantic.ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
@@ -76,15 +73,16 @@ def _derive(cls: type[Component]) -> type[pydantic.BaseModel]:
     return pydantic.create_model(cls.__name__, __config__=config, __doc__=doc.split("\n\n")[0], **fields)
 
 
+def _arguments(checked: pydantic.BaseModel) -> dict[str, Any]:
+    return {name: getattr(checked, name) for name in type(checked).model_fields}
+
+
 def _validated(initial: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a component's `__init__`: check the arguments by the class's own schema, keep them as
-    `.config`."""
+    """Wrap a component's `__init__`: check the arguments by the class's schema, keep them in `.config`."""
 
     @functools.wraps(initial)
     def init(self: Component, *args: Any, **kwargs: Any) -> None:
-        if (
-            "config" in self.__dict__
-        ):  # called through super().__init__: the outermost call has checked its own
+        if "config" in self.__dict__:  # through super().__init__: the outermost call has checked its own
             return initial(self, *args, **kwargs)
         cls = type(self)
         try:
@@ -98,9 +96,7 @@ def _validated(initial: Callable[..., None]) -> Callable[..., None]:
         context = {name: values.pop(name) for name in cls.context if name in values}
         checked = validate(cls.schema(), values, cls.__name__)
         self.__dict__["config"] = checked.model_dump()
-        return initial(
-            self, **context, **{name: getattr(checked, name) for name in type(checked).model_fields}
-        )
+        return initial(self, **context, **_arguments(checked))
 
     return init
 
@@ -114,8 +110,7 @@ def validate(schema: type[pydantic.BaseModel], values: Mapping[str, Any], owner:
 
 
 def first_problem(error: pydantic.ValidationError, values: Any) -> dict[str, Any]:
-    """The first problem of `error`, unknown keys before others: its `loc` a path in `values`, a union's
-    alternatives one `msg`."""
+    """The first problem of `error`, unknown keys first: `loc` a path in `values`, a union's `msg`s as one."""
     problems = error.errors()
     # A misspelt key is often why another is missing.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
@@ -125,18 +120,13 @@ def first_problem(error: pydantic.ValidationError, values: Any) -> dict[str, Any
 
 
 def _path(location: tuple[int | str, ...], values: Any) -> tuple[int | str, ...]:
-    """The part of a problem's location that names keys of `values`; pydantic also names the alternatives of a
-    union."""
+    """The part of a problem's location that names keys of `values`, not a union's alternatives."""
     path: list[int | str] = []
     for i, part in enumerate(location):
-        inside = (
-            part in values
-            if isinstance(values, Mapping)
-            else isinstance(values, list | tuple) and isinstance(part, int)
-        )
-        if inside:
+        mapping = isinstance(values, Mapping)
+        if part in values if mapping else isinstance(values, list | tuple) and isinstance(part, int):
             values = values[part]
-        elif i < len(location) - 1 or not isinstance(values, Mapping):
+        elif i < len(location) - 1 or not mapping:
             continue
         path.append(part)
     return tuple(path)

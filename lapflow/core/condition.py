@@ -1,4 +1,5 @@
-"""What a prediction is conditioned on: one `Condition` of named parts, each of which knows its own null.
+"""What a prediction is conditioned on: one `Condition` of named parts, each of which knows its own null. And
+the contract of the conditioner, which makes it of what a data set says of its samples.
 
 Samplers, guidance and training know no kind of part: they take rows, drop them, join two batches. What a
 network must embed of a part is said beforehand by its spec. Shapes: b batch, n tokens, d width."""
@@ -6,20 +7,20 @@ network must embed of a part is said beforehand by its spec. Shapes: b batch, n 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from lapflow.core.component import Component
 from lapflow.core.errors import ConfigError
-from lapflow.core.state import map_state
+from lapflow.core.state import Device, StateView, map_state
 from lapflow.util.transfer import upload
 
 NULL = -1
-"""The class index that stands for no class. `index % (count + 1)` is its row, the last, in a table of count +
-1."""
+"""The class index of no class: `index % (count + 1)` is its row, the last, in a table of count + 1."""
 
 CLASS, CAPTION, VECTOR, IMAGE = "class", "caption", "vector", "image"
 """The names of the built-in parts."""
@@ -49,7 +50,7 @@ class Part(ABC):
         """Both batches as one."""
         return self._map(lambda x, y: torch.cat([x, y]), other)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: Device) -> Self:
         """Everything on `device`, the copy queued where it can be (`upload`)."""
         return self._map(lambda x: upload(x, device))
 
@@ -60,11 +61,10 @@ class Part(ABC):
 
     def _map(self, function: Callable[..., Tensor], *others: Self) -> Self:
         found: dict[str, Any] = {}
-        for name in (f.name for f in fields(self)):
-            mine, theirs = getattr(self, name), [getattr(other, name) for other in others]
-            found[name] = (
-                map_state(function, mine, *theirs) if isinstance(mine, Mapping) else function(mine, *theirs)
-            )
+        for f in fields(self):
+            values = [getattr(part, f.name) for part in (self, *others)]
+            by_scale = isinstance(values[0], Mapping)
+            found[f.name] = map_state(function, *values) if by_scale else function(*values)
         return replace(self, **found)
 
 
@@ -109,7 +109,7 @@ class Image(Part):
     `level` [b]. It has no null: a later stage is made of it."""
 
     droppable: ClassVar[bool] = False
-    value: Mapping[int, Tensor]
+    value: StateView
     level: Tensor
 
     def drop(self, rows: Tensor) -> Self:
@@ -171,7 +171,7 @@ class Condition:
         assert self.parts.keys() == other.parts.keys(), f"{[*self.parts]} joined to {[*other.parts]}"
         return Condition({name: part.join(other.parts[name]) for name, part in self.parts.items()})
 
-    def to(self, device: torch.device | str) -> Condition:
+    def to(self, device: Device) -> Condition:
         """Everything on `device`."""
         return self._map(lambda part: part.to(device))
 
@@ -205,11 +205,9 @@ class ClassesSpec:
         if not isinstance(part, Classes) or part.value.ndim != 1 or part.value.dtype != torch.int64:
             return "one class index per sample, int64 [b]"
         outside = part.value[(part.value < NULL) | (part.value >= self.count)]
-        return (
-            f"classes 0 to {self.count - 1}, {NULL} for none; not {int(outside[0])}"
-            if outside.numel()
-            else None
-        )
+        if outside.numel():
+            return f"classes 0 to {self.count - 1}, {NULL} for none; not {int(outside[0])}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -220,10 +218,9 @@ class VectorSpec:
 
     def accepts(self, part: Part) -> str | None:
         """None for a part of this kind; otherwise what is wrong with it."""
-        fits = isinstance(part, Vector) and part.value.is_floating_point() and part.value.ndim == 2
-        return (
-            None if fits and part.tensors()[0].shape[1] == self.size else f"numbers, float [b, {self.size}]"
-        )
+        fits = isinstance(part, Vector) and part.value.is_floating_point()
+        fits = fits and part.tensors()[0].shape[1:] == (self.size,)
+        return None if fits else f"numbers, float [b, {self.size}]"
 
 
 @dataclass(frozen=True)
@@ -292,3 +289,31 @@ def check_condition(given: Condition, batch: int, known: Specs) -> None:
                 got=", ".join(f"{x.dtype} {list(x.shape)}" for x in part.tensors()),
                 expected=f"{wrong or 'one row per sample'}, b = {batch}",
             )
+
+
+# ---------------------------------------------------------------------- where it comes from
+
+Annotations = Mapping[str, Sequence[Any]]
+"""What is said of the samples of a batch: by the annotation's name, one value per sample."""
+
+
+class Conditioner(Component):
+    """Annotations of a batch of samples -> parts of a `Condition`. No weights: embeddings are the network's.
+
+    Context: `class_names` of the data, in the order of the labels; empty for data without classes.
+    """
+
+    kind = "conditioner"
+    context = ("class_names",)
+
+    needs: tuple[str, ...] = ()
+    """The annotations that it reads."""
+
+    @abstractmethod
+    def parts(self) -> Mapping[str, Spec]:
+        """What the network must embed, by the part's name. Empty: nothing is given."""
+
+    @abstractmethod
+    def __call__(self, annotations: Annotations) -> Condition:
+        """The parts of b samples, on the CPU; each as its spec says. A pure function of each sample's own
+        annotations. Raises `DataError` where one of `needs` is missing, or a value cannot be taken."""

@@ -57,8 +57,7 @@ class Encoding:
 class Dataset(Component):
     """A finite set of annotated images. Opening it is cheap; nothing is read before `size` or `read`.
 
-    `shape` (c, *sizes) and `num_classes` (0: no labels) are known without reading images, so that a model can
-    be built.
+    `shape` (c, *sizes) and `num_classes` (0: no labels) are known without reading images, to build a model.
 
     A set may hold a codec's moments of its images instead. It then says so by `encoding`; `read` gives
     moments, and `shape` and `grey_levels` are still those of the images.
@@ -94,8 +93,7 @@ class Dataset(Component):
 
     @abstractmethod
     def size(self, split: Split) -> int:
-        """The number of images in a split; 0 if the set has no such split. Raises `DataError` when it cannot
-        be read."""
+        """The number of images in a split, 0 for one it lacks. Raises `DataError` if it cannot be read."""
 
     @abstractmethod
     def read(self, split: Split, index: int) -> Sample:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.errors import SizeError
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Shape, State, StateView
 
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("time", "height", "width")}
 """Names of the axes of series, of images, and of films (or volumes)."""
@@ -55,19 +55,16 @@ class Decomposition(Component):
         """Split `x` [b, c, *sizes], an image at scale `start`, into its bands {k: [b, c_k, *sizes_k]}, coarse
         to fine, k >= start.
 
-        Linear in x, any floating dtype, differentiable. Raises `SizeError` when a size does not divide
-        (`check_size`).
+        Linear in x, any floating dtype, differentiable. Raises `SizeError` (`check_size`).
         """
 
     @abstractmethod
-    def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
-        """The image at scale `start` made of the bands k >= start: the exact inverse of `analyze` at every
-        `start`."""
+    def synthesize(self, state: StateView, start: int = 0) -> Tensor:
+        """The image at scale `start` made of the bands k >= start: the exact inverse of `analyze`."""
 
     @abstractmethod
     def bands(self, shape: Shape) -> dict[int, Band]:
-        """The bands of a sample of `shape` (c, *sizes), coarse to fine. Raises `SizeError` when the size does
-        not fit."""
+        """The bands of a sample of `shape` (c, *sizes), coarse to fine. Raises `SizeError` (`check_size`)."""
 
     def project(self, x: Tensor, scale: int) -> Tensor:
         """Project `x` [b, c_k, *sizes_k] onto the range of band `scale`: what `analyze` can return there.
@@ -109,8 +106,7 @@ class Decomposition(Component):
         )
 
     def check_size(self, sizes: Sequence[int], start: int = 0) -> None:
-        """Raises `SizeError`, with sizes that would work, unless an image at scale `start` of these sizes can
-        be split."""
+        """Raises `SizeError`, naming sizes that work, unless these can be split at scale `start`."""
         levels = self.levels - 1 - start
         if len(sizes) != self.axes:
             raise SizeError(

@@ -24,8 +24,7 @@ class Engine(Component):
     every process at the same point.
 
     Whatever the engine, a parameter that took no part in a step sees a **zero gradient** in it: AdamW then
-    still decays its moments and its weight. The active set of scales changes from step to step, so every step
-    meets this case.
+    still decays its moments and its weight. The active scales change, so every step meets this case.
 
     The weights are always float32. Each process holds them as `shards`: whole tensors, or its part of each.
     `gather` makes whole ones, so that what is saved does not depend on the engine or the number of processes.
@@ -40,8 +39,7 @@ class Engine(Component):
 
     @property
     def same_segments(self) -> bool:
-        """Whether all processes must train the same segments in a step, since one that lacks a part would not
-        join in its communication."""
+        """Whether all processes must train the same segments in a step, to join in all communication."""
         return False
 
     @property
@@ -53,8 +51,7 @@ class Engine(Component):
 
     @abstractmethod
     def start(self) -> None:
-        """Join the other processes. Collective. Raises `BackendError` where that, or a package it needs, is
-        not possible."""
+        """Join the other processes. Collective. Raises `BackendError` where it cannot, or lacks a package."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -80,13 +77,8 @@ class Engine(Component):
             result, problem = action(), None
         except Exception as error:
             problem = error
-        told = None
-        if problem is not None:
-            told = (
-                problem
-                if isinstance(problem, LapflowError)
-                else LapflowError(f"{type(problem).__name__}: {problem}")
-            )
+        known = problem is None or isinstance(problem, LapflowError)
+        told = problem if known else LapflowError(f"{type(problem).__name__}: {problem}")
         found = self.exchange(told)
         failed = [rank for rank, error in enumerate(found) if error is not None]
         if problem is not None:
@@ -103,8 +95,7 @@ class Engine(Component):
         return error
 
     def explain(self, error: RuntimeError) -> LapflowError | None:
-        """What an error of a collective call says to the user, if another process is its cause; None: it is
-        something else."""
+        """What an error of a collective call says to the user, if another process caused it; else None."""
         return None
 
     # ------------------------------------------------------------------ steps
@@ -128,14 +119,12 @@ class Engine(Component):
         """The context in which a network is evaluated in the engine's precision, and a loss computed."""
 
     def accumulating(self) -> AbstractContextManager[object]:
-        """The context of every micro-batch of a step but the last, in which gradients need not be
-        exchanged."""
+        """The context of all micro-batches of a step but the last: gradients need not be exchanged."""
         return nullcontext()
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`, the mean over this process's share; the step is along the mean over
-        processes. Collective."""
+        """Add the gradients of `loss`, this process's mean; a step takes the processes' mean. Collective."""
 
     @abstractmethod
     def step(self, learning_rate: float) -> float:
@@ -160,8 +149,7 @@ class Engine(Component):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's state as whole CPU tensors `PARAMETER/KEY`, whatever the engine; on rank 0, nothing
-        elsewhere. Collective."""
+        """The optimizer's state as whole CPU tensors `PARAMETER/KEY`; on rank 0, else nothing. Collective."""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> None:

@@ -1,8 +1,7 @@
 """Errors for the user: one screen that says what is wrong, what came, what was expected, how to fix it.
 
 Everything lapflow raises for a user's mistake derives from `LapflowError`, which is a `ValueError`. The
-command line prints it without a traceback and exits with code 2. Our own broken invariants are plain `assert`
-statements.
+command line prints it without a traceback and exits with code 2. Our own broken invariants are `assert`s.
 """
 
 from __future__ import annotations
@@ -33,9 +32,8 @@ class LapflowError(ValueError):
 
     def __str__(self) -> str:
         rows = [("at", self.where), ("got", self.got), ("expected", self.expected), ("fix", self.remedy)]
-        return "\n".join(
-            [self.what, *(f"  {name + ':':<10}{value}" for name, value in rows if value is not None)]
-        )
+        lines = [f"  {name + ':':<10}{value}" for name, value in rows if value is not None]
+        return "\n".join([self.what, *lines])
 
 
 class ConfigError(LapflowError):
@@ -78,14 +76,11 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     """The names nearest to `name` among `choices`, for an error's `expected` line."""
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return (
-        f"{' or '.join(repr(n) for n in near)} (nearest of: {', '.join(known)})"
-        if near
-        else f"one of: {', '.join(known)}"
-    )
+    if not near:
+        return f"one of: {', '.join(known)}"
+    return f"{' or '.join(map(repr, near))} (nearest of: {', '.join(known)})"
 
 
 def printable(text: str) -> str:
-    """`text` on one line that any terminal can show: line breaks, control characters and undecodable bytes
-    are escaped."""
+    """`text` on one line for any terminal: line breaks, control and undecodable characters are escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

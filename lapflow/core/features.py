@@ -15,8 +15,7 @@ from lapflow.core.errors import DataError, PluginError
 
 
 class FeatureExtractor(Component):
-    """Maps images to vectors. Context: `grey_levels` of the data set, the `device` on which a network may
-    stand."""
+    """Maps images to vectors. Context: `grey_levels` of the data set, the `device` of a network."""
 
     kind = "features"
     context = ("grey_levels", "device")
@@ -30,8 +29,7 @@ class FeatureExtractor(Component):
 
     @property
     def resize(self) -> str:
-        """How it brings images to the size it wants, in words: figures of other resizing cannot be
-        compared."""
+        """How it resizes images, in words: figures of other resizing cannot be compared."""
         return "not stated"
 
     @property
@@ -41,8 +39,7 @@ class FeatureExtractor(Component):
         return False
 
     def identity(self) -> dict[str, Any]:
-        """What features depend on, as JSON values: figures and statistics of equal identities can be
-        compared.
+        """What features depend on, as JSON values: figures of equal identities can be compared.
 
         By default the class and all of its config. An extractor with weights names these by a hash, and
         leaves out where they lie. Called after `load`.
@@ -59,12 +56,8 @@ def extract(extractor: FeatureExtractor, images: Tensor) -> Tensor:
     """The features [b, f] of images [b, c, h, w], b >= 1, on the CPU. Raises `PluginError` for an extractor
     that gives something else, `DataError` for features that are not finite."""
     features = extractor(images)
-    if (
-        not isinstance(features, Tensor)
-        or features.ndim != 2
-        or len(features) != len(images)
-        or features.shape[1] < 1
-    ):
+    fits = isinstance(features, Tensor) and features.ndim == 2 and len(features) == len(images)
+    if not fits or features.shape[1] < 1:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise PluginError(
             "the feature extractor does not give one vector per image",

@@ -1,19 +1,16 @@
-"""Contract: what a solver integrates. `TimeGrid` gives the times, `Field` adds dx/dt, `DenoiserField` what a
-network predicts of data and noise, for methods that are not of the ODE."""
+"""Contract: what a solver integrates: dx/dt, or for methods beyond the ODE predicted data and noise."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from lapflow.core.attention import Mask
 from lapflow.core.backbone import Heads
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients
-from lapflow.core.state import State
+from lapflow.core.state import State, StateView
 from lapflow.util.random import Generators
 
 
@@ -23,12 +20,10 @@ class TimeGrid(ABC):
     segment: Segment
 
     solve_t_max: float = 1.0
-    """The last time at which the velocity is finite; a solver of the ODE stops there if the segment goes
-    on."""
+    """The last time at which the velocity is finite: a solver of the ODE stops there at the latest."""
 
     def grid(self, steps: int) -> list[float]:
-        """`steps` + 1 rising times from segment.sampling_start to segment.stop, spaced as the path wants its
-        noise levels."""
+        """`steps` + 1 rising times from segment.sampling_start to segment.stop, spaced as the path wants."""
         return self.segment.grid(steps)
 
 
@@ -40,7 +35,7 @@ class Field(TimeGrid):
     `none` possibly all. With the first two the velocity is continuous where a finer scale enters."""
 
     @abstractmethod
-    def velocity(self, state: Mapping[int, Tensor], t: float) -> State:
+    def velocity(self, state: StateView, t: float) -> State:
         """The velocity of `state` at time `t`, in the state's dtype, at least float32. One evaluation."""
 
 
@@ -58,31 +53,30 @@ class DenoiserField(Field):
     """A field whose network predicts the pair (x1, x0), band by band."""
 
     @abstractmethod
-    def predict(self, state: Mapping[int, Tensor], t: float) -> Heads:
+    def predict(self, state: StateView, t: float) -> Heads:
         """The network's heads at `state`, guided, in the state's dtype; `main` as the flow's prediction
         states it. One evaluation."""
 
     @abstractmethod
-    def endpoints(self, state: Mapping[int, Tensor], t: float) -> Endpoints:
+    def endpoints(self, state: StateView, t: float) -> Endpoints:
         """The predicted pair (x1, x0) at `state`. One evaluation."""
 
     @abstractmethod
     def alpha_sigma(self, t: float) -> dict[int, Coefficients]:
-        """The path's coefficients of each band at `t`, on the CPU: to be looked at without waiting for a
-        GPU."""
+        """The path's coefficients of each band at `t`, on the CPU, to look at without a wait for the GPU."""
 
     @abstractmethod
-    def noise(self, bands: Mapping[int, Tensor], generator: Generators | None) -> State:
+    def noise(self, bands: StateView, generator: Generators | None) -> State:
         """Fresh noise of the law of x0, bands like `bands`."""
 
-    def to_bands(self, state: Mapping[int, Tensor]) -> State:
+    def to_bands(self, state: StateView) -> State:
         """The bands of a state."""
         return dict(state)
 
-    def to_image(self, bands: Mapping[int, Tensor]) -> State:
+    def to_image(self, bands: StateView) -> State:
         """The state of bands."""
         return dict(bands)
 
-    def coefficients(self, bands: Mapping[int, Tensor], t: float) -> dict[int, Coefficients]:
+    def coefficients(self, bands: StateView, t: float) -> dict[int, Coefficients]:
         """Those of `alpha_sigma`, shaped to multiply the bands, on their device."""
         return {k: c.expand(bands[k]) for k, c in self.alpha_sigma(t).items()}

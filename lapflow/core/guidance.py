@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-
-from torch import Tensor
 
 from lapflow.core.component import Component
-from lapflow.core.state import State
+from lapflow.core.state import State, StateView
 
 
 class Guidance(Component):
@@ -29,7 +26,5 @@ class Guidance(Component):
         """Whether the unconditional prediction is needed at time `t`; where not, it is not computed."""
 
     @abstractmethod
-    def combine(
-        self, conditional: Mapping[int, Tensor], unconditional: Mapping[int, Tensor], levels: int
-    ) -> State:
+    def combine(self, conditional: StateView, unconditional: StateView, levels: int) -> State:
         """The guided velocity of every active scale; `levels` is the composition's number of scales."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
-from lapflow.core.state import Times
+from lapflow.core.state import Device, Times
 from lapflow.core.time_law import TimeLaw
 from lapflow.util.random import Generators
 
@@ -19,15 +19,14 @@ from lapflow.util.random import Generators
 class Segment:
     """A piece [start, stop] of the times [0, 1] in which the set of active scales is constant.
 
-    The path is a function of a local time u, which runs linearly over `window` while t runs from start
-    to stop (default: u = t). Windows of different segments may overlap: a stage may go back in u.
+    The path is a function of a local time u, which runs linearly over `window` while t runs from start to
+    stop (default: u = t). Windows of different segments may overlap: a stage may go back in u.
     `scale_starts[k]` is the value of u at which scale k became active, for each active scale, coarse to fine.
     The noise of the segment is `noise_scale` times the bands of the sample's noise. Sampling enters at
     `sampling_start`, start unless the path or the prediction is not defined there.
 
-    `windows` gives each scale a time of its own, which runs linearly over `windows[k]`
-    while t runs from start to stop; the network is then told one time a scale, and predicts dx/d(own
-    time).
+    `windows` gives each scale a time of its own, which runs linearly over `windows[k]` while t runs from
+    start to stop; the network is then told one time a scale, and predicts dx/d(own time).
     """
 
     index: int
@@ -44,8 +43,7 @@ class Segment:
         return self if self.windows is None else replace(self, window=self.windows[scale], windows=None)
 
     def own_times(self, t: Times) -> Times:
-        """The scales' own times at time `t`; `t` itself where t is the time of all, or where it
-        is such times already."""
+        """The scales' own times at time `t`; `t` itself where all have one, or if it is such already."""
         if self.windows is None or not isinstance(t, Tensor):
             return t
         return {k: self.of(k).local_time(t) for k in self.scales}
@@ -102,8 +100,7 @@ class Draw:
 
 
 class IntervalSchedule(Component):
-    """Segments that partition the times [0, 1], t = 0 noise and t = 1 data, and the law of the training
-    times."""
+    """Segments that partition the times [0, 1] from noise to data, and how training draws times."""
 
     kind = "intervals"
 
@@ -121,8 +118,7 @@ class IntervalSchedule(Component):
     @abstractmethod
     def segments(self, levels: int, contractions: Sequence[float] | None = None) -> tuple[Segment, ...]:
         """The segments in time order for a decomposition of `levels` scales. `contractions` are those of the
-        decomposition, coarse to fine; None: 2, those of an image that is halved. Raises `ConfigError` when
-        they do not fit."""
+        decomposition, coarse to fine; None: 2, an image's halvings. Raises `ConfigError` unless they fit."""
 
     @abstractmethod
     def draw(
@@ -135,14 +131,13 @@ class IntervalSchedule(Component):
         train_t_max: Sequence[float],
         time_law: TimeLaw,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
     ) -> list[Draw]:
         """Draw segments and times for `batch` training samples; every sample is in exactly one `Draw`.
 
         What must be alike on all ranks comes from `stage_generator`, what belongs to a sample from
         `generator`. `train_t_max` are the times, per segment, at which the path ends; they may lie past a
-        segment's stop. Times lie in [segment.start, end), distributed
-        there by `time_law`.
+        segment's stop. Times lie in [segment.start, end), distributed there by `time_law`.
         """
 
     def share_multiple(self, segments: int) -> int:

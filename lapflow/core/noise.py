@@ -1,24 +1,16 @@
-"""Contract: the noise of every scale of a sample, a noise pyramid. And the usual ones.
-
-`decomposed`: one white image, analysed. Its bands are independent, and the reconstruction of the noise is
-white. `independent`: unit white noise in each scale's tensor, dead dimensions included; the reconstruction is
-then not white. For an orthonormal decomposition the two are equal in law.
-`blurred`: Relay Diffusion's. At full resolution white noise plus a blurred white image, so that neighbouring
-pixels are correlated; at coarser scales alone, decomposed.
-All are linear maps of white draws, so that laws can be checked as operators.
-"""
+"""Contract: the noise of every scale of a sample, a noise pyramid. And the usual ones: all are linear maps of
+white draws, so that laws can be checked as operators."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from lapflow.core.component import Component
 from lapflow.core.decomposition import Band, Decomposition, require_images
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Device, Shape, State, StateView
 from lapflow.util.random import Generators, randn
 
 White = dict[int, Tensor]
@@ -27,8 +19,7 @@ White = dict[int, Tensor]
 class Noise(Component):
     """The law of a sample's noise pyramid for one decomposition (its context).
 
-    `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws one per
-    segment.
+    `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws several.
     """
 
     kind = "noise"
@@ -45,7 +36,7 @@ class Noise(Component):
         """The shapes of the white unit-variance draws behind the noise of a sample of `shape`."""
 
     @abstractmethod
-    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
+    def from_white(self, white: StateView, finest: int = 0) -> State:
         """The noise pyramid {k: [b, c_k, *sizes_k]} made of white draws; linear."""
 
     def direction_std(self, band: Band) -> float:
@@ -63,20 +54,14 @@ class Noise(Component):
         generator: Generators,
         *,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
         finest: int = 0,
     ) -> State:
         """The noise pyramids of `batch` samples of `shape`."""
         return self.from_white(self.draw_white(shape, batch, generator, dtype=dtype, device=device), finest)
 
     def draw_white(
-        self,
-        shape: Shape,
-        batch: int,
-        generator: Generators,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
+        self, shape: Shape, batch: int, generator: Generators, *, dtype: torch.dtype, device: Device
     ) -> White:
         """The white draws behind one pyramid of each of `batch` samples."""
         return {
@@ -86,22 +71,23 @@ class Noise(Component):
 
 
 class DecomposedNoise(Noise):
-    """One white draw of the sample's shape, analysed into bands."""
+    """One white draw of the sample's shape, analysed into independent bands; reconstructed, it is white."""
 
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape}
 
-    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
+    def from_white(self, white: StateView, finest: int = 0) -> State:
         return self.decomposition.analyze(white[0])
 
 
 class IndependentNoise(Noise):
-    """Unit white noise in each scale's tensor."""
+    """Unit white noise in each scale's tensor, dead dimensions included: the reconstruction is not white. For
+    an orthonormal decomposition equal in law to `decomposed`."""
 
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {k: band.shape for k, band in self.decomposition.bands(shape).items()}
 
-    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
+    def from_white(self, white: StateView, finest: int = 0) -> State:
         return dict(white)
 
     def direction_std(self, band: Band) -> float:
@@ -114,7 +100,7 @@ class IndependentNoise(Noise):
 class BlurredNoise(Noise):
     """Relay Diffusion's noise eps + r box (Teng et al. 2023): eps white, box the circular BLOCK x BLOCK sum
     over BLOCK of an independent white image, variance 1, so the total has variance 1 + r^2. Its bands are
-    neither white nor independent."""
+    neither white nor independent. At coarser scales alone, `decomposed`."""
 
     white = False
     STRENGTH, BLOCK = 0.15, 4
@@ -126,7 +112,7 @@ class BlurredNoise(Noise):
     def white_shapes(self, shape: Shape) -> dict[int, Shape]:
         return {0: shape, 1: shape}
 
-    def from_white(self, white: Mapping[int, Tensor], finest: int = 0) -> State:
+    def from_white(self, white: StateView, finest: int = 0) -> State:
         if finest > 0:
             return self.decomposition.analyze(white[0])
         rows = torch.stack([white[1].roll(i, -2) for i in range(self.BLOCK)]).sum(0)

@@ -42,8 +42,7 @@ class Objective(Component):
     frozen: dict[str, nn.Module | FeatureExtractor]
     """What it uses and does not train, by name, put there by `build`: a teacher (`lapflow.load(path).model`,
     of a run or an exported folder), a feature extractor. Moved to the engine's device; outside optimizer,
-    average and checkpoint, which names it by the SHA-256 of its weights: a run does not go on with
-    another."""
+    average and checkpoint, which names it by its weights' SHA-256: no run goes on with another."""
 
     module: nn.Module | None = None
     """The weights of its own, made by `build`; None: it has none."""
@@ -59,17 +58,14 @@ class Objective(Component):
 
     @abstractmethod
     def __call__(self, network: Backbone, point: TrainingPoint) -> Mapping[str, Tensor]:
-        """Named scalar losses, each a mean over the point's samples. Draws nothing: the point's `noise` is
-        the sample's own."""
+        """Named scalar losses, means over the point's samples. Draws nothing: `noise` is the sample's own."""
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Hold a module's weights fixed in what it computes inside: gradients go through to its inputs, and none
-    to its weights.
+    """Hold a module's weights fixed in what it computes inside: gradients reach its inputs, not its weights.
 
-    The weights stay the tensors that they are, so that an engine which shards or gathers them sees nothing
-    unusual.
+    The weights stay the same tensors, so that an engine which shards them sees nothing unusual.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     for p in trainable:

@@ -12,8 +12,7 @@ from lapflow.core.component import Component
 
 
 class Optimizer(Component):
-    """Makes a `torch.optim.Optimizer`. The learning rate of every step is set by the trainer, in all of the
-    optimizer's parameter groups."""
+    """Makes a `torch.optim.Optimizer`. The trainer sets each step's learning rate in all groups."""
 
     kind = "optimizer"
 

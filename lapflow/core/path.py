@@ -1,15 +1,13 @@
-"""Contract: how data and noise mix along time in each band, and the conversions among what a network may
-predict.
+"""Contract: how data and noise mix along time in each band, and what converts predictions into each other.
 
 A path is affine: x_t = alpha(t) x1 + sigma(t) x0, with x1 the data's band and x0 the noise's band, t = 0
-noise and t = 1 data (the stochastic interpolants of Albergo & Vanden-Eijnden 2022, equation form of SiT, Ma
-et al. 2024).
+noise and t = 1 data (stochastic interpolants: Albergo & Vanden-Eijnden 2022; SiT: Ma et al. 2024).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,32 +20,26 @@ from lapflow.util.transfer import upload
 
 @dataclass(frozen=True)
 class Coefficients:
-    """alpha, sigma and their derivatives by t at given times, shaped like the times (a scalar or
-    [b]).
+    """alpha, sigma and their derivatives by t at given times, shaped like the times (a scalar or [b]).
 
-    With `pattern` a last axis holds one value per sub-band of the band (block-DCT: per frequency), the same
-    for every image channel.
+    With `pattern` a last axis holds one value per sub-band (block-DCT: frequency), alike for every channel.
     """
 
     alpha: Tensor
     sigma: Tensor
     dalpha: Tensor
     dsigma: Tensor
-    pattern: bool = False
+    pattern: bool = field(default=False, kw_only=True)
 
     def expand(self, like: Tensor) -> Coefficients:
         """The same coefficients, shaped to multiply `like` [b, c, *sizes]."""
         values = (self.alpha, self.sigma, self.dalpha, self.dsigma)
         if not self.pattern:
-            a, b, da, db = (expand_time(c, like) for c in values)
-            return Coefficients(a, b, da, db)
+            return Coefficients(*(expand_time(c, like) for c in values))
         tiles, ones = like.shape[1] // self.alpha.shape[-1], [1] * (like.ndim - 2)
         # A scalar may stay on the CPU, a tensor with a pattern must be where the band is.
-        a, b, da, db = (
-            upload(c.reshape(-1, c.shape[-1]).repeat(1, tiles).unflatten(-1, (-1, *ones)), like.device)
-            for c in values
-        )
-        return Coefficients(a, b, da, db)
+        tiled = (c.reshape(-1, c.shape[-1]).repeat(1, tiles).unflatten(-1, (-1, *ones)) for c in values)
+        return Coefficients(*(upload(c, like.device) for c in tiled))
 
     def position(self, data: Tensor, noise: Tensor) -> Tensor:
         """x_t = alpha x1 + sigma x0. Finite everywhere."""
@@ -58,8 +50,7 @@ class Coefficients:
         return self.dalpha * data + self.dsigma * noise
 
     def endpoints_from_velocity(self, x: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """(x1, x0) that give position x and this velocity. Finite where alpha' sigma - alpha sigma' is: t < 1
-        for VP, else all t."""
+        """(x1, x0) of x and this velocity. Finite where alpha' sigma - alpha sigma' is (VP: t < 1)."""
         determinant = self.dalpha * self.sigma - self.alpha * self.dsigma
         data = (self.sigma * velocity - self.dsigma * x) / determinant
         noise = (self.dalpha * x - self.alpha * velocity) / determinant
@@ -74,13 +65,11 @@ class Coefficients:
         return (x - self.sigma * noise) / self.alpha, noise
 
     def endpoints_from_score(self, x: Tensor, score: Tensor, noise_std: float) -> tuple[Tensor, Tensor]:
-        """(x1, x0) from the score of x_t, for x0 white of `noise_std` per direction of the band's range.
-        Finite where alpha > 0."""
+        """(x1, x0) from the score of x_t, x0 white of `noise_std` per direction. Finite where alpha > 0."""
         return self.endpoints_from_noise(x, -self.sigma * noise_std**2 * score)
 
     def score(self, noise: Tensor, noise_std: float) -> Tensor:
-        """The score -x0 / (sigma g^2) of x_t given x1, for x0 white of std g = `noise_std`. Finite where
-        sigma > 0."""
+        """The score -x0 / (sigma g^2) of x_t given x1, x0 white of std g = `noise_std`; needs sigma > 0."""
         return -noise / (self.sigma * noise_std**2)
 
 
@@ -90,8 +79,7 @@ class Path(Component):
     kind = "path"
 
     u_max: float = 1.0
-    """The last u at which every coefficient is finite; training times and the solvers of an ODE stay at or
-    below it."""
+    """The last u at which every coefficient is finite; training and solvers of the ODE do not pass it."""
 
     times_per_scale: bool = False
     """Whether `coefficients` honours a segment's `windows`, times of each scale's own."""
@@ -117,8 +105,7 @@ class Path(Component):
         return min(segment.stop, self.t_max(segment))
 
     def first(self, segment: Segment) -> float:
-        """The first time of `segment` at which sampling may enter; training draws from segment.start
-        on."""
+        """The first time of `segment` at which sampling may enter; training draws from segment.start on."""
         return segment.start
 
     def grid(self, segment: Segment, steps: int) -> list[float]:
@@ -126,8 +113,7 @@ class Path(Component):
         return segment.grid(steps)
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
-        """The time that the network is given, in the shape of `t`: t itself unless the path says
-        otherwise."""
+        """The time that the network is given, shaped like `t`: t unless the path says otherwise."""
         return t
 
     def discretize(self, t: Tensor, segment: Segment) -> Tensor:
@@ -155,8 +141,7 @@ def posterior_variance(c: Coefficients, after: Coefficients) -> Tensor:
 
 
 def forward_variance(c: Coefficients, after: Coefficients) -> Tensor:
-    """Variance that the noising from `after` back to `c` adds: sigma^2 - (alpha/alpha')^2 sigma'^2 (beta of
-    Ho et al. 2020)."""
+    """Variance of the noising from `after` to `c`: sigma^2 - (alpha/alpha')^2 sigma'^2 (Ho et al.'s beta)."""
     return c.sigma**2 - (c.alpha / after.alpha) ** 2 * after.sigma**2
 
 

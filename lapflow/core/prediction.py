@@ -17,16 +17,17 @@ from torch import Tensor
 from lapflow.core.component import Component
 from lapflow.core.path import Coefficients
 
+Pair = tuple[Tensor, Tensor]
+"""Data and noise (x1, x0)."""
+
 
 class Prediction(Component):
-    """What the head `main` is trained towards, and how (x1, x0) come back from it. All arguments are shaped
-    alike."""
+    """What the head `main` is trained towards, and how (x1, x0) come back. Arguments are shaped alike."""
 
     kind = "prediction"
 
     needs_data: bool = False
-    """Whether `endpoints` divides by alpha: sampling then enters a segment a thousandth late (SiT's t0 =
-    1e-3) if alpha is 0 where it starts."""
+    """Whether `endpoints` divides by alpha: then sampling enters late (SiT's t0) where alpha starts at 0."""
 
     needs_noise: bool = False
     """Whether `endpoints` divides by sigma: an ODE solver then ends where sigma is still positive."""
@@ -45,9 +46,7 @@ class Prediction(Component):
         """What the network should return at x; `noise_std` is x0's per direction of the band's range."""
 
     @abstractmethod
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         """(x1, x0), given the network's output at x."""
 
     def velocity(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Tensor:
@@ -64,17 +63,14 @@ class Prediction(Component):
 
 
 class VelocityPrediction(Prediction):
-    """dx/dt = alpha' x1 + sigma' x0 (flow matching; Lipman et al. 2023). Finite wherever the path's velocity
-    is."""
+    """dx/dt = alpha' x1 + sigma' x0 (flow matching; Lipman et al. 2023), finite where the path's is."""
 
     is_velocity = True
 
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return c.velocity(data, noise)
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         return c.endpoints_from_velocity(x, output)
 
     def velocity(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Tensor:
@@ -89,9 +85,7 @@ class DenoisedPrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return data
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         return c.endpoints_from_denoised(x, output)
 
 
@@ -103,16 +97,13 @@ class NoisePrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return noise
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         return c.endpoints_from_noise(x, output)
 
 
 class ScorePrediction(Prediction):
     """The score -x0 / (sigma g^2) of white noise of std g (Song et al. 2021), its error weighted by (sigma
-    g)^2 as SiT does, so that the loss is that of x0 / g. Finite where sigma > 0; x1 from it where alpha >
-    0."""
+    g)^2 as SiT does, so that the loss is x0 / g's. Finite where sigma > 0; x1 where alpha > 0."""
 
     needs_data = needs_noise = True
     any_noise = False
@@ -120,9 +111,7 @@ class ScorePrediction(Prediction):
     def target(self, c: Coefficients, x: Tensor, data: Tensor, noise: Tensor, noise_std: float) -> Tensor:
         return c.score(noise, noise_std)
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         return c.endpoints_from_score(x, output, noise_std)
 
     def weight(self, c: Coefficients, noise_std: float) -> Tensor | float:
@@ -157,9 +146,7 @@ class EDMPrediction(Prediction):
         skip, out = self._skip_and_out(c)
         return (data - skip * x) / out
 
-    def endpoints(
-        self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float
-    ) -> tuple[Tensor, Tensor]:
+    def endpoints(self, c: Coefficients, x: Tensor, output: Tensor, noise_std: float) -> Pair:
         skip, out = self._skip_and_out(c)
         return c.endpoints_from_denoised(x, skip * x + out * output)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -13,7 +13,7 @@ from lapflow.core.component import Component
 from lapflow.core.errors import SolverError
 from lapflow.core.field import Field, TimeGrid
 from lapflow.core.intervals import Segment
-from lapflow.core.state import State
+from lapflow.core.state import State, StateView
 from lapflow.util.random import Generators
 
 Observer = Callable[[float, State], None]
@@ -72,13 +72,11 @@ class Solver(Component, Generic[F]):
     """The heads beside `main` that the network must have."""
 
     steered: bool = False
-    """Whether `observe` may put other tensors in the place of the state's, from which the next step then goes
-    on."""
+    """Whether `observe` may put other tensors in the state, from which the next step then goes on."""
 
     fixed_work: bool = False
     """Whether the times at which `solve` evaluates a field follow from the segment and the path alone, so
-    that the work can be counted beforehand, by a dry run with a zero network
-    (`lapflow.analysis.flops`)."""
+    that a dry run can count the work (`lapflow.analysis.flops`)."""
 
     def plan(self, grid: TimeGrid, segment: Segment) -> None:
         """Raises `ConfigError` unless the settings fit a segment's path: asked before work starts."""
@@ -104,7 +102,7 @@ class Solver(Component, Generic[F]):
     def solve(
         self,
         field: F,
-        state: Mapping[int, Tensor],
+        state: StateView,
         segment: Segment,
         generator: Generators | None = None,
         observe: Observer | None = None,
@@ -116,7 +114,6 @@ class Solver(Component, Generic[F]):
         A stochastic method draws from `generator`. `observe(t, state)` is called after every accepted step.
         `history` is that of `start_history` with the steps of the segments before, of the scales whose
         velocity is continuous where this segment is entered; a multistep method goes on from it and adds to
-        it, and without one it starts anew.
-        Raises `SolverError` on a non-finite state or where a bound on the work is met. What `observe` raises
-        ends the solve.
+        it, and without one it starts anew. Raises `SolverError` on a non-finite state or where a bound on the
+        work is met. What `observe` raises ends the solve.
         """

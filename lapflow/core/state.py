@@ -12,16 +12,19 @@ import torch
 from torch import Tensor
 
 State = dict[int, Tensor]
+StateView = Mapping[int, Tensor]
+"""A state, or other tensors by scale, that is only read."""
 
 Shape = tuple[int, ...]
 """The shape (c, *sizes) of a sample, with one to three axes of sizes."""
-Times = Tensor | Mapping[int, Tensor]
+
+Device = torch.device | str
+
+Times = Tensor | StateView
 """One time for all scales, a scalar or [b]; or a time of its own for each, {k: [b]}."""
 
 
-def map_state(
-    function: Callable[..., Tensor], first: Mapping[int, Tensor], *rest: Mapping[int, Tensor]
-) -> State:
+def map_state(function: Callable[..., Tensor], first: StateView, *rest: StateView) -> State:
     """`{k: function(first[k], ...)}` over the scales of `first`, in its order."""
     return {k: function(x, *(other[k] for other in rest)) for k, x in first.items()}
 
@@ -36,12 +39,12 @@ def map_times(function: Callable[[Tensor], Tensor], t: Times) -> Times:
     return function(t) if isinstance(t, Tensor) else {k: function(x) for k, x in t.items()}
 
 
-def take_rows(state: Mapping[int, Tensor], index: Tensor | slice) -> State:
+def take_rows(state: StateView, index: Tensor | slice) -> State:
     """The samples `index` of a batch, at every scale."""
     return map_state(lambda x: x[index], state)
 
 
-def batch_size(state: Mapping[int, Tensor]) -> int:
+def batch_size(state: StateView) -> int:
     return next(iter(state.values())).shape[0]
 
 

@@ -11,8 +11,7 @@ from lapflow.core.component import Component
 
 
 class TimeLaw(Component):
-    """A probability law on [0, 1], 0 the start of a segment (noise) and 1 the end of its training times
-    (data).
+    """A probability law on [0, 1], 0 a segment's start (noise) and 1 the end of its training times.
 
     A schedule draws u uniformly and trains at `quantile(u)` of the segment. `scale` is the finest active
     scale of the segment, `levels` the number of scales: a law may differ between scales.

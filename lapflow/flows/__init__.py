@@ -1,15 +1,8 @@
-"""A composition (`Flow`), paths (how data and noise mix along time), bridges (how one segment hands over
-to the next)."""
+"""A composition (`Flow`), its paths (how data and noise mix), its bridges (how segments hand over)."""
 
-from lapflow.flows.bridges.append import AppendBridge
-from lapflow.flows.bridges.condition import ConditionBridge
-from lapflow.flows.bridges.renoise import RenoiseBridge
-from lapflow.flows.bridges.transition import TransitionBridge
+from lapflow.flows.bridges import AppendBridge, ConditionBridge, RenoiseBridge, TransitionBridge
+from lapflow.flows.paths.affine import GVPPath, LinearPath, PyramidalPath, VPPath
 from lapflow.flows.paths.edm import EdifyPath, EDMPath, RelayPath
-from lapflow.flows.paths.gvp import GVPPath
-from lapflow.flows.paths.linear import LinearPath
-from lapflow.flows.paths.pyramidal import PyramidalPath
-from lapflow.flows.paths.vp import VPPath
 from lapflow.flows.paths.vp_discrete import DiscreteVPPath
 
 __all__ = [

@@ -23,7 +23,18 @@ from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.noise import DecomposedNoise, Noise
 from lapflow.core.path import Coefficients, Path
 from lapflow.core.prediction import Prediction, VelocityPrediction
-from lapflow.core.state import Shape, State, Times, batch_size, map_times, scalar_time, take_rows, time_of
+from lapflow.core.state import (
+    Device,
+    Shape,
+    State,
+    StateView,
+    Times,
+    batch_size,
+    map_times,
+    scalar_time,
+    take_rows,
+    time_of,
+)
 from lapflow.core.time_law import TimeLaw, Uniform
 from lapflow.util.random import Generators, first_generator, rand
 
@@ -65,8 +76,7 @@ class Flow:
     """decomposition + intervals + path + bridge (+ noise, law of training times, coupling of data and noise,
     what the network predicts and sees).
 
-    Made by `lapflow.compose`, which checks that the sampler follows the law that training assumes. Raises
-    `ConfigError` for parts that do not fit.
+    Made by `lapflow.compose`, which checks its law. Raises `ConfigError` for parts that do not fit.
     """
 
     def __init__(
@@ -118,19 +128,17 @@ class Flow:
             found[segment.finest] = Band(segment.finest, c, tuple(sizes), std, std, condition)
         return dict(sorted(found.items(), reverse=True))
 
-    def to_image(self, bands: Mapping[int, Tensor], segment: Segment) -> State:
+    def to_image(self, bands: StateView, segment: Segment) -> State:
         """The representation of the active bands: themselves, or {finest: the image that they make}."""
         if self.representation == "bands":
             return dict(bands)
         return {segment.finest: self.decomposition.synthesize(bands, segment.finest)}
 
-    def to_bands(self, state: Mapping[int, Tensor], segment: Segment) -> State:
+    def to_bands(self, state: StateView, segment: Segment) -> State:
         """The active bands of a representation: the inverse of `to_image`."""
-        return (
-            dict(state)
-            if self.representation == "bands"
-            else self.decomposition.analyze(state[segment.finest], segment.finest)
-        )
+        if self.representation == "bands":
+            return dict(state)
+        return self.decomposition.analyze(state[segment.finest], segment.finest)
 
     def noise_std(self, scale: int, segment: Segment) -> float:
         """Std of a segment's noise per orthonormal direction of the range of band `scale`."""
@@ -147,12 +155,11 @@ class Flow:
         *,
         second_time: bool = False,
     ) -> list[TrainingPoint]:
-        """The training pairs of a batch `x` [b, c, *sizes] and what is given beside it (`Condition.of`); each
-        sample is in exactly one of them.
+        """The training pairs of a batch `x` [b, c, *sizes] and its condition; each sample is in one of them.
 
         Draws, in this order: what is common to the batch, from `stage_generator` (default: the first of
-        `generator`); then each sample's time, noise and, in a cascade, level and noise of its condition, from
-        `generator`.
+        `generator`); then from `generator` each sample's time, noise and, in a cascade, level and noise of
+        its condition.
         """
         stage = first_generator(generator) if stage_generator is None else stage_generator
         batch, dtype = x.shape[0], torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -167,20 +174,15 @@ class Flow:
             rows = self.coupling.pair(x, image, given.labels)
             white = white if rows is None else take_rows(white, rows)
         finest = self.finest_noise_scales()
-        noise = {
-            k: self.noise.from_white(white, k)
-            for k in {finest[self.bridge.noise_index(d.segment)] for d in draws}
-        }
+        scales = [finest[self.bridge.noise_index(d.segment)] for d in draws]
+        noise = {k: self.noise.from_white(white, k) for k in set(scales)}
         extra = None
         if isinstance(self.bridge, ConditionalBridge):
             level = self.bridge.draw_corruption_level(rand((batch,), generator, dtype=dtype, device=x.device))
             extra = level, self.noise.draw(shape, batch, generator, dtype=x.dtype, device=x.device)
         portion = rand((batch,), generator, dtype=dtype, device=x.device) if second_time else None
         return [
-            self._point(
-                data, noise[finest[self.bridge.noise_index(d.segment)]], d, batch, given, extra, portion
-            )
-            for d in draws
+            self._point(data, noise[k], draw, batch, given, extra, portion) for draw, k in zip(draws, scales)
         ]
 
     def training_draws(
@@ -190,17 +192,15 @@ class Flow:
         stage_generator: torch.Generator,
         *,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
     ) -> list[Draw]:
-        """Which samples of a batch train in which segment, at which times: what `training_points` draws
-        first."""
-        train_t_max = [self.path.train_t_max(segment) for segment in self.segments]
+        """Which samples of a batch train in which segment, at which times: what training draws first."""
         return self.intervals.draw(
             self.segments,
             batch,
             generator=generator,
             stage_generator=stage_generator,
-            train_t_max=train_t_max,
+            train_t_max=[self.path.train_t_max(segment) for segment in self.segments],
             time_law=self.time_law,
             dtype=dtype,
             device=device,
@@ -228,8 +228,8 @@ class Flow:
 
     def _point(
         self,
-        data: Mapping[int, Tensor],
-        noise: Mapping[int, Tensor],
+        data: StateView,
+        noise: StateView,
         draw: Draw,
         batch: int,
         given: Condition,
@@ -238,12 +238,8 @@ class Flow:
     ) -> TrainingPoint:
         segment, rows = draw.segment, slice(None) if draw.index is None else draw.index
         given = given.rows(rows)
-        data = take_rows({k: data[k] for k in segment.scales}, rows)
-        noise = {
-            k: x if segment.noise_scale == 1 else x * segment.noise_scale
-            for k, x in take_rows(noise, rows).items()
-            if k in segment.scales
-        }
+        data = {k: data[k][rows] for k in segment.scales}
+        noise = {k: noise[k][rows] * segment.noise_scale for k in segment.scales}
         t = map_times(lambda u: self.path.discretize(u, segment), segment.own_times(draw.t))
         coefficients = self.coefficients(t, segment, data)
         bands = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in coefficients.items()}
@@ -273,7 +269,7 @@ class Flow:
         end = self.path.train_t_max(segment) if isinstance(t, Tensor) else self.path.u_max
         return self.model_time(map_times(lambda u: u + portion * (end - u), t), segment)
 
-    def coefficients(self, t: Times, segment: Segment, like: Mapping[int, Tensor]) -> dict[int, Coefficients]:
+    def coefficients(self, t: Times, segment: Segment, like: StateView) -> dict[int, Coefficients]:
         """The path's coefficients of the active bands at times `t`, or at the scales' own times (with
         derivatives by these), shaped to multiply the bands `like`."""
         return {k: self._coefficients(t, segment, k).expand(like[k]) for k in segment.scales}
@@ -287,10 +283,10 @@ class Flow:
         return map_times(lambda u: self.path.model_time(u, segment), segment.own_times(t))
 
     def interpolate(
-        self, data: Mapping[int, Tensor], noise: Mapping[int, Tensor], t: Tensor, segment: Segment
+        self, data: StateView, noise: StateView, t: Tensor, segment: Segment
     ) -> tuple[State, State]:
-        """(bands, velocities) of the segment's scales at times `t`: x = alpha x1 + sigma x0 and its
-        d/dt, with x0 at the segment's noise scale."""
+        """(bands, velocities) of the segment's scales at times `t`: x = alpha x1 + sigma x0 and its d/dt,
+        with x0 at the segment's noise scale."""
         found = self.coefficients(t, segment, data)
         state = {k: c.position(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
         return state, {k: c.velocity(data[k], noise[k]).to(data[k].dtype) for k, c in found.items()}
@@ -303,74 +299,67 @@ class Flow:
     def _target(
         self, bands: State, data: State, noise: State, segment: Segment, found: Mapping[int, Coefficients]
     ) -> State:
-        target = {
-            k: self.prediction.target(c, bands[k], data[k], noise[k], self.noise_std(k, segment)).to(
-                data[k].dtype
-            )
-            for k, c in found.items()
-        }
+        target = {}
+        for k, c in found.items():
+            wanted = self.prediction.target(c, bands[k], data[k], noise[k], self.noise_std(k, segment))
+            target[k] = wanted.to(data[k].dtype)
         return self.to_image(target, segment)
 
     def _weights(self, t: Times, segment: Segment) -> dict[int, Tensor | float]:
         """Per scale of the representation. Merged, the coarsest band's coefficients weigh the image."""
-        weights: dict[int, Tensor | float] = {}
-        for k in segment.scales if self.representation == "bands" else (segment.finest,):
-            c = self._coefficients(t, segment, k if self.representation == "bands" else self.levels - 1)
-            weight, scale = (
-                self.prediction.weight(c, self.noise_std(k, segment)),
-                self.intervals.scale_weight(k, self.levels),
-            )
-            weights[k] = scale if isinstance(weight, float) else scale * weight
+        merged, weights = self.representation == "merged", {}
+        for k in (segment.finest,) if merged else segment.scales:
+            c = self._coefficients(t, segment, self.levels - 1 if merged else k)
+            weight = self.prediction.weight(c, self.noise_std(k, segment))
+            weights[k] = self.intervals.scale_weight(k, self.levels) * weight
         return weights
 
     # ------------------------------------------------------------------ what a prediction means
 
-    def network_input(self, state: Mapping[int, Tensor], t: Tensor, segment: Segment) -> State:
+    def network_input(self, state: StateView, t: Tensor, segment: Segment) -> State:
         """The state [representation] as the network is given it: preconditioned. `t` scalar or [b]."""
         if not self.prediction.preconditions:
             return dict(state)
         bands = self.to_bands(state, segment)
         return self.to_image(self._given(bands, self.coefficients(t, segment, bands)), segment)
 
-    def velocity(
-        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
-    ) -> State:
+    def velocity(self, output: StateView, state: StateView, t: Tensor, segment: Segment) -> State:
         """dx/dt [representation], given the network's main output at `state`."""
-        if segment.windows is not None:
-            own = self._velocity(output, state, segment.own_times(t), segment)
-            rates = {k: segment.of(k).rate for k in own}
-            # A scale that waits does not move, whatever is predicted for it.
-            return {k: v * rates[k] if rates[k] else torch.zeros_like(v) for k, v in own.items()}
-        return self._velocity(output, state, t, segment)
-
-    def _velocity(
-        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Times, segment: Segment
-    ) -> State:
         if self.prediction.is_velocity:
-            return dict(output)
-        bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
-        found = self.coefficients(t, segment, bands)
-        velocity = {
-            k: self.prediction.velocity(c, bands[k], predicted[k], self.noise_std(k, segment))
-            for k, c in found.items()
-        }
-        return self.to_image({k: v.to(bands[k].dtype) for k, v in velocity.items()}, segment)
+            velocity = dict(output)
+        else:
+            bands, predicted, found = self._parts(output, state, t, segment)
+            velocity = {}
+            for k, c in found.items():
+                v = self.prediction.velocity(c, bands[k], predicted[k], self.noise_std(k, segment))
+                velocity[k] = v.to(bands[k].dtype)
+            velocity = self.to_image(velocity, segment)
+        if segment.windows is None:
+            return velocity
+        # From the scales' own times to t. A scale that waits does not move, whatever is predicted for it.
+        rates = {k: segment.of(k).rate for k in velocity}
+        return {k: v * rates[k] if rates[k] else torch.zeros_like(v) for k, v in velocity.items()}
 
     def endpoints(
-        self, output: Mapping[int, Tensor], state: Mapping[int, Tensor], t: Tensor, segment: Segment
+        self, output: StateView, state: StateView, t: Tensor, segment: Segment
     ) -> tuple[State, State]:
         """(x1, x0) as bands, given the network's main output at `state` [representation]."""
-        bands, predicted = self.to_bands(state, segment), self.to_bands(output, segment)
-        found = self.coefficients(segment.own_times(t), segment, bands)
-        pairs = {
-            k: self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment))
-            for k, c in found.items()
-        }
-        return {k: d.to(bands[k].dtype) for k, (d, _) in pairs.items()}, {
-            k: n.to(bands[k].dtype) for k, (_, n) in pairs.items()
-        }
+        bands, predicted, found = self._parts(output, state, t, segment)
+        data, noise = {}, {}
+        for k, c in found.items():
+            x1, x0 = self.prediction.endpoints(c, bands[k], predicted[k], self.noise_std(k, segment))
+            data[k], noise[k] = x1.to(bands[k].dtype), x0.to(bands[k].dtype)
+        return data, noise
 
-    def _given(self, bands: Mapping[int, Tensor], found: Mapping[int, Coefficients]) -> State:
+    def _parts(
+        self, output: StateView, state: StateView, t: Tensor, segment: Segment
+    ) -> tuple[State, State, dict[int, Coefficients]]:
+        """Bands, the network's main output and the coefficients, band by band."""
+        bands = self.to_bands(state, segment)
+        found = self.coefficients(segment.own_times(t), segment, bands)
+        return bands, self.to_bands(output, segment), found
+
+    def _given(self, bands: StateView, found: Mapping[int, Coefficients]) -> State:
         return {k: self.prediction.precondition(c, bands[k]).to(bands[k].dtype) for k, c in found.items()}
 
     # ------------------------------------------------------------------ sampling
@@ -379,44 +368,27 @@ class Flow:
         """The last time of a segment at which the velocity is finite: the path's, or a thousandth of
         the segment before where the prediction needs some noise and there is none (SiT's t1)."""
         last = self.path.solve_t_max(segment)
-        if self.prediction.needs_noise:
-            least = min(
-                self.path.coefficients(scalar_time(last), segment, k).sigma.min().item()
-                for k in segment.scales
-            )
-            last = last if least > 0 else last - T_EPS * (segment.stop - segment.start)
+        if self.prediction.needs_noise and not all((c.sigma > 0).all() for c in self._at(last, segment)):
+            last -= T_EPS * (segment.stop - segment.start)
         return last
 
     def draw_noise(
-        self,
-        shape: Shape,
-        batch: int,
-        generator: Generators,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
+        self, shape: Shape, batch: int, generator: Generators, *, dtype: torch.dtype, device: Device
     ) -> list[State]:
         """All the noise that starts, bridges and conditions of `batch` samples of `shape` need:
         the noise pyramids, in the order in which `Bridge.noise_index` names them."""
         return self.noise_from(self.draw_white(shape, batch, generator, dtype=dtype, device=device))
 
     def draw_white(
-        self,
-        shape: Shape,
-        batch: int,
-        generator: Generators,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
+        self, shape: Shape, batch: int, generator: Generators, *, dtype: torch.dtype, device: Device
     ) -> list[State]:
-        """The white draws behind `draw_noise`, in the same order: of each pyramid those that
-        `Noise.white_shapes` names."""
+        """The white draws behind `draw_noise`, in its order, by `Noise.white_shapes`."""
         return [
             self.noise.draw_white(shape, batch, generator, dtype=dtype, device=device)
             for _ in self.finest_noise_scales()
         ]
 
-    def noise_from(self, white: Sequence[Mapping[int, Tensor]]) -> list[State]:
+    def noise_from(self, white: Sequence[StateView]) -> list[State]:
         """The noise pyramids of white draws: `draw_noise` is `noise_from` of `draw_white`."""
         return [
             self.noise.from_white(draws, k)
@@ -425,46 +397,37 @@ class Flow:
 
     def finest_noise_scales(self) -> list[int]:
         """The finest scale for which each of a sample's noise pyramids is used."""
+        if self._count == 1:
+            return [0]
         finest = {self.bridge.noise_index(segment): segment.finest for segment in self.segments}
-        return [
-            finest.get(i, 0) if self.bridge.num_noise_draws(len(self.segments)) > 1 else 0
-            for i in range(self._count)
-        ]
+        return [finest.get(i, 0) for i in range(self._count)]
 
-    def enter(self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]) -> State:
+    def enter(self, index: int, state: StateView, noise: Sequence[StateView]) -> State:
         """The state [representation] at the start of segment `index`, from that at the end of the one before
         (empty for the first) and the sample's noise pyramids."""
         after, before = self.segments[index], self.segments[index - 1] if index else None
         bands = {} if before is None else self.to_bands(state, before)
         return self.to_image(self.bridge.cross(bands, noise, before, after, self.path), after)
 
-    def condition(
-        self, index: int, state: Mapping[int, Tensor], noise: Sequence[Mapping[int, Tensor]]
-    ) -> Condition:
-        """What the network of segment `index` sees of the state at the end of the one before: nothing unless
-        the bridge is conditional."""
+    def condition(self, index: int, state: StateView, noise: Sequence[StateView]) -> Condition:
+        """What the network of segment `index` sees of the finished state before: nothing but in a cascade."""
         if not isinstance(self.bridge, ConditionalBridge) or index == 0:
             return Condition()
         before, after = self.segments[index - 1], self.segments[index]
         bands, corruption = self.to_bands(state, before), noise[self.bridge.noise_index(after) + 1]
-        level = torch.full(
-            (next(iter(bands.values())).shape[0],),
-            self.bridge.corruption_level,
-            device=next(iter(bands.values())).device,
-        )
-        image = self.condition_image(bands, corruption, level, after)
-        return Condition({IMAGE: Image(image, level)})
+        first = next(iter(bands.values()))
+        level = torch.full((len(first),), self.bridge.corruption_level, device=first.device)
+        return Condition({IMAGE: Image(self.condition_image(bands, corruption, level, after), level)})
 
     def condition_image(
-        self, bands: Mapping[int, Tensor], corruption: Mapping[int, Tensor], level: Tensor, after: Segment
+        self, bands: StateView, corruption: StateView, level: Tensor, after: Segment
     ) -> State:
-        """{finest: the finished bands, corrupted at `level` [b] and upsampled}: training and sampling make it
-        here."""
+        """{finest: the finished bands, corrupted at `level` [b] and upsampled}, for training and sampling."""
         assert isinstance(self.bridge, ConditionalBridge), "only a cascade hands an image on"
         before = self.segments[after.index - 1]
         return self.to_image(self.bridge.corrupt(bands, corruption, level, before, after), after)
 
-    def finish(self, state: Mapping[int, Tensor]) -> Tensor:
+    def finish(self, state: StateView) -> Tensor:
         """The samples [b, c, *sizes] that the final state [representation] stands for."""
         return self.decomposition.synthesize(self.to_bands(state, self.segments[-1]))
 
@@ -474,25 +437,20 @@ class Flow:
         bands = self.decomposition.bands(self.decomposition.smallest)
         self._direction = {k: self.noise.direction_std(band) for k, band in bands.items()}
         self._count = self.bridge.num_noise_draws(len(segments))
-        noise_scales = [
-            1 / bands[s.finest].direction_std if self.intervals.unit_pixel_variance else 1.0 for s in segments
-        ]
-        return tuple(
-            replace(s, noise_scale=noise_scale, t_eps=self._first(s) - s.start)
-            for s, noise_scale in zip(segments, noise_scales, strict=True)
-        )
+        unit = self.intervals.unit_pixel_variance
+        scales = [1 / bands[s.finest].direction_std if unit else 1.0 for s in segments]
+        eps = [self._first(s) - s.start for s in segments]
+        return tuple(replace(s, noise_scale=c, t_eps=e) for s, c, e in zip(segments, scales, eps))
 
     def _first(self, segment: Segment) -> float:
-        """The time at which sampling enters a segment: the path's, or later where the prediction needs
-        some data."""
+        """Where sampling enters a segment: the path's time, or later if the prediction needs some data."""
         first = self.path.first(segment)
-        if self.prediction.needs_data:
-            least = min(
-                self.path.coefficients(scalar_time(first), segment, k).alpha.abs().min().item()
-                for k in segment.scales
-            )
-            first = first if least > 0 else first + T_EPS * (segment.stop - segment.start)
+        if self.prediction.needs_data and not all((c.alpha != 0).all() for c in self._at(first, segment)):
+            first += T_EPS * (segment.stop - segment.start)
         return first
+
+    def _at(self, t: float, segment: Segment) -> list[Coefficients]:
+        return [self.path.coefficients(scalar_time(t), segment, k) for k in segment.scales]
 
     def _refuse_what_does_not_fit(self) -> None:
         name = type(self.prediction).__name__

@@ -8,9 +8,8 @@ float64, by applying them to random vectors of the bands (two different linear o
 vector with probability 0), on the smallest sample that splits.
 
 Where a scale enters from noise alone while alpha > 0 (VP), the composition has a *prior error*: it is
-reported as alpha / sigma and not counted as a mistake while it is small, or where the bridge says that it is
-by design (Relay Diffusion). A conditional bridge starts every segment from noise alone, and is checked as a
-start.
+reported as alpha / sigma and not counted as a mistake while it is small, or where it is by design (Relay
+Diffusion). A conditional bridge starts every segment from noise alone, and is checked as a start.
 """
 
 from __future__ import annotations
@@ -58,11 +57,8 @@ class LawRow:
 
     @property
     def right(self) -> bool:
-        return (
-            self.noise_error <= self.allowed
-            and self.mean_error <= self.allowed
-            and (self.designed or self.prior <= PRIOR_BOUND)
-        )
+        followed = self.noise_error <= self.allowed and self.mean_error <= self.allowed
+        return followed and (self.designed or self.prior <= PRIOR_BOUND)
 
 
 @dataclass(frozen=True)
@@ -127,8 +123,7 @@ def _left(flow: Flow, segment: Segment) -> float:
 
 
 def _end(flow: Flow, tolerance: float) -> list[LawRow]:
-    """The last segment must end at the data, up to what the path says that it leaves (VP ends short of t =
-    1)."""
+    """The last segment must end at the data, up to what the path leaves (VP ends short of t = 1)."""
     last, allowed, rows = flow.segments[-1], max(tolerance, 1.01 * flow.path.sigma_min), []
     for k in last.scales:
         c = flow.path.coefficients(scalar_time(flow.path.solve_t_max(last)), last, k)
@@ -139,8 +134,7 @@ def _end(flow: Flow, tolerance: float) -> list[LawRow]:
 
 @dataclass(frozen=True)
 class _Crossing:
-    """The start of `segment`, or the bridge to it from `before`, as linear maps of (data, white draws) to
-    bands."""
+    """The start of `segment`, or the bridge from `before`, as linear maps of (data, white) to bands."""
 
     flow: Flow
     before: Segment | None
@@ -153,35 +147,30 @@ class _Crossing:
             return set(self.segment.scales)
         return set(self.segment.scales) - set(self.before.scales)
 
-    def noise_draws(self, white: Mapping[tuple[int, int], Tensor]) -> list[State]:
+    def noise_draws(self, white: _White) -> list[State]:
         finest = self.flow.finest_noise_scales()
         return [
             self.flow.noise.from_white({j: w for (i, j), w in white.items() if i == p}, k)
             for p, k in enumerate(finest)
         ]
 
-    def sampled(self, data: State, white: Mapping[tuple[int, int], Tensor]) -> State:
+    def noise_of(self, segment: Segment, white: _White) -> State:
+        noise = self.noise_draws(white)[self.flow.bridge.noise_index(segment)]
+        return {k: noise[k] * segment.noise_scale for k in segment.scales}
+
+    def trained(self, data: State, white: _White, segment: Segment, t: float) -> State:
+        """The bands of a segment at time `t` in training."""
+        own = {k: data[k] for k in segment.scales}
+        return self.flow.interpolate(own, self.noise_of(segment, white), scalar_time(t), segment)[0]
+
+    def sampled(self, data: State, white: _White) -> State:
         """The bands where sampling enters."""
-        noise, state = self.noise_draws(white), {}
+        state: State = {}
         if self.before is not None:
-            bands = self._trained(data, noise, self.before, self.flow.solve_t_max(self.before))
+            bands = self.trained(data, white, self.before, self.flow.solve_t_max(self.before))
             state = self.flow.to_image(bands, self.before)
-        return self.flow.to_bands(self.flow.enter(self.segment.index, state, noise), self.segment)
-
-    def trained(self, data: State, white: Mapping[tuple[int, int], Tensor]) -> State:
-        """The bands at the same time in training."""
-        return self._trained(data, self.noise_draws(white), self.segment, self.segment.sampling_start)
-
-    def segment_noise(self, white: Mapping[tuple[int, int], Tensor]) -> State:
-        """The noise of the segment."""
-        noise = self.noise_draws(white)[self.flow.bridge.noise_index(self.segment)]
-        return {k: noise[k] * self.segment.noise_scale for k in self.segment.scales}
-
-    def _trained(self, data: State, noise: Sequence[State], segment: Segment, t: float) -> State:
-        own = {
-            k: noise[self.flow.bridge.noise_index(segment)][k] * segment.noise_scale for k in segment.scales
-        }
-        return self.flow.interpolate({k: data[k] for k in segment.scales}, own, scalar_time(t), segment)[0]
+        entered = self.flow.enter(self.segment.index, state, self.noise_draws(white))
+        return self.flow.to_bands(entered, self.segment)
 
     def rows(self, data: State, shape: Shape, place: str, allowed: float) -> list[LawRow]:
         """The two laws' mean operators on `data`, their covariances on random vectors."""
@@ -192,55 +181,36 @@ class _Crossing:
             for i in range(len(flow.finest_noise_scales()))
             for j, s in shapes.items()
         }
-        got_mean, want_mean = self.sampled(data, white), self.trained(data, white)
+        start = segment.sampling_start
+        got_mean, want_mean = self.sampled(data, white), self.trained(data, white, segment, start)
         probe = {k: _random(want_mean[k].shape, k) for k in segment.scales}
         nothing = {k: torch.zeros_like(x) for k, x in data.items()}
-        got, want, segment_noise = (
-            _covariance(law, white, probe)
-            for law in (
-                lambda w: self.sampled(nothing, w),
-                lambda w: self.trained(nothing, w),
-                self.segment_noise,
-            )
-        )
+        got = _covariance(lambda w: self.sampled(nothing, w), white, probe)
+        want = _covariance(lambda w: self.trained(nothing, w, segment, start), white, probe)
+        segment_noise = _covariance(lambda w: self.noise_of(segment, w), white, probe)
         found = []
         for k in segment.scales:
-            # Along the probe, noise of unit path coefficient has the variance p.C p, and `noise_std` per
-            # direction.
+            # Along the probe, noise of unit path coefficient has variance p.C p, `noise_std` per direction.
             per_direction = flow.noise_std(k, segment) ** 2 / (probe[k] * segment_noise[k]).sum()
             std, want_std = (
                 ((probe[k] * c[k]).sum() * per_direction).clamp(min=0).sqrt().item() for c in (got, want)
             )
-            # A scale that has finished holds no noise: what is too much is then measured by the segment's
-            # own.
+            # A scale that has finished holds no noise: the segment's own then measures what is too much.
             size = want[k].norm() if want[k].any() else segment_noise[k].norm()
             noise_error = ((got[k] - want[k]).norm() / size).item()
             entered = k in self.entered
-            c = flow.path.coefficients(scalar_time(segment.sampling_start), segment, k)
+            c = flow.path.coefficients(scalar_time(start), segment, k)
             prior = (c.alpha / c.sigma).abs().max().item() if entered else 0.0
             difference = got_mean[k] if entered else got_mean[k] - want_mean[k]
             mean_error = (difference.norm() / data[k].norm()).item()
             designed = flow.bridge.designed and self.before is not None
-            row = LawRow(
-                segment.index,
-                segment.sampling_start,
-                place,
-                k,
-                std,
-                want_std,
-                noise_error,
-                mean_error,
-                prior,
-                allowed,
-                designed,
-            )
-            found.append(row)
+            at = segment.index, start, place, k
+            found.append(LawRow(*at, std, want_std, noise_error, mean_error, prior, allowed, designed))
         return found
 
 
 def _covariance(law: Callable[[_White], State], white: _White, probe: State) -> State:
-    """N (N^T v) for the linear operator N = `law` of white draws, and the vector v = `probe`; N^T by reverse
-    differentiation."""
+    """N (N^T v) for the linear operator N = `law` of white draws, v = `probe`; N^T by a backward pass."""
     with torch.enable_grad():
         inputs = {k: torch.zeros_like(w).requires_grad_() for k, w in white.items()}
         output = law(inputs)

@@ -12,16 +12,17 @@ from lapflow.core.condition import (
     CAPTION,
     CLASS,
     VECTOR,
+    Annotations,
     Classes,
     ClassesSpec,
     Condition,
+    Conditioner,
     Spec,
     Tokens,
     TokensSpec,
     Vector,
     VectorSpec,
 )
-from lapflow.core.conditioner import Annotations, Conditioner
 from lapflow.core.dataset import annotation
 from lapflow.core.errors import ConfigError, DataError, printable
 

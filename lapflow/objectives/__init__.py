@@ -1,6 +1,5 @@
 """What training minimises."""
 
-from lapflow.objectives.mse import MSE, weighted_error
-from lapflow.objectives.variational import VariationalMSE
+from lapflow.objectives.mse import MSE, VariationalMSE, weighted_error
 
 __all__ = ["MSE", "VariationalMSE", "weighted_error"]

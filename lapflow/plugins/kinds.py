@@ -25,27 +25,27 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    name: Kind(name, f"lapflow.core.{name}:{contract}", f"lapflow.{group}", key)
+    name: Kind(name, f"lapflow.core.{contract}", f"lapflow.{group}", key)
     for name, contract, group, key in (
-        ("decomposition", "Decomposition", "decompositions", "decomposition"),
-        ("intervals", "IntervalSchedule", "intervals", "intervals"),
-        ("path", "Path", "paths", "path"),
-        ("bridge", "Bridge", "bridges", "bridge"),
-        ("noise", "Noise", "noises", "noise"),
-        ("time_law", "TimeLaw", "time_laws", "time_law"),
-        ("coupling", "Coupling", "couplings", "coupling"),
-        ("prediction", "Prediction", "predictions", "prediction"),
-        ("backbone", "Backbone", "backbones", "model"),
-        ("codec", "Codec", "codecs", "codec"),
-        ("conditioner", "Conditioner", "conditioners", "conditioner"),
-        ("objective", "Objective", "objectives", "objective"),
-        ("optimizer", "Optimizer", "optimizers", "optimizer"),
-        ("solver", "Solver", "solvers", "solver"),
-        ("guidance", "Guidance", "guidances", "guidance"),
-        ("attention", "AttentionBackend", "attention", "attention"),
-        ("engine", "Engine", "engines", "engine"),
-        ("dataset", "Dataset", "datasets", "data"),
-        ("features", "FeatureExtractor", "features", "features"),
+        ("decomposition", "decomposition:Decomposition", "decompositions", "decomposition"),
+        ("intervals", "intervals:IntervalSchedule", "intervals", "intervals"),
+        ("path", "path:Path", "paths", "path"),
+        ("bridge", "bridge:Bridge", "bridges", "bridge"),
+        ("noise", "noise:Noise", "noises", "noise"),
+        ("time_law", "time_law:TimeLaw", "time_laws", "time_law"),
+        ("coupling", "coupling:Coupling", "couplings", "coupling"),
+        ("prediction", "prediction:Prediction", "predictions", "prediction"),
+        ("backbone", "backbone:Backbone", "backbones", "model"),
+        ("codec", "codec:Codec", "codecs", "codec"),
+        ("conditioner", "condition:Conditioner", "conditioners", "conditioner"),
+        ("objective", "objective:Objective", "objectives", "objective"),
+        ("optimizer", "optimizer:Optimizer", "optimizers", "optimizer"),
+        ("solver", "solver:Solver", "solvers", "solver"),
+        ("guidance", "guidance:Guidance", "guidances", "guidance"),
+        ("attention", "attention:AttentionBackend", "attention", "attention"),
+        ("engine", "engine:Engine", "engines", "engine"),
+        ("dataset", "dataset:Dataset", "datasets", "data"),
+        ("features", "features:FeatureExtractor", "features", "features"),
     )
 }
 

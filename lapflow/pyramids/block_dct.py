@@ -9,14 +9,14 @@ channel i; d + 1 = 4 row + column frequency). No dead dimension; of white noise 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from lapflow.core.decomposition import Band, Decomposition, require_images
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Shape, State, StateView
 from lapflow.util.autocast import in_own_dtype
 from lapflow.util.transfer import upload
 
@@ -47,7 +47,7 @@ class BlockDCT(Decomposition):
             0: rearrange(coefficients[:, :, 1:], "b c d h w -> b (c d) h w"),
         }
 
-    def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
+    def synthesize(self, state: StateView, start: int = 0) -> Tensor:
         if start == 1:
             return state[1]
         detail = rearrange(state[0], "b (c d) h w -> b c d h w", d=SIZE**2 - 1)
@@ -64,8 +64,7 @@ class BlockDCT(Decomposition):
 
 
 def _basis(like: Tensor) -> Tensor:
-    """The orthonormal two-dimensional DCT-II, [coefficient, pixel], in the dtype and on the device of
-    `like`."""
+    """The orthonormal two-dimensional DCT-II, [coefficient, pixel], in the dtype and place of `like`."""
     n = torch.arange(SIZE, dtype=torch.float64, device="cpu")
     rows = torch.cos(math.pi * (2 * n + 1) * n[:, None] / (2 * SIZE)) * math.sqrt(2 / SIZE)
     rows[0] = math.sqrt(1 / SIZE)

@@ -1,16 +1,14 @@
-"""The identity decomposition: one scale, the sample itself. The single-scale systems (LFM, SiT, DiT, LDM) use
-it."""
+"""The identity decomposition: one scale, the sample itself, for single-scale systems (LFM, SiT, DiT, LDM)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.decomposition import Band, Decomposition
-from lapflow.core.state import Shape, State
+from lapflow.core.state import Shape, State, StateView
 
 
 class Identity(Decomposition):
@@ -27,7 +25,7 @@ class Identity(Decomposition):
         self.check_size(x.shape[2:])
         return {0: x}
 
-    def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
+    def synthesize(self, state: StateView, start: int = 0) -> Tensor:
         return state[0]
 
     def bands(self, shape: Shape) -> dict[int, Band]:

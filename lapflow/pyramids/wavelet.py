@@ -4,8 +4,7 @@ One level halves n axes and splits a sample into its low-pass part and m = 2^n -
 last low-pass part [c, *sizes]; band k < K-1 holds the m details of level k+1 as m c channels, of half the
 size along the halved axes (channel m i + d of input channel i: bit a of d + 1 says whether the a-th halved
 axis is high-passed; in an image d = 0 vertical high pass, 1 horizontal, 2 both: PyWavelets' cH, cV, cD). The
-transform is orthonormal: no dead dimension, white noise stays white in every band, and a constant sample is
-multiplied by 2^(n/2) per level.
+transform is orthonormal: no dead dimension, white noise stays white, a constant grows by 2^(n/2) per level.
 
 Along an axis, with low-pass filter h of even length L and x periodic,
 
@@ -17,7 +16,6 @@ as PyWavelets' mode "periodization" has it; the inverse is the transpose.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
@@ -28,8 +26,8 @@ from torch import Tensor
 
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import BackendError, ConfigError, suggest
-from lapflow.core.state import Shape, State
-from lapflow.pyramids.halving import AxesOption, HalvingPyramid, LevelsOption
+from lapflow.core.state import Shape, State, StateView
+from lapflow.pyramids.laplacian import AxesOption, HalvingPyramid, LevelsOption
 from lapflow.util.autocast import in_own_dtype
 from lapflow.util.transfer import upload
 
@@ -67,7 +65,7 @@ class WaveletPyramid(HalvingPyramid):
             details.append((k, detail))
         return {self.levels - 1: x.to(dtype), **{k: detail.to(dtype) for k, detail in reversed(details)}}
 
-    def synthesize(self, state: Mapping[int, Tensor], start: int = 0) -> Tensor:
+    def synthesize(self, state: StateView, start: int = 0) -> Tensor:
         dtype, x = state[self.levels - 1].dtype, _widen(state[self.levels - 1])
         for k in range(self.levels - 2, start - 1, -1):
             details = _widen(state[k]).unflatten(1, (x.shape[1], -1))
@@ -94,8 +92,7 @@ class WaveletPyramid(HalvingPyramid):
         return [2 + axis for axis, factor in enumerate(self.factors(scale)) if factor == 2]
 
     def _split(self, x: Tensor, axis: int) -> Tensor:
-        """Low and high pass along `axis`, each half as long: [b, c, ..] -> [b, 2c, ..], the two next to each
-        other."""
+        """Low and high pass along `axis`, each half as long, side by side: [b, c, ..] -> [b, 2c, ..]."""
         left = self._kernels.shape[1] // 2 - 1
         x = _wrap(x, axis, left, self._kernels.shape[1] - 2 - left)
         with in_own_dtype(x):
@@ -125,8 +122,7 @@ def _along(x: Tensor, axis: int, value: int) -> tuple[int, ...]:
 
 
 def _widen(x: Tensor) -> Tensor:
-    """Half precision is filtered in float32: torch's transposed convolution on CPU returns NaN for long bf16
-    filters."""
+    """Half precision is filtered in float32: torch's CPU kernel returns NaN for long bf16 filters."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -165,13 +161,9 @@ def low_pass(name: str) -> np.ndarray:
             expected="an orthogonal one: haar, dbN, symN, coifN",
         )
     for _ in range(3):
-        shifts = [
-            np.roll(np.pad(low, len(low)), 2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)
-        ]
-        other = [
-            np.roll(np.pad(low, len(low)), -2 * m)[len(low) : 2 * len(low)] for m in range(len(low) // 2)
-        ]
-        jacobian = np.array(shifts) + np.array(other)
+        shifted = np.pad(low, len(low))
+        sums = [np.roll(shifted, 2 * m) + np.roll(shifted, -2 * m) for m in range(len(low) // 2)]
+        jacobian = np.array(sums)[:, len(low) : 2 * len(low)]
         low = low - np.linalg.lstsq(jacobian, _orthonormality(low), rcond=None)[0]
     return low
 

@@ -27,8 +27,7 @@ from lapflow.config.building import (
 from lapflow.config.schema import Config
 from lapflow.core.backbone import Backbone
 from lapflow.core.codec import Codec
-from lapflow.core.condition import Condition
-from lapflow.core.conditioner import Annotations, Conditioner
+from lapflow.core.condition import Annotations, Condition, Conditioner
 from lapflow.core.dataset import Dataset, Split
 from lapflow.core.engine import Engine
 from lapflow.core.errors import ConfigError, suggest

@@ -1,142 +1,110 @@
-"""What interval schedules share: their options and their checks, and how a training step draws segments and
-times."""
+"""What training draws: laws of its times, and which noise meets which data. The defaults stand in `core`.
+
+A law's setting may be one number, or one for each scale, coarse to fine: the law of a segment is that of its
+finest active scale, the one that is learnt there.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
+from lapflow.core.coupling import Coupling
 from lapflow.core.errors import ConfigError
-from lapflow.core.intervals import Draw, IntervalSchedule, Segment
 from lapflow.core.time_law import TimeLaw
-from lapflow.util.random import Generators, rand
 from lapflow.util.transfer import upload
 
-SegmentSampling = Literal["batch", "sample", "balanced"]
-SegmentSamplingOption = Annotated[
-    SegmentSampling,
-    Field(
-        description="draw one segment per batch, or one per sample, or give every segment equally many "
-        "samples of each batch"
-    ),
-]
-WeightsOption = Annotated[
-    Sequence[Annotated[float, Field(ge=0)]] | None,
-    Field(description="loss weight of each scale, coarse to fine; null: all 1"),
-]
+Positive = Annotated[float, Field(gt=0)]
+PerScale = float | Sequence[float]
 
 
-class UniformDraws(IntervalSchedule):
-    """A schedule that draws segments uniformly, and times up to `train_t_max` by the time law.
+class LogitNormal(TimeLaw):
+    """logit(t) ~ N(mean, std^2) (Esser et al. 2024, "Scaling Rectified Flow Transformers", eq. 19): the
+    middle of the path more often than its ends. A mean above 0 moves towards the data."""
 
-    `segment_sampling`: `batch` draws one segment for a batch, `sample` one for each sample; `balanced` deals
-    the segments out to the samples in turn, beginning at a drawn one, so that a batch holds all of them in
-    numbers that differ by one at most: less variance, and the same work in every process.
-    """
-
-    segment_sampling: SegmentSampling
-    weights: tuple[float, ...] | None
-
-    def train_t_max(self, segment: Segment, t_max: float) -> float:
-        """The time up to which a segment trains; `t_max` is where the path ends, perhaps past the segment's
-        stop."""
-        return t_max
-
-    @property
-    def common(self) -> bool:  # type: ignore[override]
-        return self.segment_sampling != "sample"
-
-    def share_multiple(self, segments: int) -> int:
-        return segments if self.segment_sampling == "balanced" else 1
-
-    def draw(
+    def __init__(
         self,
-        segments: tuple[Segment, ...],
-        batch: int,
         *,
-        generator: Generators,
-        stage_generator: torch.Generator,
-        train_t_max: Sequence[float],
-        time_law: TimeLaw,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> list[Draw]:
-        t_max = [self.train_t_max(segment, t) for segment, t in zip(segments, train_t_max, strict=True)]
-        if self.segment_sampling != "sample":
-            index = int(
-                torch.randint(len(segments), (1,), generator=stage_generator, device=stage_generator.device)
-            )
-        levels = 1 + max(segments[0].scales)
+        mean: Annotated[
+            PerScale, Field(description="mean of logit(t), or one per scale coarse to fine")
+        ] = 0.0,
+        std: Annotated[
+            Positive | Sequence[Positive],
+            Field(description="std of logit(t), or one per scale coarse to fine"),
+        ] = 1.0,
+    ) -> None:
+        self.mean, self.std = mean, std
 
-        def times(segment: Segment, u: torch.Tensor) -> torch.Tensor:
-            return _times(segment, time_law.quantile(u, segment.finest, levels), t_max[segment.index])
+    def quantile(self, u: Tensor, scale: int, levels: int) -> Tensor:
+        mean, std = _of(self.mean, scale, levels), _of(self.std, scale, levels)
+        return torch.sigmoid(mean + std * torch.special.ndtri(u.double())).to(u.dtype)
 
-        if self.segment_sampling == "batch":
-            u = rand((batch,), generator, dtype=dtype, device=device)
-            return [Draw(segments[index], times(segments[index], u))]
-        if self.segment_sampling == "balanced":
-            stage = (torch.arange(batch) + index) % len(segments)
-        else:
-            stage = (
-                (rand((batch,), generator, dtype=torch.float32, device="cpu") * len(segments))
-                .long()
-                .clamp(max=len(segments) - 1)
-            )
-        u = rand((batch,), generator, dtype=dtype, device=device)
-        rows = [(s, upload((stage == s.index).nonzero().flatten(), device)) for s in segments]
-        return [Draw(s, times(s, u[index]), index) for s, index in rows if len(index)]
+    def density(self, t: Tensor, scale: int, levels: int) -> Tensor:
+        mean, std = _of(self.mean, scale, levels), _of(self.std, scale, levels)
+        z = (torch.logit(t) - mean) / std
+        return torch.exp(-(z**2) / 2) / (std * math.sqrt(2 * math.pi) * t * (1 - t))
 
-    def scale_weight(self, scale: int, levels: int) -> float:
-        return 1.0 if self.weights is None else self.weights[levels - 1 - scale]
+    def require(self, levels: int) -> None:
+        _require(self.mean, levels, "time_law.mean")
+        _require(self.std, levels, "time_law.std")
 
 
-def _times(segment: Segment, share: torch.Tensor, end: float) -> torch.Tensor:
-    """t = T + (end - T) share, kept below `end`, which rounding could reach."""
-    below = end * (1 - torch.finfo(share.dtype).eps)
-    return (segment.start + (end - segment.start) * share).clamp(max=below)
+class Shifted(TimeLaw):
+    """The noise level s = 1 - t of a uniform time, shifted: s' = a s / (1 + (a - 1) s) (Esser et al. 2024,
+    eq. 23, where a is the root of the ratio of two resolutions). a > 1: more high noise, 1: uniform."""
+
+    def __init__(
+        self,
+        *,
+        shift: Annotated[
+            Positive | Sequence[Positive], Field(description="the shift a, or one per scale coarse to fine")
+        ] = 3.0,
+    ) -> None:
+        self.shift = shift
+
+    def quantile(self, u: Tensor, scale: int, levels: int) -> Tensor:
+        a = _of(self.shift, scale, levels)
+        return u / (u + a * (1 - u))
+
+    def density(self, t: Tensor, scale: int, levels: int) -> Tensor:
+        a = _of(self.shift, scale, levels)
+        return a / (1 + (a - 1) * t) ** 2
+
+    def require(self, levels: int) -> None:
+        _require(self.shift, levels, "time_law.shift")
 
 
-def check_weights(weights: Sequence[float] | None, scales: int) -> None:
-    """Raises `ConfigError` unless there is a weight for each scale, and one that is not 0."""
-    if weights is not None and len(weights) != scales:
+def _of(setting: PerScale, scale: int, levels: int) -> float:
+    return float(setting[levels - 1 - scale] if isinstance(setting, Sequence) else setting)
+
+
+def _require(setting: PerScale, levels: int, name: str) -> None:
+    if isinstance(setting, Sequence) and len(setting) != levels:
         raise ConfigError(
-            "intervals.weights must name every scale",
-            got=f"{len(weights)} weights",
-            expected=f"{scales}, coarse to fine",
-        )
-    if weights is not None and not any(weights):
-        raise ConfigError(
-            "intervals.weights are all zero", got=list(weights), expected="at least one positive weight"
-        )
-
-
-def check_levels(starts: Sequence[float], levels: int) -> None:
-    """Raises `ConfigError` unless there is a start for each scale."""
-    if len(starts) != levels:
-        raise ConfigError(
-            "the schedule and the decomposition have different numbers of scales",
-            got=f"{len(starts)} starts {list(starts)} for {levels} scales",
-            expected=f"{levels} starts, coarse to fine, the first 0",
-            remedy="set flow.intervals.starts and flow.decomposition.levels together",
+            f"{name} must name every scale",
+            got=f"{len(setting)} numbers for {levels} scales",
+            expected=f"one number, or {levels} of them, coarse to fine",
         )
 
 
-def check_starts(starts: tuple[float, ...]) -> None:
-    expected = "times in [0, 1), coarse to fine, strictly rising, the first 0, for instance [0.0, 0.5]"
-    if not starts or starts[0] != 0:
-        raise ConfigError(
-            "interval starts must begin at 0, the coarsest scale's start", got=list(starts), expected=expected
-        )
-    if any(b <= a for a, b in pairwise(starts)):
-        raise ConfigError(
-            "interval starts are out of order",
-            got=list(starts),
-            expected=expected,
-            remedy="list them coarse to fine, each later than the one before",
-        )
-    if not all(0 <= s < 1 for s in starts):
-        raise ConfigError("interval starts are out of range", got=list(starts), expected=expected)
+class MinibatchOT(Coupling):
+    """The permutation of a batch's noise with the least sum of squared distances to the data (Pooladian et
+    al. 2023; Tong et al. 2024): straighter paths. Solved exactly, by scipy's `linear_sum_assignment`, on the
+    CPU: it waits for the GPU once a batch, and takes b^3 operations for a batch of b samples at the most."""
+
+    def pair(self, data: Tensor, noise: Tensor, groups: Tensor | None = None) -> Tensor:
+        from scipy.optimize import linear_sum_assignment
+
+        cost = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square().cpu()
+        groups = torch.zeros(len(data), dtype=torch.int64) if groups is None else groups.cpu()
+        rows = torch.arange(len(data))
+        for group in groups.unique():
+            members = (groups == group).nonzero().flatten()
+            _, chosen = linear_sum_assignment(cost[members][:, members].numpy())
+            rows[members] = members[torch.from_numpy(chosen)]
+        return upload(rows, data.device)

@@ -10,7 +10,7 @@ evaluations with the batch size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -22,7 +22,7 @@ from lapflow.core.errors import SolverError
 from lapflow.core.field import Field
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import History, Observer, Solver, Statistics
-from lapflow.core.state import State
+from lapflow.core.state import State, StateView
 from lapflow.util.random import Generators
 
 
@@ -45,7 +45,7 @@ class Adaptive(Solver[Field]):
     def solve(
         self,
         field: Field,
-        state: Mapping[int, Tensor],
+        state: StateView,
         segment: Segment,
         generator: Generators | None = None,
         observe: Observer | None = None,
@@ -76,25 +76,18 @@ class Adaptive(Solver[Field]):
         return final, Statistics(function.evaluations, function.accepted, function.rejected)
 
 
+@dataclass
 class _Function:
     """The field as torchdiffeq wants it, counting and guarding. Its callbacks are found by name."""
 
-    def __init__(
-        self,
-        solver: Adaptive,
-        field: Field,
-        segment: Segment,
-        scales: tuple[int, ...],
-        observe: Observer | None,
-    ) -> None:
-        self.solver, self.field, self.segment, self.scales, self.observe = (
-            solver,
-            field,
-            segment,
-            scales,
-            observe,
-        )
-        self.evaluations = self.accepted = self.rejected = 0
+    solver: Adaptive
+    field: Field
+    segment: Segment
+    scales: tuple[int, ...]
+    observe: Observer | None
+    evaluations: int = 0
+    accepted: int = 0
+    rejected: int = 0
 
     def __call__(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.evaluations >= self.solver.max_evaluations:

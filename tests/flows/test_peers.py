@@ -142,7 +142,7 @@ def test_the_variational_term_is_the_kl_divergence_of_torch_s_normals():
     = 0: the likelihood."""
     from torch.distributions import Normal, kl_divergence
 
-    from lapflow.objectives.variational import VariationalMSE
+    from lapflow.objectives.mse import VariationalMSE
 
     flow = compose(Identity(), ONE, DiscreteVPPath(), AppendBridge(), prediction=NoisePrediction())
     x1 = images(64, 1, 4, 4).clamp(-1, 1).float()
@@ -186,7 +186,7 @@ def test_the_last_step_of_the_variational_term_is_a_likelihood_of_grey_levels():
     open."""
     from torch.distributions import Normal
 
-    from lapflow.objectives.variational import VariationalMSE
+    from lapflow.objectives.mse import VariationalMSE
 
     term = VariationalMSE(bin_width=0.125)
     data = torch.tensor([-1.0, 0.0, 0.5, 1.0])

@@ -22,7 +22,7 @@ from lapflow.flows import (
 from lapflow.flows.compose import compose
 from lapflow.flows.laws import check_laws
 from lapflow.models.unet import UNet
-from lapflow.objectives.variational import VariationalMSE, discrete
+from lapflow.objectives.mse import VariationalMSE, discrete
 from lapflow.pyramids import BlockDCT, Identity, LaplacianPyramid, WaveletPyramid
 from lapflow.sampling.sampler import integrate
 from lapflow.schedules import CumulativeIntervals, Stages

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lapflow.optimizers.muon import Muon
+from lapflow.optimizers.torch import Muon
 from tests.support import seeded
 
 SHAPES = {"blocks.weight": (6, 4), "blocks.bias": (6,), "table.weight": (5, 6)}

@@ -9,7 +9,7 @@ from lapflow.flows import AppendBridge, LinearPath
 from lapflow.flows.flow import Flow
 from lapflow.pyramids import LaplacianPyramid
 from lapflow.schedules import CumulativeIntervals
-from lapflow.schedules.couplings import MinibatchOT
+from lapflow.schedules.draws import MinibatchOT
 from tests.support import images, seeded
 
 

@@ -7,7 +7,7 @@ import torch
 
 from lapflow.core.time_law import Uniform
 from lapflow.schedules import CumulativeIntervals
-from lapflow.schedules.time_laws import LogitNormal, Shifted
+from lapflow.schedules.draws import LogitNormal, Shifted
 from tests.support import seeded
 
 

@@ -1,5 +1,4 @@
-"""Variance-exploding paths with EDM's noise levels: plain, EdifyImage's band attenuation, Relay Diffusion's
-blurring.
+"""Variance-exploding paths with EDM's noise levels: plain, EdifyImage's attenuation, Relay's blurring.
 
 x = sum_k alpha_k bands + s eps. The local time u is the quantile of the training law of the noise level s, so
 that uniform draws of u train ln s ~ N(-1.2, 1.2^2) (Karras et al. 2022), here cut to s <= 80 and s >= .002:
@@ -7,8 +6,7 @@ that uniform draws of u train ln s ~ N(-1.2, 1.2^2) (Karras et al. 2022), here c
     s(u) = exp(-1.2 + 1.2 Phi^-1(q)),    q = Phi(z(80)) (1 - u),    z(s) = (ln s + 1.2) / 1.2,
 
 down to s = .002; from there s falls smoothly to 0 at u = 1, the last step of an EDM sampler. Sampling grids
-are EDM's: rho = 7 in s, from the level at which the segment is entered to .002, then 0; or to the level at
-the segment's stop.
+are EDM's: rho = 7 in s, from the level where the segment is entered to .002, then 0; or to that of its stop.
 """
 
 from __future__ import annotations
@@ -25,12 +23,12 @@ from torch import Tensor
 from lapflow.core.errors import ConfigError
 from lapflow.core.intervals import Segment
 from lapflow.core.path import Coefficients, Path
+from lapflow.core.state import scalar_time
 
 MEAN, SPREAD, RHO = -1.2, 1.2, 7.0
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 TAIL = 1e-3
-"""The share of the last stretch, from the lowest level to 0, that an ODE solver leaves out: there x0 = (x -
-x1) / s is lost to rounding."""
+"""The share of the last stretch, to 0, that ODE solvers leave out: x0 = (x - x1) / s is lost to rounding."""
 
 
 class EDMPath(Path):
@@ -42,13 +40,10 @@ class EDMPath(Path):
         """Quantiles of the highest and the lowest noise level."""
         return _quantile(SIGMA_MAX), _quantile(SIGMA_MIN)
 
-    def lowest(self, segment: Segment) -> float:
+    def train_t_max(self, segment: Segment) -> float:
         """The time of the lowest noise level."""
         most, least = self.range(segment)
         return segment.global_time(1 - least / most)
-
-    def train_t_max(self, segment: Segment) -> float:
-        return self.lowest(segment)
 
     def t_max(self, segment: Segment) -> float:
         most, least = self.range(segment)
@@ -61,8 +56,7 @@ class EDMPath(Path):
     def alpha(
         self, u: Tensor, level: Tensor, rate: Tensor, segment: Segment, scale: int
     ) -> tuple[Tensor, Tensor]:
-        """alpha of a band at u, where the noise level is `level` and its derivative `rate`; and alpha's
-        derivative by u."""
+        """alpha of a band at u, of noise level `level` and its derivative `rate`; and its derivative by u."""
         return torch.ones_like(level), torch.zeros_like(level)
 
     def coefficients(self, t: Tensor, segment: Segment, scale: int) -> Coefficients:
@@ -95,27 +89,29 @@ class EDMPath(Path):
         return segment.global_time(1 - _quantile(level) / self.range(segment)[0])
 
     def grid(self, segment: Segment, steps: int) -> list[float]:
-        last = self.lowest(segment)
+        last = self.train_t_max(segment)
         finishes = segment.stop > last
-        top, bottom = (
-            self._noise_level_at(t, segment) for t in (segment.sampling_start, min(segment.stop, last))
-        )
+        ends = segment.sampling_start, min(segment.stop, last)
+        top, bottom = (self._noise_level_at(t, segment) ** (1 / RHO) for t in ends)
         count = steps - 1 if finishes else steps
-        roots = top ** (1 / RHO), bottom ** (1 / RHO)
-        levels = [(roots[0] + (roots[1] - roots[0]) * i / count) ** RHO for i in range(1, count)]
-        return [
-            segment.sampling_start,
-            *(self.time(s, segment) for s in levels),
-            *([last] if finishes and count else []),
-            segment.stop,
-        ]
+        levels = [(top + (bottom - top) * i / count) ** RHO for i in range(1, count)]
+        inner = [*(self.time(s, segment) for s in levels), *([last] if finishes and count else [])]
+        return [segment.sampling_start, *inner, segment.stop]
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
         """EDM's c_noise = ln(s) / 4, with s per pixel of the segment's resolution."""
         return torch.log(self.sigma(self.noise_level(segment.local_time(t), segment)[0], segment)) / 4
 
     def _noise_level_at(self, t: float, segment: Segment) -> float:
-        return float(self.noise_level(segment.local_time(torch.tensor(t, dtype=torch.float64)), segment)[0])
+        return float(self.noise_level(segment.local_time(scalar_time(t)), segment)[0])
+
+    def _refuse_entry_above(self, top: float, enter: float) -> None:
+        if enter > top:
+            raise ConfigError(
+                "sampling would enter above what is trained",
+                got=f"enter {enter}",
+                expected=f"at most {top:.4g}",
+            )
 
 
 class EdifyPath(EDMPath):
@@ -132,33 +128,21 @@ class EdifyPath(EDMPath):
         *,
         edges: Annotated[
             Sequence[Annotated[float, Field(gt=0)]] | None,
-            Field(
-                description="s*_k of the finer scales, coarse to fine; null: the level at which each enters"
-            ),
+            Field(description="s*_k of the finer scales, coarse to fine; null: the level where each enters"),
         ] = None,
         enter: Annotated[
             float | None,
-            Field(
-                gt=0,
-                description="noise level at which sampling enters later segments; null: where they start",
-            ),
+            Field(gt=0, description="noise level where sampling enters later segments; null: their start"),
         ] = None,
     ) -> None:
         self.edges, self.enter = None if edges is None else tuple(edges), enter
-        self.sigma_min = (
-            25 * 2 * SIGMA_MIN * TAIL
-        )  # alpha_k = 1 - s / s*_k is not 1 either, for s*_k down to 1/25
+        # alpha_k = 1 - s / s*_k is not 1 either, for s*_k down to 1/25.
+        self.sigma_min = 25 * 2 * SIGMA_MIN * TAIL
 
     def first(self, segment: Segment) -> float:
         if self.enter is None or segment.index == 0:
             return segment.start
-        top = self._noise_level_at(segment.start, segment)
-        if self.enter > top:
-            raise ConfigError(
-                "sampling would enter above what is trained",
-                got=f"enter {self.enter}",
-                expected=f"at most {top:.4g}",
-            )
+        self._refuse_entry_above(self._noise_level_at(segment.start, segment), self.enter)
         return self.time(self.enter, segment)
 
     def sigma(self, level: Tensor, segment: Segment) -> Tensor:
@@ -170,16 +154,13 @@ class EdifyPath(EDMPath):
         if scale == max(segment.scale_starts):
             return super().alpha(u, level, rate, segment, scale)
         edge = self._edge(segment, scale)
-        return (1 - level / edge).clamp(min=0), torch.where(
-            level <= edge, -rate / edge, torch.zeros_like(rate)
-        )
+        slope = torch.where(level <= edge, -rate / edge, torch.zeros_like(rate))
+        return (1 - level / edge).clamp(min=0), slope
 
     def _edge(self, segment: Segment, scale: int) -> float:
         coarsest = max(segment.scale_starts)
         if self.edges is None:
-            return float(
-                self.noise_level(torch.tensor(segment.scale_starts[scale], dtype=torch.float64), segment)[0]
-            )
+            return float(self.noise_level(scalar_time(segment.scale_starts[scale]), segment)[0])
         if coarsest > len(self.edges):
             raise ConfigError(
                 "path.edges must name every finer scale",
@@ -196,8 +177,7 @@ class RelayPath(EDMPath):
         alpha_ij = .999 exp(-(pi^2 (i^2 + j^2) / 16) sB^2 / 2) + .001,    sB = `blur` sin^2(pi (1 - u) / 2),
 
     with s(u) = exp(-1.2 + 1.2 Phi^-1(`quantile` (1 - u))) >= 7.5e-3. Sampling enters the second segment at s
-    = `enter`, its training starts above. Published: quantile .93, blur 3 (ImageNet, enter .9), .89 and 2
-    (CelebA-HQ)."""
+    = `enter`, its training starts above. Published: .93, 3, .9 (ImageNet); .89, 2 (CelebA-HQ)."""
 
     SIGMA_LEAST, FREQUENCIES = 7.5e-3, 4
 
@@ -213,12 +193,7 @@ class RelayPath(EDMPath):
         ] = 0.9,
     ) -> None:
         self.quantile, self.blur, self.enter = quantile, blur, enter
-        if enter > _noise_level(quantile):
-            raise ConfigError(
-                "sampling would enter above what is trained",
-                got=f"enter {enter}",
-                expected=f"at most {_noise_level(quantile):.3g}",
-            )
+        self._refuse_entry_above(_noise_level(quantile), enter)
         self.sigma_min = 2 * self.SIGMA_LEAST * TAIL * 1.05  # the blurred noise has variance 1.0225
 
     def range(self, segment: Segment) -> tuple[float, float]:

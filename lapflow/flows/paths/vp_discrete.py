@@ -45,10 +45,8 @@ class DiscreteVPPath(DiscretePath):
         ] = True,
     ) -> None:
         self.times, self.spacing, self.clean_end = times, spacing, clean_end
-        if betas == "linear":
-            table = torch.linspace(1e-4, 2e-2, times, dtype=torch.float64, device="cpu")
-        else:
-            table = torch.linspace(0.0015**0.5, 0.0195**0.5, times, dtype=torch.float64, device="cpu") ** 2
+        first, last, power = (1e-4, 2e-2, 1) if betas == "linear" else (0.0015**0.5, 0.0195**0.5, 2)
+        table = torch.linspace(first, last, times, dtype=torch.float64, device="cpu") ** power
         log_abar = torch.log1p(-table).cumsum(0)
         # Knots at n + 1 = 0 .. N; the first is the data.
         self._knots = torch.cat([log_abar[:1] if not clean_end else torch.zeros_like(log_abar[:1]), log_abar])
@@ -64,9 +62,8 @@ class DiscreteVPPath(DiscretePath):
         alpha, sigma = torch.exp(log_abar / 2), torch.sqrt(-torch.expm1(log_abar))
         dalpha = alpha * slope / 2 * (-self.times * rate)
         dsigma = -alpha * dalpha / sigma  # since alpha^2 + sigma^2 = 1
-        if (
-            self.clean_end
-        ):  # between the data and n = 0 the noise falls linearly, so that its derivative is finite
+        if self.clean_end:
+            # Between the data and n = 0 the noise falls linearly, so that its derivative is finite.
             first = float((-torch.expm1(self._knots[1])).sqrt())
             low = position < 1
             sigma = torch.where(low, first * position, sigma)
@@ -99,12 +96,10 @@ class DiscreteVPPath(DiscretePath):
             found = list(range(steps))
         elif self.spacing == "leading":
             found = [1 + i * (self.times // steps) for i in range(steps)]
+        elif steps == 1:
+            found = [self.times - 1]
         else:
-            found = (
-                [round((self.times - 1) * i / (steps - 1)) for i in range(steps)]
-                if steps > 1
-                else [self.times - 1]
-            )
+            found = [round((self.times - 1) * i / (steps - 1)) for i in range(steps)]
         return [*(segment.global_time(1 - (n + 1) / self.times) for n in reversed(found)), segment.stop]
 
     def model_time(self, t: Tensor, segment: Segment) -> Tensor:
@@ -121,31 +116,23 @@ class DiscreteVPPath(DiscretePath):
         return (t + 1 / (self.times * segment.rate)).clamp(max=segment.global_time(1.0))
 
     def _position(self, u: Tensor) -> Tensor:
-        """n + 1 = N (1 - u), an integer where rounding alone keeps it from one: beside a knot the slopes are
-        others."""
+        """n + 1 = N (1 - u), rounded where it is all but an integer: beside a knot slopes differ."""
         position = ((1 - u) * self.times).clamp(0, self.times)
         nearest = torch.round(position).detach()
         close = 1e-3 if u.dtype != torch.float64 else 1e-9
-        return torch.where(
-            (position - nearest).abs() < close, nearest + (position - position.detach()), position
-        )
+        exact = nearest + (position - position.detach())
+        return torch.where((position - nearest).abs() < close, exact, position)
 
     def _log(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """ln abar and its derivative by n, at n + 1 = `position` >= 1: cubic Hermite between the integers
-        (linear below n = 0)."""
-        knots, slopes = (
-            upload(table, position.device, position.dtype) for table in (self._knots, self._slopes)
-        )
+        """ln abar and its derivative by n, at n + 1 = `position`: cubic Hermite, linear below n = 0."""
+        knots = upload(self._knots, position.device, position.dtype)
+        slopes = upload(self._slopes, position.device, position.dtype)
         low = position.detach().floor().long().clamp(0, self.times - 1)
         x, high = position - low, low + 1
         a, b = knots[low], knots[high]
         da, db = slopes[(low - 1).clamp(min=0)], slopes[high - 1]
-        cubic = (
-            (1 + 2 * x) * (1 - x) ** 2 * a
-            + x * (1 - x) ** 2 * da
-            + x**2 * (3 - 2 * x) * b
-            + x**2 * (x - 1) * db
-        )
+        cubic = (1 + 2 * x) * (1 - x) ** 2 * a + x * (1 - x) ** 2 * da + x**2 * (3 - 2 * x) * b
+        cubic = cubic + x**2 * (x - 1) * db
         slope = 6 * x * (x - 1) * (a - b) + (3 * x**2 - 4 * x + 1) * da + (3 * x**2 - 2 * x) * db
         below = low == 0
         return torch.where(below, a + x * (b - a), cubic), torch.where(below, b - a, slope)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lapflow.core.codec import Codec, ModuleCodec
-from lapflow.core.condition import check_condition
-from lapflow.core.conditioner import Annotations, Conditioner
+from lapflow.core.condition import Annotations, Conditioner, check_condition
 from lapflow.core.dataset import Dataset, Split
 from lapflow.core.errors import DataError, SizeError
 from lapflow.core.features import FeatureExtractor

@@ -1,1 +1,0 @@
-"""Bridges: how one segment hands over to the next."""
