@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lapflow.config.loading import recipes
-from lapflow.plugins.builtin import BUILTIN
+from lapflow.plugins.kinds import BUILTIN
 from lapflow.plugins.registry import config_model
 
 ROOT = Path(__file__).parent.parent

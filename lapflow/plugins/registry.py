@@ -21,8 +21,7 @@ import pydantic
 
 from lapflow.core.component import Component, validate
 from lapflow.core.errors import ConfigError, LapflowError, PluginError, suggest
-from lapflow.plugins.builtin import BUILTIN
-from lapflow.plugins.kinds import KINDS, find_kind
+from lapflow.plugins.kinds import BUILTIN, KINDS, find_kind
 
 C = TypeVar("C", bound=type[Component])
 Status = Literal["ok", "shadowed", "clash", "broken"]

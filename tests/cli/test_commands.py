@@ -10,7 +10,7 @@ import pytest
 
 from lapflow.cli import main
 from lapflow.config.loading import load_config, resolved
-from lapflow.plugins.builtin import BUILTIN
+from lapflow.plugins.kinds import BUILTIN
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

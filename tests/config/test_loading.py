@@ -11,7 +11,7 @@ from lapflow.config.building import build
 from lapflow.config.loading import dump_yaml, file_schema, load_config, recipes, resolved
 from lapflow.config.schema import Config
 from lapflow.core.errors import ConfigError
-from lapflow.plugins.builtin import BUILTIN
+from lapflow.plugins.kinds import BUILTIN
 from lapflow.util.digest import difference
 
 SMALL = {

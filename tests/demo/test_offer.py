@@ -11,7 +11,7 @@ from lapflow.core.errors import ConfigError
 from lapflow.demo.capabilities import MAX_STEPS, recipe_of
 from lapflow.demo.draw_request import DrawRequest, resolve
 from lapflow.demo.painter import paint
-from lapflow.plugins.builtin import BUILTIN
+from lapflow.plugins.kinds import BUILTIN
 from lapflow.plugins.registry import register, unregister
 from lapflow.solvers import Euler
 from tests.demo.builders import capabilities

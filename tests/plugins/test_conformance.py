@@ -16,8 +16,8 @@ from lapflow.flows import AppendBridge, DiscreteVPPath
 from lapflow.flows.compose import compose
 from lapflow.flows.flow import Flow
 from lapflow.plugins import create
-from lapflow.plugins.builtin import BUILTIN
 from lapflow.plugins.conformance import KITS
+from lapflow.plugins.kinds import BUILTIN
 from lapflow.plugins.kits.base import Conformance
 from lapflow.plugins.kits.network import two_scales
 from lapflow.pyramids import BlockDCT, Identity, LaplacianPyramid

@@ -14,8 +14,7 @@ from lapflow.cli import main
 from lapflow.core.decomposition import Decomposition
 from lapflow.core.errors import ConfigError, PluginError
 from lapflow.plugins import create, get, names, register
-from lapflow.plugins.builtin import BUILTIN
-from lapflow.plugins.kinds import KINDS
+from lapflow.plugins.kinds import BUILTIN, KINDS
 from lapflow.plugins.registry import PluginWarning, config_model, distributions_used, sources, unregister
 from lapflow.pyramids import Identity, LaplacianPyramid
 
