@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lapflow.core.attention import Mask
 from lapflow.core.component import Component
-from lapflow.core.condition import Condition, Specs
+from lapflow.core.condition import IMAGE, Condition, Image, Specs, class_rows, num_classes, refuse_unknown
+from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, suggest
 from lapflow.core.state import State, StateView, Times
 
@@ -36,6 +37,9 @@ class Backbone(nn.Module, Component):
 
     kind = "backbone"
     context = ("bands", "condition", "attention")
+    bands: Mapping[int, Band]
+    """What it was made for, {k: Band}, coarse to fine."""
+
     condition: Specs = MappingProxyType({})
     """The parts that it embeds. It refuses others by name."""
 
@@ -121,8 +125,51 @@ class Backbone(nn.Module, Component):
         pass. None: the network is one piece."""
         return ()
 
-    @abstractmethod
     def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
         """Multiply-adds of one evaluation of one sample with these active scales, by part: `linear`
-        (token-wise layers), `attention` (both products over the pairs seen), `modulation` (per sample).
-        Embeddings of t and y are left out."""
+        (token-wise layers, convolutions), `attention` (both products over the pairs seen), `modulation` (per
+        sample). By default the matrix products and convolutions of a call on the meta device, with nothing
+        given but the coarser image: for a network that has `bands` and whose attention is torch's."""
+        from torch.func import functional_call
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            weights = {name: torch.empty_like(x, device="meta") for name, x in self.state_dict().items()}
+            state = {k: torch.empty(1, *self.bands[k].shape, device="meta") for k in scales}
+            beside = {
+                k: torch.empty(1, self.bands[k].condition, *self.bands[k].sizes, device="meta")
+                for k in state
+                if self.bands[k].condition
+            }
+            t = torch.empty(1, device="meta")
+            given = Condition({IMAGE: Image(beside, t)} if beside else {})
+            functional_call(self, weights, (state, t, given))
+        counts = {str(name): count // 2 for name, count in counter.get_flop_counts()["Global"].items()}
+        attention = sum(count for name, count in counts.items() if "bmm" in name)
+        return {"linear": sum(counts.values()) - attention, "attention": attention}
+
+    def known(self, condition: Condition | Tensor | None) -> Condition:
+        """What is given, as a `Condition`. Raises `ConfigError` for a part that the network does not
+        embed."""
+        given = Condition.of(condition)
+        refuse_unknown(given, self.condition)
+        return given
+
+    def class_rows(self, given: Condition, like: Tensor) -> Tensor:
+        """The row [b] of each sample in a table of `num_classes` + 1 rows, the last for no class. `like`
+        [b, ...] gives batch size and device."""
+        return class_rows(given.labels, num_classes(self.condition), like)
+
+    def coarser(self, given: Condition, scale: int) -> Image | None:
+        """In a cascade the coarser image beside the state of `scale`; None at the coarsest. Raises
+        `ConfigError` where it is missing."""
+        if not self.bands[scale].condition:
+            return None
+        if given.image is None:
+            raise ConfigError(
+                f"the network of scale {scale} takes the coarser image beside it",
+                got="no image",
+                expected="a condition with an image: the bridge condition gives one",
+            )
+        return given.image

@@ -7,8 +7,7 @@ of stages.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, cast
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from lapflow.backends.attention import resolve
 from lapflow.core.attention import AttentionBackend
 from lapflow.core.backbone import VARIANCE, Backbone
-from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_classes, refuse_unknown, specs
+from lapflow.core.condition import CLASS, Condition, Specs, num_classes, specs
 from lapflow.core.decomposition import Band, require_images
 from lapflow.core.errors import BackendError, ConfigError, SizeError
 from lapflow.core.state import Times
@@ -134,50 +133,18 @@ class UNet(Backbone):
         self.require_inputs(t, t_end, return_hidden)
         assert isinstance(t, Tensor), "one time for all scales"
         require_scales(state, self.bands)
-        given = Condition.of(condition)
-        refuse_unknown(given, self.condition)
-        labels = class_rows(given.labels, num_classes(self.condition), t) if self.condition else None
+        given = self.known(condition)
+        labels = self.class_rows(given, t) if self.condition else None
         found = {k: self._predict(k, x, t, labels, given) for k, x in state.items()}
         return with_variance(found, self.learn_sigma)
 
     def _predict(self, scale: int, x: Tensor, t: Tensor, labels: Tensor | None, given: Condition) -> Tensor:
         net: Any = self.nets[str(scale)]
         x = x.to(next(net.parameters()).dtype)
-        if self.bands[scale].condition:
-            if given.image is None:
-                raise ConfigError(
-                    f"the network of scale {scale} wants the coarser image beside it",
-                    got="none",
-                    expected="condition.image",
-                )
-            level = given.image.level.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[-2:])
-            x = torch.cat([x, given.image.value[scale].to(x.dtype), level], dim=1)
+        if (coarser := self.coarser(given, scale)) is not None:
+            level = coarser.level.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[-2:])
+            x = torch.cat([x, coarser.value[scale].to(x.dtype), level], dim=1)
         return cast(Tensor, net(x, TIME_SCALE * t, class_labels=labels).sample)
-
-    def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
-        """Counted by running each scale's network on the meta device: convolutions and linear layers;
-        attention's products."""
-        total: Counter[str] = Counter(linear=0, attention=0, modulation=0)
-        for k in scales:
-            total.update(self._count(self.bands[k]))
-        return dict(total)
-
-    def _count(self, band: Band) -> dict[str, int]:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-        from torch.utils.flop_counter import FlopCounterMode
-
-        with (
-            torch.device("meta"),
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
-        ):
-            net = self._net(band)
-            labels = torch.zeros(1, dtype=torch.int64) if self.condition else None
-            net(torch.empty(1, net.config.in_channels, *band.sizes), torch.empty(1), class_labels=labels)
-        counts = {str(name): count // 2 for name, count in counter.get_flop_counts()["Global"].items()}
-        attention = sum(count for name, count in counts.items() if "bmm" in name or "attention" in name)
-        return {"linear": sum(counts.values()) - attention, "attention": attention}
 
     def units(self) -> list[nn.Module]:
         nets: list[Any] = list(self.nets.values())

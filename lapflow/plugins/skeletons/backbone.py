@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lapflow.core.backbone import MAIN, Backbone, Heads
-from lapflow.core.condition import CLASS, Condition, Specs, class_rows, num_classes, refuse_unknown, specs
+from lapflow.core.condition import CLASS, Condition, Specs, num_classes, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError
 
@@ -57,11 +56,5 @@ class Skeleton(Backbone):
     def forward(  # type: ignore[override]  # one time for all scales, and nothing beside
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
-        given = Condition.of(condition)
-        refuse_unknown(given, self.condition)
-        labels = class_rows(given.labels, num_classes(self.condition), t)
+        labels = self.class_rows(self.known(condition), t)
         return {MAIN: {k: self.towers[str(k)](x, t.to(x.dtype), labels) for k, x in state.items()}}
-
-    def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
-        bands = [self.bands[k] for k in scales]
-        return {"linear": sum(2 * 9 * band.channels * self.width * math.prod(band.sizes) for band in bands)}

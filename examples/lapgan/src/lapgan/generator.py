@@ -7,8 +7,7 @@ the coarsest G(z, y).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, cast
 
 import torch
@@ -16,10 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lapflow.core.backbone import MAIN, Backbone, Heads
-from lapflow.core.condition import Condition, Specs, class_rows, num_classes, refuse_unknown, specs
+from lapflow.core.condition import Condition, Specs, num_classes, specs
 from lapflow.core.decomposition import Band
-from lapflow.core.errors import ConfigError
-from lapgan.layers import Block, multiply_adds
+from lapgan.layers import Block
 
 
 class ScaleGenerator(nn.Module):
@@ -52,7 +50,7 @@ class Generator(Backbone):
         blocks: Annotated[int, Field(ge=1, description="residual blocks of two convolutions")] = 3,
     ) -> None:
         super().__init__()
-        self.bands, self.condition, self.width, self.count = dict(bands), specs(condition), width, blocks
+        self.bands, self.condition = dict(bands), specs(condition)
         self.nets = nn.ModuleDict(
             {str(k): ScaleGenerator(band, num_classes(condition), width, blocks) for k, band in bands.items()}
         )
@@ -60,33 +58,12 @@ class Generator(Backbone):
     def forward(
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
-        given = Condition.of(condition)
-        refuse_unknown(given, self.condition)
-        labels = class_rows(given.labels, num_classes(self.condition), t)
-        return {MAIN: {k: self.nets[str(k)](x, self._beside(k, x, given), labels) for k, x in state.items()}}
-
-    def _beside(self, scale: int, x: Tensor, given: Condition) -> Tensor | None:
-        """The coarser image, upsampled; None at the coarsest scale."""
-        if not self.bands[scale].condition:
-            return None
-        if given.image is None:
-            raise ConfigError(
-                f"the generator of scale {scale} wants the coarser image beside it",
-                expected="the bridge condition",
-            )
-        return given.image.value[scale].to(x.dtype)
-
-    def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
-        total = 0
-        for band in (self.bands[k] for k in scales):
-            total += multiply_adds(
-                band.channels + band.condition,
-                self.width,
-                self.count,
-                band.channels,
-                math.prod(band.sizes),
-            )
-        return {"linear": total}
+        given, found = self.known(condition), {}
+        for k, x in state.items():
+            coarser = self.coarser(given, k)
+            beside = None if coarser is None else coarser.value[k].to(x.dtype)
+            found[k] = self.nets[str(k)](x, beside, self.class_rows(given, t))
+        return {MAIN: found}
 
     def units(self) -> list[nn.Module]:
         return [block for net in self.nets.values() for block in cast(ScaleGenerator, net).blocks]

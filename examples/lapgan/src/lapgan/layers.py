@@ -21,8 +21,3 @@ class Block(nn.Module):
         inner = self.first(F.leaky_relu(x, 0.2)) * (1 + scale) + shift
         out: Tensor = x + self.last(F.leaky_relu(inner, 0.2))
         return out
-
-
-def multiply_adds(channels_in: int, width: int, blocks: int, channels_out: int, pixels: int) -> int:
-    """Multiply-adds of the 3x3 convolutions of a stack of blocks."""
-    return 9 * pixels * width * (channels_in + 2 * blocks * width + channels_out)

@@ -41,9 +41,8 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList(Block(width, num_classes) for _ in range(blocks))
         self.mix = nn.Linear(width * math.prod(band.sizes), 2 * width)
         self.score = nn.Linear(2 * width, 1)
-        self.said = nn.Embedding(
-            num_classes + 1, 2 * width
-        )  # the projection discriminator of Miyato & Koyama 2018
+        # The projection discriminator of Miyato & Koyama 2018:
+        self.said = nn.Embedding(num_classes + 1, 2 * width)
 
     def forward(self, image: Tensor, coarse: Tensor | None, labels: Tensor | None) -> Tensor:
         labels = class_rows(labels, self.num_classes, image)
@@ -63,15 +62,8 @@ class Adversarial(Objective):
         *,
         width: Annotated[int, Field(ge=1, description="channels of the discriminators' hidden layers")] = 64,
         blocks: Annotated[int, Field(ge=1, description="residual blocks of two convolutions")] = 2,
-        penalty: Annotated[
-            float,
-            Field(
-                ge=0, description="gamma: weight of the squared gradient of D at real and generated images"
-            ),
-        ] = 1.0,
-        distance: Annotated[
-            float, Field(gt=0, description="e: how far along the noise the gradient is measured")
-        ] = 0.05,
+        penalty: Annotated[float, Field(ge=0, description="gamma: weight of D's squared gradient")] = 1.0,
+        distance: Annotated[float, Field(gt=0, description="e: step along the noise")] = 0.05,
     ) -> None:
         self.width, self.blocks, self.penalty, self.distance = width, blocks, penalty, distance
 
@@ -86,11 +78,8 @@ class Adversarial(Objective):
         directions = self.flow.to_image(point.noise, point.segment)
         given, losses = point.condition, dict[str, Tensor]()
         for k, made in network(point.state, point.t, given)[MAIN].items():
-            judge, real, coarse = (
-                self.module[str(k)],
-                point.target[k].to(made.dtype),
-                None if given.image is None else given.image.value[k],
-            )
+            judge, real = self.module[str(k)], point.target[k].to(made.dtype)
+            coarse = None if given.image is None else given.image.value[k]
             with frozen(judge):
                 losses[f"generator{k}"] = F.softplus(-judge(made, coarse, given.labels)).mean()
             fake = made.detach()

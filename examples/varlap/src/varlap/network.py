@@ -8,8 +8,8 @@ under the same scale-causal mask.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, cast
+from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lapflow.backends.attention import resolve
-from lapflow.core.attention import AttentionBackend, attention_pairs, scale_attention
+from lapflow.core.attention import AttentionBackend, scale_attention
 from lapflow.core.backbone import MAIN, Backbone, Heads
-from lapflow.core.condition import Condition, Specs, class_rows, num_classes, refuse_unknown, specs
+from lapflow.core.condition import Condition, Specs, num_classes, specs
 from lapflow.core.decomposition import Band
 from lapflow.core.errors import ConfigError, SizeError
 from lapflow.core.state import State
@@ -77,12 +77,8 @@ class NextScale(Backbone):
         patch: Annotated[int, Field(ge=1, description="pixels a side of the block of a token")] = 2,
         width: Annotated[int, Field(ge=1, description="width of the transformer")] = 64,
         depth: Annotated[int, Field(ge=1, description="blocks of the transformer")] = 4,
-        attention_heads: Annotated[
-            int, Field(ge=1, description="heads of the attention; divides the width")
-        ] = 4,
-        examples: Annotated[
-            int, Field(ge=1, description="training images to which the codebooks are fitted")
-        ] = 2000,
+        attention_heads: Annotated[int, Field(ge=1, description="heads; divides the width")] = 4,
+        examples: Annotated[int, Field(ge=1, description="images that the codebooks are fitted to")] = 2000,
     ) -> None:
         super().__init__()
         if width % attention_heads:
@@ -92,13 +88,8 @@ class NextScale(Backbone):
                 expected="a multiple",
             )
         self._check(bands)
-        self.bands, self.condition, self.width, self.patch, self.examples = (
-            dict(bands),
-            specs(condition),
-            width,
-            patch,
-            examples,
-        )
+        self.bands, self.condition = dict(bands), specs(condition)
+        self.patch, self.examples = patch, examples
         self.attention, self.head_width = resolve(attention), width // attention_heads
         self.quantiser = Quantiser(bands, codes, patch)
         self.labels = nn.Embedding(num_classes(condition) + 1, width)
@@ -137,9 +128,7 @@ class NextScale(Backbone):
     def forward(
         self, state: Mapping[int, Tensor], t: Tensor, condition: Condition | Tensor | None = None
     ) -> Heads:
-        given = Condition.of(condition)
-        refuse_unknown(given, self.condition)
-        said = self.labels(class_rows(given.labels, num_classes(self.condition), t))
+        said = self.labels(self.class_rows(self.known(condition), t))
         tokens = self._embed(state, said)
         lengths = [x.shape[1] for x in tokens]
         x = torch.cat(tokens, dim=1)
@@ -175,16 +164,3 @@ class NextScale(Backbone):
 
     def units(self) -> list[nn.Module]:
         return list(self.blocks)
-
-    def multiply_adds(self, scales: Iterable[int]) -> dict[str, int]:
-        lengths = {k: self._tokens(k) for k in scales}
-        total, depth, w = sum(lengths.values()), len(self.blocks), self.width
-        ends = sum(
-            n * w * (self.quantiser.size + (self._vector(k) if str(k) in self.embeds else 0))
-            for k, n in lengths.items()
-        )
-        return {
-            "linear": depth * total * 12 * w**2 + ends,
-            "attention": 2 * depth * w * attention_pairs(list(lengths.values()), "causal"),
-            "modulation": depth * cast(Block, self.blocks[0]).modulate.out_features * w,
-        }

@@ -29,14 +29,8 @@ class DrawTokens(Solver[DenoiserField]):
     def __init__(
         self,
         *,
-        temperature: Annotated[
-            float,
-            Setting(gt=0, description="divides the logits; below 1 the likely tokens are drawn more often"),
-        ] = 1.0,
-        top: Annotated[
-            int | None,
-            Setting(ge=1, description="draw among so many of the likeliest tokens; null: among all"),
-        ] = None,
+        temperature: Annotated[float, Setting(gt=0, description="divides the logits")] = 1.0,
+        top: Annotated[int | None, Setting(ge=1, description="likeliest tokens to draw among")] = None,
     ) -> None:
         self.temperature, self.top = temperature, top
 
