@@ -19,7 +19,8 @@ White = dict[int, Tensor]
 class Noise(Component):
     """The law of a sample's noise pyramid for one decomposition (its context).
 
-    `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws several.
+    `finest` is the finest scale of the segments in which a pyramid is used: 0 unless a bridge draws one for
+    each segment.
     """
 
     kind = "noise"

@@ -8,6 +8,7 @@ anywhere, also within an epoch, and go on with the next position; nothing but th
 
 from __future__ import annotations
 
+import atexit
 import functools
 import math
 import multiprocessing
@@ -282,16 +283,28 @@ def _watched(loader: DataLoader[Any], rank: int) -> Iterator[Any]:
     if threading.current_thread() is threading.main_thread():
         # DataLoader's own handler would raise RuntimeError wherever the main thread stands, far from here.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
-    while True:
-        try:
-            batch = next(source)
-        except StopIteration:
-            return
-        except (RuntimeError, OSError, EOFError) as error:  # OSError: the tensors it had ready are gone too
-            if (death := _death(workers, rank)) is not None:
-                raise death from error
-            raise
-        yield batch
+    end = functools.partial(_kill, workers)
+    atexit.register(end)  # Python's own exit would send SIGTERM, which they leave alone, and wait for ever
+    try:
+        while True:
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:  # OSError: the tensors it had ready are gone
+                death = _death(workers, rank)
+                end()  # of a dead one's lock the others may wait for ever
+                if death is not None:
+                    raise death from error
+                raise
+            yield batch
+    finally:
+        atexit.unregister(end)
+
+
+def _kill(workers: Sequence[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
 
 
 def _death(workers: Sequence[BaseProcess], rank: int) -> DataError | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -73,6 +75,19 @@ def test_a_death_from_outside_while_the_run_is_elsewhere():
     with pytest.raises(DataError) as error:
         read_on(batches)
     assert error.value.got == f"worker 1 (pid {workers[1].pid}) was killed by SIGKILL"
+    workers[0].join(timeout=20)
+    assert workers[0].exitcode == -signal.SIGKILL, "nothing is left to wait for when the program ends"
+
+
+def test_a_program_ends_while_its_workers_wait():
+    """They leave SIGTERM alone, which is what Python sends to child processes when it ends."""
+    program = """
+from lapflow.data import Batches, Digits
+batches = iter(Batches(Digits(), "train", seed=0, batch_size=16, workers=2))
+next(batches)
+raise SystemExit(7)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 7
 
 
 def test_a_handler_of_the_programs_own_is_left_in_place():
