@@ -7,8 +7,7 @@ from typing import Any
 
 from lapflow.cli.components import argument_rows
 from lapflow.config.schema import component_kinds
-from lapflow.plugins.builtin import BUILTIN
-from lapflow.plugins.kinds import KINDS, Kind
+from lapflow.plugins.kinds import BUILTIN, KINDS, Kind
 from lapflow.plugins.registry import get
 
 MARK = "<!-- components -->"

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lapflow.core.dataset import Dataset, Sample, Split
-from lapflow.core.errors import DataError
+from lapflow.core.errors import ConfigError, DataError
 from lapflow.core.state import Shape
 from lapflow.data.digits import Digits
 from lapflow.util.random import keyed_generator
@@ -47,9 +47,19 @@ class MovingDigits(Dataset):
             int, Field(ge=1, description="films of the train split; a quarter as many to test")
         ] = 4000,
         speed: Annotated[int, Field(ge=0, description="largest speed along an axis, pixels a frame")] = 2,
+        grid: Annotated[
+            int, Field(ge=1, description="places and speeds are multiples of it, in pixels; divides size - 8")
+        ] = 1,
         seed: Annotated[int, Field(ge=0, description="films are a function of it and of their index")] = 0,
     ) -> None:
+        if (size - SIDE) % grid:
+            raise ConfigError(
+                "the room of a digit does not divide into places",
+                got=f"size {size}, grid {grid}",
+                expected=f"a grid that divides size - {SIDE}",
+            )
         self.side, self.frames, self.films, self.speed, self.seed = size, frames, films, speed, seed
+        self.grid = grid
         self.digits = Digits()
 
     @property
@@ -82,10 +92,11 @@ class MovingDigits(Dataset):
         def draw(below: int) -> int:
             return int(torch.randint(below, (1,), generator=generator))
 
-        room = self.side - SIDE
+        room, fastest = self.side - SIDE, self.speed // self.grid
         chosen = draw(self.digits.size(split))
-        start = [draw(2 * room) for _ in range(2)]  # on the unfolded line: either direction of motion
-        speed = [draw(2 * self.speed + 1) - self.speed for _ in range(2)]
+        # on the unfolded line: either direction of motion
+        start = [self.grid * draw(2 * room // self.grid) for _ in range(2)]
+        speed = [self.grid * (draw(2 * fastest + 1) - fastest) for _ in range(2)]
         y, x = ([reflect(p + v * t, room) for t in range(self.frames)] for p, v in zip(start, speed))
         return chosen, list(zip(y, x))
 
@@ -107,8 +118,9 @@ class MovingDigits(Dataset):
 
     def deviation(self, ink: Tensor) -> Tensor:
         """The largest distance [n], in pixels, of the centre of the ink [n, t, y, x] from its best path."""
-        room, t = self.side - SIDE, torch.arange(self.frames)
-        line = torch.arange(2 * room)[:, None, None] + torch.arange(-self.speed, self.speed + 1)[:, None] * t
+        room, fastest, t = self.side - SIDE, self.speed // self.grid, torch.arange(self.frames)
+        speeds = self.grid * torch.arange(-fastest, fastest + 1)
+        line = torch.arange(0, 2 * room, self.grid)[:, None, None] + speeds[:, None] * t
         folded = line % (2 * room)
         paths = torch.minimum(folded, 2 * room - folded).flatten(0, 1).float()  # [p, t]
         paths = paths - paths.mean(1, keepdim=True)

@@ -1,5 +1,6 @@
 """Moving digits and the electrocardiogram: their laws, stated apart; pictures, judging, a run of each."""
 
+import itertools
 import json
 
 import numpy as np
@@ -52,8 +53,21 @@ def test_a_film_is_its_digit_at_its_places_and_a_pure_function():
     assert not torch.equal(film.value, MovingDigits(films=20, seed=4).read("train", 4).value)
 
 
-def test_real_films_are_judged_right_and_shuffled_ones_wrong():
-    data = MovingDigits(films=400)
+def test_places_and_speeds_on_a_grid():
+    data = MovingDigits(films=200, speed=5, grid=4)
+    moves = set()
+    for index in range(200):
+        _, places = data.motion("train", index)
+        assert all(place in (0, 4, 8) for both in places for place in both)
+        moves |= {abs(b[axis] - a[axis]) for a, b in itertools.pairwise(places) for axis in (0, 1)}
+    assert moves == {0, 4}
+    with pytest.raises(ConfigError, match=r"grid 3[\s\S]*divides size - 8"):
+        MovingDigits(grid=3)
+
+
+@pytest.mark.parametrize("options", [{}, {"speed": 4, "grid": 2}])
+def test_real_films_are_judged_right_and_shuffled_ones_wrong(options):
+    data = MovingDigits(films=400, **options)
     read = [data.read("test", i) for i in range(100)]
     films = torch.stack([one.value for one in read])
     said = {"label": [one.annotations["label"] for one in read]}

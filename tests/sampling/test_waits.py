@@ -17,7 +17,7 @@ from lapflow.config.building import build
 from lapflow.config.loading import load_config
 from lapflow.data.loader import Batches
 from lapflow.sampling.sampler import sample
-from lapflow.solvers import steps
+from lapflow.solvers import fixed_step
 from lapflow.training.step import TrainingStep, _loss
 from lapflow.util.random import keyed_generator
 
@@ -70,7 +70,7 @@ def test_sampling_never_waits(monkeypatch, recipe, solver):
     """But for one look at the state at the end of a segment."""
     config = load_config(recipe, ["attention=sdpa", "sampling.guidance.scale=2", solver])
     parts, looks = build(config), []
-    monkeypatch.setattr(steps, "require_finite", lambda state, segment: looks.append(segment.index))
+    monkeypatch.setattr(fixed_step, "require_finite", lambda state, segment: looks.append(segment.index))
     model = parts.model.to(META)
     said = [parts.dataset.read("train", i).annotations for i in range(2)]
     asked = {name: [one[name] for one in said] for name in parts.conditioner.needs}
