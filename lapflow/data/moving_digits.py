@@ -2,7 +2,7 @@
 nothing to download.
 
 A film is a pure function of (seed, split, index). Along each axis the digit's corner is at reflect(p + v t),
-where reflect folds the line onto [0, room] like a ball between two walls, with whole p and v: every frame
+where reflect folds the line onto [0, room] like a ball between two walls, with whole p and v > 0: every frame
 holds the digit's own pixels. Other films than Srivastava et al. 2015's Moving MNIST, in small.
 """
 
@@ -46,7 +46,7 @@ class MovingDigits(Dataset):
         films: Annotated[
             int, Field(ge=1, description="films of the train split; a quarter as many to test")
         ] = 4000,
-        speed: Annotated[int, Field(ge=0, description="largest speed along an axis, pixels a frame")] = 2,
+        speed: Annotated[int, Field(ge=1, description="largest speed along an axis, pixels a frame")] = 2,
         grid: Annotated[
             int, Field(ge=1, description="places and speeds are multiples of it, in pixels; divides size - 8")
         ] = 1,
@@ -57,6 +57,12 @@ class MovingDigits(Dataset):
                 "the room of a digit does not divide into places",
                 got=f"size {size}, grid {grid}",
                 expected=f"a grid that divides size - {SIDE}",
+            )
+        if speed < grid:
+            raise ConfigError(
+                "no speed is left for the digits",
+                got=f"speed {speed}, grid {grid}",
+                expected="a speed that is at least the grid, of which speeds are multiples",
             )
         self.side, self.frames, self.films, self.speed, self.seed = size, frames, films, speed, seed
         self.grid = grid
@@ -94,9 +100,9 @@ class MovingDigits(Dataset):
 
         room, fastest = self.side - SIDE, self.speed // self.grid
         chosen = draw(self.digits.size(split))
-        # on the unfolded line: either direction of motion
+        # on the unfolded line of length 2 room, where half of the places are on the way back
         start = [self.grid * draw(2 * room // self.grid) for _ in range(2)]
-        speed = [self.grid * (draw(2 * fastest + 1) - fastest) for _ in range(2)]
+        speed = [self.grid * (1 + draw(fastest)) for _ in range(2)]
         y, x = ([reflect(p + v * t, room) for t in range(self.frames)] for p, v in zip(start, speed))
         return chosen, list(zip(y, x))
 
@@ -109,7 +115,7 @@ class MovingDigits(Dataset):
     def judge(self, samples: Tensor, annotations: Mapping[str, Sequence[Any]]) -> dict[str, Tensor]:
         labels = torch.as_tensor(annotations["label"])
         ink = ((samples.detach().float().cpu()[:, 0] + 1) * 8).clamp(0, 16)  # [n, t, y, x] in grey levels
-        crops = digits_in(ink.flatten(0, 1))
+        crops = digits_in(ink.flatten(0, 1), self.grid)
         seen = torch.from_numpy(classifier().predict(crops.flatten(1).numpy())).view(ink.shape[:2])
         return {
             "digit_seen": (seen == labels[:, None]).float().mean(1),
@@ -119,7 +125,7 @@ class MovingDigits(Dataset):
     def deviation(self, ink: Tensor) -> Tensor:
         """The largest distance [n], in pixels, of the centre of the ink [n, t, y, x] from its best path."""
         room, fastest, t = self.side - SIDE, self.speed // self.grid, torch.arange(self.frames)
-        speeds = self.grid * torch.arange(-fastest, fastest + 1)
+        speeds = self.grid * torch.arange(1, fastest + 1)
         line = torch.arange(0, 2 * room, self.grid)[:, None, None] + speeds[:, None] * t
         folded = line % (2 * room)
         paths = torch.minimum(folded, 2 * room - folded).flatten(0, 1).float()  # [p, t]
@@ -133,12 +139,13 @@ class MovingDigits(Dataset):
         return worst
 
 
-def digits_in(frames: Tensor) -> Tensor:
-    """The 8x8 window of each frame [n, y, x] with the most ink, of several the middle one: [n, 8, 8]."""
-    mass = F.avg_pool2d(frames[:, None], SIDE, stride=1)[:, 0]
+def digits_in(frames: Tensor, grid: int = 1) -> Tensor:
+    """The 8x8 window of each frame [n, y, x] with the most ink, of several the middle one: [n, 8, 8]. Windows
+    start at multiples of `grid` pixels."""
+    mass = F.avg_pool2d(frames[:, None], SIDE, stride=grid)[:, 0]
     full = mass >= mass.amax((1, 2), keepdim=True) - 1e-4
-    rows = [(_middle(one.any(1)), _middle(one.any(0))) for one in full]
-    return torch.stack([frame[y : y + SIDE, x : x + SIDE] for frame, (y, x) in zip(frames, rows)])
+    corners = [(grid * _middle(one.any(1)), grid * _middle(one.any(0))) for one in full]
+    return torch.stack([frame[y : y + SIDE, x : x + SIDE] for frame, (y, x) in zip(frames, corners)])
 
 
 def _middle(holds: Tensor) -> int:
