@@ -150,8 +150,9 @@ class Dataset(Component):
 
     def contents(self, split: Split) -> dict[str, int | str]:
         """{name of a file: its size in bytes, or a hash that is at hand} of a split, by which a run knows its
-        data again; no file is opened. Unless a set overrides it, the names of the samples."""
-        return {self.name(split, index): 0 for index in range(self.size(split))}
+        data again; no file is opened. Unless a set overrides it, `name`s, or the split's size without any."""
+        size, numbered = self.size(split), type(self).name is Dataset.name
+        return {split: size} if numbered else {self.name(split, index): 0 for index in range(size)}
 
     def name(self, split: Split, index: int) -> str:
         """What people call image `index` of a split, in lists of bad images for example. Each image's own;

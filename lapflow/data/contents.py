@@ -48,7 +48,7 @@ def data_changes(file: Path, contents: Contents, allow_changes: bool) -> list[st
         raise DataError(
             "these are not the data that the run was trained on",
             got=told,
-            expected=f"the {sum(map(len, before.values()))} of the run, by name and size",
+            expected=f"the names and sizes of the run, in {file}",
             remedy=f"bring them back, name where they lie (such as data.root=PATH), or take these: {ALLOW}",
         )
     return [told] if told else []

@@ -5,15 +5,20 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Annotated
 
+import pydantic
 import pytest
 from PIL import Image
+from pydantic import BeforeValidator
 
 from lapflow.cli import main
 from lapflow.config.loading import load_config, resolved
+from lapflow.core.dataset import absolute_path, path_arguments
 from lapflow.core.errors import CheckpointError, ConfigError, DataError
 from lapflow.data import ImageFolder
 from lapflow.data.contents import contents_of, data_changes, write_contents
+from lapflow.data.digits import Digits
 from lapflow.sampling.pipeline import Pipeline
 from lapflow.training.events import read_events
 from lapflow.training.loop import train
@@ -354,7 +359,7 @@ def test_other_data_are_told_and_asked_for(tmp_path, call):
     spoil(root)
     files = state_of(run)
     config = of_folder(f"data.root={root}", "training.decay=constant", steps=3)
-    with pytest.raises(DataError, match=rf"{TOLD}[\s\S]*the 12 of the run[\s\S]*--allow-changes"):
+    with pytest.raises(DataError, match=rf"{TOLD}[\s\S]*data\.json\.gz[\s\S]*--allow-changes"):
         train(config, run)
     measure = ["evaluate", run, "evaluation.metrics=[frechet]", "--out", tmp_path / "e"]
     for command in (measure, ["sample", run, f"data.root={root}", "--out", tmp_path / "s"]):
@@ -427,6 +432,33 @@ def test_a_damaged_list_and_a_run_without_one(tmp_path):
     assert Pipeline.load(run).dataset.size("train") == 12
     train(config, run)
     assert file.read_bytes() == whole
+
+
+def test_sets_without_files_are_known_by_names_or_their_size():
+    """A set that names its samples, and one that numbers them."""
+
+    class Named(Digits):
+        def name(self, split, index):
+            return f"digit {index} of {split}"
+
+    size = Digits().size("train")
+    assert contents_of(Digits())["train"] == {"train": size}
+    named = contents_of(Named())["train"]
+    assert (len(named), next(iter(named))) == (size, "digit 0 of train")
+
+
+def test_paths_of_a_set_are_found_wherever_they_stand_in_an_annotation():
+    Place = Annotated[str, BeforeValidator(absolute_path)]
+
+    class Set(pydantic.BaseModel):
+        one: Place
+        other: Annotated[Place | None, pydantic.Field(description="or none")] = None
+        several: list[Place] = []
+        name: Annotated[str, pydantic.Field(min_length=1)] = "x"
+        size: int = 3
+
+    assert path_arguments(Set) == ["one", "other", "several"]
+    assert Set(one="a", several=["b", Path("/c")]).several == [str(Path.cwd() / "b"), "/c"]
 
 
 def test_names_of_any_kind(tmp_path):
