@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from lapflow.cli import options
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     overrides: Annotated[
-        list[str] | None, options.changes("evaluation.metrics=\\[frechet,kid]", "What is measured")
+        list[str] | None, options.changes("evaluation.metrics=\\[frechet,kid] or data.root=PATH")
     ] = None,
     num: Annotated[
         int | None, typer.Option(min=2, help="Number of samples. Default: the config's evaluation.samples.")
@@ -31,6 +31,7 @@ def evaluate(
         typer.Option(help="Write the samples to this file too: arr_0 uint8 [n, h, w, c], arr_1 labels."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN.")] = None,
+    allow_changes: options.AllowChanges = False,
 ) -> None:
     """Write metrics.json and report.md. The same command goes on where it was stopped; under torchrun
     processes share the work."""
@@ -42,10 +43,11 @@ def evaluate(
 
     engine = processes(device)
     engine.start()
-    pipeline = engine.jointly(
-        lambda: Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device)
-    )
-    config = engine.jointly(lambda: evaluation_config(pipeline.config, overrides or []))
+    moved = [text for text in overrides or [] if text.startswith("data.")]
+    of: dict[str, Any] = {"checkpoint": checkpoint, "weights": weights, "device": device}
+    pipeline = engine.jointly(lambda: Pipeline.load(run, overrides=moved, allow_changes=allow_changes, **of))
+    measured = [text for text in overrides or [] if text not in moved]
+    config = engine.jointly(lambda: evaluation_config(pipeline.config, measured))
     metrics = evaluate_run(
         run,
         replace(pipeline, config=config),

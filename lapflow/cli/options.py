@@ -29,4 +29,8 @@ Checkpoint = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Attention = Annotated[str | None, typer.Option(help="Attention backend. Default: the config's.")]
+DataAt = Annotated[list[str] | None, changes("data.root=PATH", "Where the data lie now")]
+AllowChanges = Annotated[
+    bool, typer.Option("--allow-changes", help="Take other data than the run was trained on.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

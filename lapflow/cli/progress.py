@@ -62,6 +62,8 @@ def watcher() -> Iterator[Watch]:
                 bars.console.print(
                     f"{verb}: {event['parameters'] / 1e6:.2f} M parameters, {event['images']} images, {where}"
                 )
+                for line in event.get("changes", []):
+                    bars.console.print(f"changed: {printable(line)}", markup=False, soft_wrap=True)
                 bars.update(task, total=event["steps"], completed=event["step"])
             elif kind == "train":
                 loss = f"loss {event['loss']:.4f}  " if "loss" in event else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from lapflow.cli import options
 
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder, or an exported one.")],
+    overrides: options.DataAt = None,
     num: Annotated[int, typer.Option(min=1, help="Number of images.")] = 100,
     classes: Annotated[
         list[str] | None,
@@ -32,6 +33,7 @@ def sample(
     device: options.Device = "auto",
     attention: options.Attention = None,
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: RUN/samples.")] = None,
+    allow_changes: options.AllowChanges = False,
 ) -> None:
     """Write grid.png, one PNG per image, scales.png (each scale maturing over time) and samples.npz."""
     from lapflow.cli.progress import counter
@@ -39,7 +41,13 @@ def sample(
     from lapflow.sampling.pipeline import Pipeline, solver_spec
     from lapflow.sampling.writing import prepare_folder, write_samples
 
-    pipeline = Pipeline.load(run, checkpoint=checkpoint, weights=weights, device=device, attention=attention)
+    of: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "weights": weights,
+        "device": device,
+        "attention": attention,
+    }
+    pipeline = Pipeline.load(run, overrides=overrides or [], allow_changes=allow_changes, **of)
     folder = out or run / "samples"
     labels = list(islice(cycle([pipeline.label(name) for name in classes]), num)) if classes else None
     method = create("solver", solver_spec(pipeline.config, solver, steps))

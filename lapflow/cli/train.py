@@ -22,6 +22,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Take two steps, print what the second took; write nothing.")
     ] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Go on with other settings of training, or other data.")
+    ] = False,
 ) -> None:
     """Train CONFIG. The same command continues an interrupted run."""
     from lapflow.cli.progress import watcher
@@ -44,7 +47,7 @@ def train(
             shown = True
             watch(event)
 
-        run(settings, folder, show)
+        run(settings, folder, show, allow_changes)
         if not shown:
             return  # of several processes the first one shows the run
         _bands_of_an_image(settings).save(folder / "bands.png")

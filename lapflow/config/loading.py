@@ -12,6 +12,7 @@ import functools
 import operator
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,7 @@ import yaml
 
 from lapflow.config.schema import Config, component_defaults, component_kinds, section_at
 from lapflow.core.component import explain, first_problem
+from lapflow.core.dataset import absolute_path, path_arguments
 from lapflow.core.errors import ConfigError, LapflowError, suggest
 from lapflow.plugins.registry import config_model
 
@@ -50,6 +52,9 @@ class Layer:
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """A config from a recipe's name, a YAML file or a mapping, with dotted `key=value` overrides.
 
+    A relative path of its data set is one from the folder of the file in which it stands, or where no file
+    says it (the command line, a mapping, a recipe) from the working directory; the config holds it absolute.
+
     Raises `ConfigError` that says what is wrong, where it stands (file and line, or the override), and the
     nearest name.
     """
@@ -57,6 +62,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     for override in read_overrides(overrides):
         layer = merge(layer, override)
     _refuse_first_edition(layer.values)
+    _place_data(layer)
     try:
         config = Config.model_validate(layer.values)
     except pydantic.ValidationError as error:
@@ -178,6 +184,19 @@ def read_overrides(overrides: Sequence[str]) -> list[Layer]:
         rank = len(path) - (0.5 if path[-1] == "name" else 0)
         layers.append((rank, Layer(values, {path[:length]: where for length in range(1, len(path) + 1)})))
     return [layer for _, layer in sorted(layers, key=lambda row: row[0])]
+
+
+def _place_data(layer: Layer) -> None:
+    """Make the data set's relative paths that stand in a file absolute, below that file's folder."""
+    data = layer.values.get("data")
+    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
+        return
+    with suppress(LapflowError):  # an unknown name is told of when the config is checked
+        for key in data.keys() & set(path_arguments(config_model("dataset", data["name"]))):
+            where = layer.origins.get(("data", key))
+            if where is not None and not where.startswith(("command line: ", "recipe ")):
+                placed = absolute_path(data[key], Path(where.rpartition(":")[0]).parent)
+                data = layer.values["data"] = {**data, key: placed}
 
 
 def _refuse_first_edition(values: Mapping[str, Any]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
 
+import pydantic
 from torch import Tensor
 
 from lapflow.core.component import Component
@@ -16,6 +19,25 @@ from lapflow.core.state import Shape
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+def absolute_path(path: Any, folder: str | Path = "") -> Any:
+    """A path, or each of a list, as absolute text: below `folder`, by default the working directory. As
+    `pydantic.BeforeValidator(absolute_path)` it marks an argument that says where a set's data lie."""
+    if isinstance(path, list | tuple):
+        return [absolute_path(one, folder) for one in path]
+    known = isinstance(path, str | os.PathLike) and os.fspath(path)
+    return os.path.abspath(os.path.join(folder, os.path.expanduser(path))) if known else path
+
+
+def path_arguments(schema: type[pydantic.BaseModel]) -> list[str]:
+    """The arguments of a data set that say where its data lie, not what they are."""
+    return [name for name, one in schema.model_fields.items() if _is_path(one.annotation, *one.metadata)]
+
+
+def _is_path(annotation: Any, *marks: Any) -> bool:
+    marks, inside = (*marks, *getattr(annotation, "__metadata__", ())), map(_is_path, get_args(annotation))
+    return any(getattr(m, "func", None) is absolute_path for m in marks) or any(inside)
 
 
 @dataclass(frozen=True)
@@ -125,6 +147,12 @@ class Dataset(Component):
         `annotations`: {name of `judgements`: [n]}. An evaluation states their means, beside those of real
         held-out samples."""
         raise AssertionError(f"{type(self).__name__} names no judgements")
+
+    def contents(self, split: Split) -> dict[str, int | str]:
+        """{name of a file: its size in bytes, or a hash that is at hand} of a split, by which a run knows its
+        data again; no file is opened. Unless a set overrides it, `name`s, or the split's size without any."""
+        size, numbered = self.size(split), type(self).name is Dataset.name
+        return {split: size} if numbered else {self.name(split, index): 0 for index in range(size)}
 
     def name(self, split: Split, index: int) -> str:
         """What people call image `index` of a split, in lists of bad images for example. Each image's own;

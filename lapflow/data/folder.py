@@ -11,18 +11,13 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from lapflow.core.dataset import Dataset, Sample, Split
+from lapflow.core.dataset import Dataset, Sample, Split, absolute_path
 from lapflow.core.errors import DataError, printable
 from lapflow.data.picture import Channels, read_picture
 from lapflow.util.random import uniform_hash
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _KINDS = "png, jpg, jpeg or webp"
-
-
-def text_path(path: Any) -> Any:
-    """A path object as text, for a config's field."""
-    return os.fspath(path) if isinstance(path, os.PathLike) else path
 
 
 def _pair(size: Any) -> Any:
@@ -32,7 +27,7 @@ def _pair(size: Any) -> Any:
 Side = Annotated[int, Field(ge=1)]
 Root = Annotated[
     str,
-    BeforeValidator(text_path),
+    BeforeValidator(absolute_path),
     Field(min_length=1, description="the folder; its subfolders are the classes"),
 ]
 Size = Annotated[
@@ -83,7 +78,7 @@ class ImageFolder(Dataset):
             float, Field(ge=0, lt=1, description="share of the images in the test split")
         ] = 0.0,
     ) -> None:
-        self.root = Path(root).expanduser()
+        self.root = Path(root)
         self.height, self.width = (size, size) if isinstance(size, int) else size
         self.channels = channels
         self.held_out = held_out
@@ -110,6 +105,10 @@ class ImageFolder(Dataset):
         name, label = self._entry(split, index)
         image = read_picture(self.root / name, (self.height, self.width), self.channels)
         return Sample(image, {"label": label} if self.num_classes else {})
+
+    def contents(self, split: Split) -> dict[str, int | str]:
+        """The sizes of the files by their paths below `root`, -1 for what cannot be read: one `stat` each."""
+        return {name: _size(f"{self.root}/{name}") for name, _ in self.listing.splits[split]}
 
     def name(self, split: Split, index: int) -> str:
         """The path below `root`, with forward slashes."""
@@ -229,6 +228,13 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
 
 def _is_picture(child: os.DirEntry[str]) -> bool:
     return child.name.lower().endswith(SUFFIXES) and not _is_folder(child)
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size
+    except OSError:  # a link to nowhere, which reading misses by name
+        return -1
 
 
 def _identity(folder: Path | os.DirEntry[str]) -> tuple[int, int]:

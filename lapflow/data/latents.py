@@ -28,10 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from lapflow.core.dataset import Dataset, Encoding, Sample, Split
+from lapflow.core.dataset import Dataset, Encoding, Sample, Split, absolute_path
 from lapflow.core.errors import DataError
 from lapflow.core.state import Shape
-from lapflow.data.folder import text_path
 from lapflow.util.digest import tensors_sha256
 from lapflow.util.files import file_sha256
 
@@ -165,11 +164,11 @@ class Latents(Dataset):
         *,
         path: Annotated[
             str,
-            BeforeValidator(text_path),
+            BeforeValidator(absolute_path),
             Field(min_length=1, description="the folder that `lapflow encode` wrote"),
         ],
     ) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(path)
 
     @functools.cached_property
     def manifest(self) -> Manifest:
@@ -206,6 +205,11 @@ class Latents(Dataset):
 
     def size(self, split: Split) -> int:
         return self._shards.manifest.counts.get(split, 0)
+
+    def contents(self, split: Split) -> dict[str, int | str]:
+        """The SHA-256 of the shards."""
+        made = self.manifest
+        return {shard.name: made.sha256[shard.name] for shard in made.shards() if shard.split == split}
 
     def read(self, split: Split, index: int) -> Sample:
         return self._shards.sample("moments", split, index)

@@ -47,6 +47,7 @@ MEANINGS = {
     "counts.unreadable": "real images left out of both, since they cannot be read",
     "counts.replaced": "training images that could not be read; training took others in their place "
     "(quarantine.jsonl)",
+    "data_changes": "how the real images differ from those that the run was trained on",
     "made_with.solver": "the solver, and its steps in each segment",
     "made_with.evaluations": "network evaluations per sample; a guided pair counts once",
     "made_with.tolerance": "relative and absolute tolerance of an adaptive solver",

@@ -101,7 +101,7 @@ def evaluation_config(config: Config, overrides: Sequence[str]) -> Config:
             raise ConfigError(
                 "an evaluation changes nothing of the run but how it is measured",
                 got=text,
-                expected="evaluation.KEY=VALUE, such as evaluation.metrics=[frechet,kid]",
+                expected="evaluation.KEY=VALUE, such as evaluation.metrics=[frechet,kid], or data.root=PATH",
             )
     values = resolved(config)
     if not any(text.startswith("evaluation.features") for text in overrides):
@@ -153,6 +153,8 @@ def summary(metrics: Mapping[str, Any]) -> str:
     for name in [key for key in metrics if key.startswith("judged.") and not key.endswith("_real")]:
         real = f" (held-out real {metrics[f'{name}_real']:.3f})" if f"{name}_real" in metrics else ""
         rows.append(f"{name.removeprefix('judged.').replace('_', ' ')} {metrics[name]:.3f}{real}")
+    if "data_changes" in metrics:
+        rows.append(f"not the data that the run was trained on: {metrics['data_changes']}")
     if left_out := counts["unreadable"]:
         rows.append(f"{left_out} real images cannot be read and are left out of these figures")
     if replaced := counts["replaced"]:

@@ -281,6 +281,8 @@ class Task:
             metrics["copies"] = copy_figures(
                 copy_report(samples.column("nearest"), self._levels("train"), self._levels("test"))
             )
+        if self.pipeline.data_changes:
+            metrics["data_changes"] = self.pipeline.data_changes[0]
         metrics["counts"] = self._counts(real)
         metrics["made_with"] = self._made_with(int(samples.column("evaluations").max()))
         if self.compared:

@@ -16,7 +16,7 @@ All of an exported folder is JSON, safetensors and text.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from lapflow.core.backbone import Backbone
 from lapflow.core.errors import CheckpointError, ConfigError
 from lapflow.core.state import Shape
 from lapflow.training.checkpoint import latest_checkpoint, load_checkpoint
-from lapflow.training.run_folder import run_config
+from lapflow.training.run_folder import places, run_config
 
 GROUPS = {"ema": "ema", "raw": "model"}
 """The tensor groups of a checkpoint that hold each kind of weights."""
@@ -80,13 +80,25 @@ def config_of(document: Mapping[str, Any], attention: str | None) -> Config:
     return load_config({**document, **({"attention": attention} if attention else {})})
 
 
+def with_data_at(config: Config, overrides: Sequence[str]) -> Config:
+    """The config with its data elsewhere, as `key=value` says. Raises `ConfigError` for other overrides."""
+    names = [place.removesuffix(":") for place in places(config)]
+    if others := [text for text in overrides if text.partition("=")[0] not in names]:
+        raise ConfigError(
+            "of a trained run only where its data lie may change",
+            got="; ".join(others),
+            expected=" or ".join(f"{name}=PATH" for name in names) or "no changes",
+        )
+    return load_config(resolved(config), overrides)
+
+
 def read_run(
     run: Path, *, checkpoint: str | None = None, weights: str | None = None, attention: str | None = None
 ) -> LoadedRun:
     """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw
     weights (None: as the config's sampling.weights says). Raises `CheckpointError` for what is not a whole
     run."""
-    run_config(run)  # names what is wrong with a folder that is no run
+    held = run_config(run)  # names what is wrong with a folder that is no run
     path = run / "checkpoints" / checkpoint if checkpoint else latest_checkpoint(run / "checkpoints")
     if path is None:
         raise CheckpointError(
@@ -95,7 +107,8 @@ def read_run(
             remedy="train longer, or set training.checkpoint_every lower",
         )
     saved = load_checkpoint(path, only=tuple(GROUPS.values()), needs=("config", "state", "classes"))
-    config = config_of(saved.documents["config"], attention)
+    # Where the data lie now the run knows, if it went on since.
+    config = config_of({**saved.documents["config"], "data": dict(held.data)}, attention)
     group = GROUPS.get(weights := weights or config.sampling.weights)
     if group is None:
         raise ConfigError("unknown weights", got=weights, expected="ema or raw")

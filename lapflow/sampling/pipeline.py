@@ -36,10 +36,11 @@ from lapflow.core.guidance import Guidance
 from lapflow.core.intervals import Segment
 from lapflow.core.solver import Observer, Solver, Statistics
 from lapflow.core.state import Shape, State
+from lapflow.data.contents import CONTENTS, contents_of, data_changes
 from lapflow.data.quarantine import read_or_substitute
 from lapflow.flows.flow import Flow
 from lapflow.sampling.guidance import ClassifierFreeGuidance
-from lapflow.sampling.loaded_run import is_exported, read_exported, read_run
+from lapflow.sampling.loaded_run import is_exported, read_exported, read_run, with_data_at
 from lapflow.sampling.sampler import sample
 from lapflow.util.random import keyed_generator
 
@@ -108,7 +109,8 @@ class Samples:
 class Pipeline:
     """A composition with trained weights. Shape and class names are the checkpoint's own: sampling needs no
     training images. `shape` (c, *sizes) is that of the flow's space, `step` the training step, `weights` ema
-    or raw."""
+    or raw; `contents` is the file of what its data are, `data_changes` how `dataset`, once it is asked for,
+    differs from them, where `allow_changes` lets it."""
 
     config: Config
     flow: Flow
@@ -120,6 +122,9 @@ class Pipeline:
     class_names: tuple[str, ...]
     step: int
     weights: str
+    contents: Path | None = None
+    allow_changes: bool = False
+    data_changes: list[str] = field(default_factory=list)
 
     @classmethod
     def load(
@@ -130,28 +135,39 @@ class Pipeline:
         weights: str | None = None,
         device: str = "auto",
         attention: str | None = None,
+        overrides: Sequence[str] = (),
+        allow_changes: bool = False,
     ) -> Pipeline:
         """The newest checkpoint of a run folder (or `checkpoint`, such as step-0001000), with averaged or raw
         weights; or the weights of a folder that `lapflow export` or `LapFlowPipeline.save_pretrained` wrote.
 
-        `attention` replaces the run's attention backend. Raises `CheckpointError` for what is not a whole run
-        or export.
+        `attention` replaces the run's attention backend; `overrides` say where its data lie now, such as
+        data.root=PATH. Raises `CheckpointError` for what is not a whole run or export, `DataError` for other
+        data there than the run's unless `allow_changes`.
         """
         read = read_exported if is_exported(run := Path(run)) else read_run
         loaded_run = read(run, checkpoint=checkpoint, weights=weights, attention=attention)
-        config, names, step = loaded_run.config, loaded_run.class_names, loaded_run.step
+        config = with_data_at(loaded_run.config, overrides)
+        names, step = loaded_run.class_names, loaded_run.step
         flow, codec, engine = build_flow(config), build_codec(config), build_engine(config, device)
         shape, conditioner = codec.latent_shape(loaded_run.shape), build_conditioner(config, names)
         model = loaded_run.fill(build_model(config, flow, shape, conditioner.parts())).to(engine.device)
         with engine.autocast():
             model.require(engine.device, working_dtype(engine.device), needs_grad=False)
-        weights = loaded_run.weights
-        return cls(config, flow, model, codec, conditioner, engine, shape, names, step, weights)
+        parts = (config, flow, model, codec, conditioner, engine, shape, names, step, loaded_run.weights)
+        made = cls(*parts, run / CONTENTS, allow_changes)
+        if overrides:
+            _ = made.dataset  # what is named is looked at, whether or not it is needed
+        return made
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The config's data set, which only measuring needs: it need not be on the machine that samples."""
-        return build_dataset(self.config)
+        """The config's data set, which only measuring needs: it need not be on the machine that samples.
+        Raises `DataError` where it is not what the run was trained on, unless `allow_changes`."""
+        dataset, file = build_dataset(self.config), self.contents
+        if file is not None and file.exists():  # not so in an export, or a run of an older lapflow
+            self.data_changes[:] = data_changes(file, contents_of(dataset), self.allow_changes)
+        return dataset
 
     def label(self, name: str | int) -> int:
         """The label of a class given by name or number. Raises `ConfigError` with the nearest names."""

@@ -26,7 +26,7 @@ from lapflow.data.loader import Batch, Batches, place
 from lapflow.data.quarantine import QUARANTINE, Quarantine
 from lapflow.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lapflow.training.events import EventLog, Signals, StoppedError, Watcher, summary_writer
-from lapflow.training.run_folder import RunFolder, environment, other_run
+from lapflow.training.run_folder import RunFolder, environment, refuse_other_run
 from lapflow.training.step import EMA, MODEL, Groups, TrainingStep, checkpoint_activations, rate_of, take_step
 from lapflow.util.digest import difference
 
@@ -38,8 +38,13 @@ class TrainingError(LapflowError):
     """A run that cannot go on: its loss or gradient is not finite."""
 
 
-def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Path:
+def train(
+    config: Config, out: Path, watch: Watcher = lambda event: None, allow_changes: bool = False
+) -> Path:
     """Train `config` in the folder `out`, continuing the run that is there; returns `out`.
+
+    With `allow_changes` it may go on with other data and other settings (`run_folder.ALLOWED`), from its last
+    step, which the event `resume` and `changes.jsonl` tell.
 
     On several processes (see the engines) every one of them calls this. `watch` receives events, on rank 0:
     start or resume, train (every `log_every` steps), checkpoint, done, and what went wrong but did not stop
@@ -47,7 +52,7 @@ def train(config: Config, out: Path, watch: Watcher = lambda event: None) -> Pat
     """
     parts, module = composed(config)
     with joined(parts.engine):
-        folder = parts.engine.first(lambda: RunFolder(out, config))
+        folder = parts.engine.first(lambda: RunFolder(out, config, allow_changes))
         try:
             with Signals() as signals:
                 log = EventLog(None if folder is None else out, watch, config.training.tensorboard)
@@ -112,14 +117,16 @@ class TrainingLoop:
         self.settings, self.engine, self.progress = parts.config.training, parts.engine, Progress()
         settings, engine = self.settings, self.engine
         self.about = parts.describe()  # before an engine takes the weights apart
-        latest = engine.exchange(None if folder is None else folder.latest)[0]
-        saved = engine.jointly(lambda: self._checkpoint(latest))
+        told = (None, False) if folder is None else (folder.latest, folder.allow_changes)
+        latest, allow_changes = engine.exchange(told)[0]
+        saved = engine.jointly(lambda: self._checkpoint(latest, allow_changes))
         self.resumed = saved is not None
-        if saved is None:
-            engine.jointly(parts.fit)
-        else:
+        if saved is not None:
             module.load(saved.tensors)
             self.progress = Progress(**saved.documents["state"])
+        engine.first(lambda: None if folder is None else folder.take_over(self.progress.step, parts.dataset))
+        if saved is None:
+            engine.jointly(parts.fit)
         inside = {id(p) for unit in parts.model.units() for p in unit.parameters()}
         hidden = {name for name, p in module.named_parameters() if id(p) in inside}
         self.model = engine.prepare(
@@ -293,7 +300,7 @@ class TrainingLoop:
             while time.monotonic() < wait and not self.signals.received:
                 time.sleep(0.1)
 
-    def _checkpoint(self, path: Path | None) -> Checkpoint | None:
+    def _checkpoint(self, path: Path | None, allow_changes: bool) -> Checkpoint | None:
         """The checkpoint to go on from. Raises `CheckpointError` unless it is of this config, these classes
         and these frozen networks: data and files may have changed meanwhile."""
         if path is None:
@@ -301,12 +308,8 @@ class TrainingLoop:
         parts, average = self.parts, () if self.settings.ema_decay is None else ("ema",)
         needs = (*self.module.parts, "optimizer", "state", "config", "classes", *average)
         saved = load_checkpoint(path, needs=needs)
-        if changes := other_run(difference(saved.documents["config"], resolved(parts.config)), parts.config):
-            raise CheckpointError(
-                f"the checkpoint {path} is of another run",
-                got="; ".join(changes),
-                expected="a checkpoint of this run's config",
-            )
+        changes = difference(saved.documents["config"], resolved(parts.config))
+        refuse_other_run(f"the checkpoint {path} is of another run", changes, parts.config, allow_changes)
         if (trained := saved.documents["classes"]) != list(parts.dataset.class_names):
             raise CheckpointError(
                 f"the data's classes are not those that {path} was trained on",

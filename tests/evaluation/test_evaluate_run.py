@@ -106,7 +106,7 @@ class TestFigures:
             for name, value in metrics.items()
             for inner in (value if isinstance(value, dict) else [""])
         }
-        assert flat == set(MEANINGS) - {"frechet_to_training"}
+        assert flat == set(MEANINGS) - {"frechet_to_training", "data_changes"}
         assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
         told = summary(metrics)
         for words in (
@@ -199,7 +199,7 @@ class TestReference:
         before = (tmp_path / "real.safetensors").read_bytes()
         pipeline = Pipeline.load(trained)
         config = load_config(pipeline.config.model_dump(mode="json"), [file, *change])
-        pipeline = dataclasses.replace(pipeline, config=config)
+        pipeline = dataclasses.replace(pipeline, config=config, allow_changes=True)
         with pytest.raises(DataError, match="something else") as error:
             evaluate_run(trained, pipeline, num=12, evaluation=config.evaluation, out=tmp_path)
         assert words in str(error.value)
@@ -329,7 +329,7 @@ class TestRefusals:
         config = load_config(
             pipeline.config.model_dump(mode="json"), ["data.held_out=0.0", "evaluation.against=test"]
         )
-        pipeline = dataclasses.replace(pipeline, config=config)
+        pipeline = dataclasses.replace(pipeline, config=config, allow_changes=True)
         with pytest.raises(DataError, match="0 held-out images"):
             evaluate_run(trained, pipeline, num=4, out=tmp_path)
 

@@ -212,11 +212,11 @@ def test_a_finished_run_can_be_made_longer(tmp_path):
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
-def test_a_run_whose_learning_rate_decays_cannot(tmp_path):
+def test_a_run_whose_learning_rate_decays_only_if_asked_for(tmp_path):
     train(tiny("training.steps=4", "training.decay=cosine"), tmp_path / "run")
     with pytest.raises(
         CheckpointError,
-        match=r"training\.steps: 4 -> 7[\s\S]*longer only where its learning rate does not decay",
+        match=r"training\.steps: 4 -> 7[\s\S]*to go on with these changes: --allow-changes",
     ):
         train(tiny("training.steps=7", "training.decay=cosine"), tmp_path / "run")
 
