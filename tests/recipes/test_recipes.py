@@ -163,7 +163,7 @@ def test_latent_recipes_name_both_commands(name):
     encode, train = commands[0], commands[1]
     assert (encode[1:3], train[1:3]) == (["encode", name], ["train", name])
     made, used = load_config(name, [encode[3]]), load_config(name, [train[3]])
-    assert used.data == {"name": "latents", "path": encode[encode.index("--out") + 1]}
+    assert used.data == {"name": "latents", "path": str(Path(encode[encode.index("--out") + 1]).absolute())}
     assert made.codec == used.codec
     assert load_config(name, ["codec.path=zelaki/eq-vae"]).codec["path"] == "zelaki/eq-vae"
 
